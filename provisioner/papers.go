@@ -1,0 +1,101 @@
+package provisioner
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/internal/redact"
+)
+
+// Papers are what a machine says about itself: enough to know that it is ours,
+// whose it is and when it ends, and to rebuild its record if the store is lost.
+type Papers struct {
+	Instance string    `json:"instance"`       // id of the installation that made it
+	Sandbox  string    `json:"sandbox"`        // id of its sandbox
+	Owner    string    `json:"owner"`          // principal
+	Name     string    `json:"name,omitempty"` // the owner's name for it
+	Profile  string    `json:"profile"`
+	Created  time.Time `json:"created"`
+	End      time.Time `json:"end"`     // when it is to be destroyed
+	MaxEnd   time.Time `json:"max_end"` // End never moves past it
+	MemoryMB int       `json:"memory_mb"`
+}
+
+// Key is the secret of an installation. It signs papers, and the keys of the
+// channels are derived from it, so that nothing but it needs to be kept.
+type Key struct{ redact.Bytes }
+
+// KeySize is the length of a Key in bytes.
+const KeySize = 32
+
+// NewKey returns the key made of these KeySize bytes.
+func NewKey(secret []byte) (Key, error) {
+	if len(secret) != KeySize {
+		return Key{}, fmt.Errorf("key has %d bytes, want %d", len(secret), KeySize)
+	}
+	return Key{bytes.Clone(secret)}, nil
+}
+
+// Seal returns the papers as one line of text with an HMAC-SHA-256 under k.
+func (k Key) Seal(p Papers) (string, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("seal papers of %s: %w", p.Sandbox, err)
+	}
+	mac, err := k.mac(text)
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(mac) + " " + string(text), nil
+}
+
+// Open returns the papers that Seal made. Any other text gives ErrNotOurs.
+func (k Key) Open(sealed string) (Papers, error) {
+	var p Papers
+	const hexLen = sha256.Size * 2
+	if len(sealed) <= hexLen || sealed[hexLen] != ' ' {
+		return p, fmt.Errorf("papers are malformed: %w", ErrNotOurs)
+	}
+	got, err := hex.DecodeString(sealed[:hexLen])
+	if err != nil {
+		return p, fmt.Errorf("papers are malformed: %w", ErrNotOurs)
+	}
+	text := []byte(sealed[hexLen+1:])
+	want, err := k.mac(text)
+	if err != nil {
+		return p, err
+	}
+	if !hmac.Equal(got, want) {
+		return p, fmt.Errorf("papers are not signed by this installation: %w", ErrNotOurs)
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return p, fmt.Errorf("papers are malformed (%v): %w", err, ErrNotOurs)
+	}
+	return p, nil
+}
+
+// Derive returns 32 secret bytes for one purpose, the same for the same
+// purpose: HKDF-SHA-256 (RFC 5869).
+func (k Key) Derive(purpose string) ([]byte, error) {
+	b, err := hkdf.Key(sha256.New, k.Reveal(), nil, "agentlab "+purpose, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive key: %w", err)
+	}
+	return b, nil
+}
+
+func (k Key) mac(text []byte) ([]byte, error) {
+	key, err := k.Derive("papers")
+	if err != nil {
+		return nil, err
+	}
+	h := hmac.New(sha256.New, key)
+	h.Write(text)
+	return h.Sum(nil), nil
+}

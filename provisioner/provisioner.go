@@ -1,0 +1,113 @@
+// Package provisioner says what a backend must do: make machines, remove them,
+// list those of this installation, and open a channel to their inside.
+//
+// A machine carries its own [Papers], so that the record in the store and the
+// machine can vouch for each other: neither alone is enough to destroy
+// anything, and a lost store is rebuilt from what List returns.
+package provisioner
+
+import (
+	"context"
+	"errors"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// Errors that a Provisioner returns, wrapped.
+var (
+	// ErrNotOurs: the machine's papers are missing, forged, or another's.
+	ErrNotOurs = errors.New("machine is not ours")
+	// ErrNotFound: there is no such machine.
+	ErrNotFound = errors.New("no such machine")
+	// ErrExhausted: the backend has no room (disk, memory, ids).
+	ErrExhausted = errors.New("backend has no room")
+	// ErrUnavailable: the backend can't be used now; the text says what mends it.
+	ErrUnavailable = errors.New("backend unavailable")
+	// ErrInvalid: the spec asks for what this backend can't do.
+	ErrInvalid = errors.New("invalid machine spec")
+)
+
+// Provisioner makes machines on one backend. Every method may be called at
+// once from many goroutines, also for the same machine.
+type Provisioner interface {
+	// Create returns a started machine, whose guest may still be booting. It is
+	// idempotent by spec.Papers.Sandbox: a second call, also after a crash,
+	// adopts what the first one left. When it fails, nothing is left.
+	//
+	// Errors: ErrInvalid, ErrExhausted, ErrUnavailable.
+	Create(ctx context.Context, spec Spec) (Machine, error)
+
+	// Destroy removes the machine and all that belongs to it. It returns nil
+	// if the machine is already gone, and ErrNotOurs, with nothing done, if
+	// the papers on the machine don't agree with ref.
+	Destroy(ctx context.Context, ref Ref) error
+
+	// List returns every machine of this installation, whole or half-made, and
+	// no other, in a number of calls that does not grow with their number.
+	List(ctx context.Context) ([]Machine, error)
+
+	// Dial opens a channel to the guest, waiting until ctx ends for it to boot.
+	//
+	// Errors: ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
+	Dial(ctx context.Context, ref Ref) (guest.Conn, error)
+}
+
+// Relabeler is the ability to change the papers of a living machine. Every
+// backend has it: extending a sandbox needs it.
+type Relabeler interface {
+	// Relabel replaces the papers on the machine. Sandbox and Instance stay.
+	//
+	// Errors: ErrNotFound, ErrNotOurs.
+	Relabel(ctx context.Context, ref Ref, papers Papers) error
+}
+
+// Checker is the ability to say, before the first machine, why none can be made.
+type Checker interface {
+	// Check returns nil or an error that says what is missing and how to mend it.
+	Check(ctx context.Context) error
+}
+
+// Ref names one machine. Handle is the backend's own name for it.
+type Ref struct {
+	Sandbox string
+	Handle  string
+}
+
+// Machine is what a backend made.
+type Machine struct {
+	Ref
+	Papers  Papers // verified: only machines whose papers verify are listed
+	Running bool
+	IP      string // empty if it has none
+	Home    string // directory where a user starts
+	OS      string // for people: "Debian GNU/Linux 12 (gVisor)"
+}
+
+// Spec says what machine to make.
+type Spec struct {
+	Papers   Papers
+	Hostname string
+	Root     string // what it is made from; the backend's own syntax, empty is its default
+	Cores    int
+	MemoryMB int
+	DiskMB   int
+	MaxProcs int    // processes and threads in the guest
+	Network  string // "none"; more to come
+}
+
+// As finds an ability T in p, looking through wrappers that have Unwrap, as
+// errors.As does for errors.
+func As[T any](p Provisioner) (T, bool) {
+	for p != nil {
+		if t, ok := p.(T); ok {
+			return t, true
+		}
+		w, ok := p.(interface{ Unwrap() Provisioner })
+		if !ok {
+			break
+		}
+		p = w.Unwrap()
+	}
+	var none T
+	return none, false
+}

@@ -1,0 +1,56 @@
+// Package sessions is the life of a sandbox: its states, its owner, its end,
+// and what keeps the record and the machine in step. It knows no protocol, no
+// SQL and no hypervisor: it is given a [Store] and backends.
+package sessions
+
+import (
+	"context"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// Sandbox is what a user sees: an id, an owner, a profile, a state, an end.
+type Sandbox struct {
+	ID               string // "sb-" and 20 letters and digits: 100 random bits
+	Name             string // the owner's name for it; empty if none
+	Owner            string // Principal.Name
+	Profile          string
+	State            State
+	Reason           string // why it left the normal way; empty otherwise. Safe to show
+	Handle           string // the backend's name for its machine
+	IP               string // empty if it has none
+	Home             string // where a command starts
+	OS               string
+	Created          time.Time
+	Ready            time.Time // zero until it was READY
+	End              time.Time // when it is destroyed
+	MaxEnd           time.Time // End never moves past it
+	Ended            time.Time // when it left the live states; zero before
+	Cores            int
+	MemoryMB, DiskMB int
+	Network          string
+}
+
+// Ref names the sandbox's machine to its backend.
+func (s Sandbox) Ref() provisioner.Ref {
+	return provisioner.Ref{Sandbox: s.ID, Handle: s.Handle}
+}
+
+// Principal is who asks.
+type Principal struct {
+	Name string // "local:1000", "token:ci"
+}
+
+type principalKey struct{}
+
+// WithPrincipal returns a context that says who asks.
+func WithPrincipal(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// PrincipalFrom returns who asks, and false if the context does not say.
+func PrincipalFrom(ctx context.Context) (Principal, bool) {
+	p, ok := ctx.Value(principalKey{}).(Principal)
+	return p, ok && p.Name != ""
+}
