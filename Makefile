@@ -1,0 +1,97 @@
+# AgentLab. `make demo` shows it on a real sandbox, `make test` tests it.
+# Needs Go, git and make. What else a target needs is installed with apt for
+# root and named, with the command, for anyone else.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PREFIX ?= $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
+LIB    := $(DESTDIR)$(PREFIX)/lib/agentlab
+
+# A git that may not read this tree (another user's clone) must not fail the build.
+export GOFLAGS += -buildvcs=$(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+
+# With a C compiler the store is mattn/go-sqlite3 and tests run under the race
+# detector; without one it is modernc.org/sqlite and they don't. Asked for in
+# recipes, since one before may just have installed the compiler.
+cgo  = $$([[ $${CGO_ENABLED:-1} != 0 ]] && .ci/need --quiet cc && echo 1 || echo 0)
+GUEST = CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
+
+RUNSC_MODULE := provisioner/local/runsc
+
+.PHONY: all
+all: build
+
+.PHONY: demo
+demo: build ## show the main job on a real sandbox
+	@go run ./internal/demo
+
+.PHONY: test
+test: tools build ## run the whole test suite
+	@if [[ $(cgo) == 1 ]]; then \
+		GORACE=atexit_sleep_ms=0 go test -race -shuffle=on ./...; \
+	else \
+		echo 'no C compiler: testing without the race detector, on modernc.org/sqlite' >&2; \
+		CGO_ENABLED=0 go test -shuffle=on ./...; \
+	fi
+
+.PHONY: e2e
+e2e: build ## drive it with MCP clients of others (Node.js)
+	@.ci/need npm
+	@cd internal/e2e && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --loglevel=error; }
+	@go test -tags=e2e -count=1 ./internal/e2e
+
+.PHONY: bench
+bench: build ## measure it against floors of the same run; JSON=1 for programs
+	@go run ./internal/bench $(if $(JSON),-json)
+
+.PHONY: lint
+lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+		[[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go vet -tags=e2e ./internal/e2e
+	go mod tidy -diff
+	bin/golangci-lint run ./...
+
+.PHONY: build
+build: bin/agentlab bin/agentlab-guest bin/runsc ## build bin/
+
+.PHONY: install
+install: build ## install to PREFIX (/usr/local for root, else ~/.local)
+	@install -d '$(LIB)' '$(DESTDIR)$(PREFIX)/bin'
+	@install bin/agentlab bin/agentlab-guest bin/runsc '$(LIB)'
+	@ln -sfn ../lib/agentlab/agentlab '$(DESTDIR)$(PREFIX)/bin/agentlab'
+	@echo 'installed $(DESTDIR)$(PREFIX)/bin/agentlab. To give it to an agent:'
+	@command -v agentlab >/dev/null || echo '    export PATH="$(PREFIX)/bin:$$PATH"'
+	@echo '    claude mcp add agentlab -- agentlab mcp'
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin internal/e2e/node_modules
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 10
+
+.PHONY: tools
+tools:
+	@.ci/need cc || echo 'going on without them' >&2
+
+# go build knows best whether there is anything to do.
+.PHONY: bin/agentlab bin/agentlab-guest
+bin/agentlab:
+	@cgo=$(cgo); [[ $$cgo == 1 ]] || echo 'no C compiler: building with modernc.org/sqlite' >&2; \
+		CGO_ENABLED=$$cgo go build -trimpath -o $@ ./cmd/agentlab
+bin/agentlab-guest:
+	@$(GUEST) -o $@ ./cmd/agentlab-guest
+
+bin/runsc: $(RUNSC_MODULE)/go.mod $(RUNSC_MODULE)/go.sum
+	@echo 'building gVisor (once, some minutes)' >&2
+	@cd $(RUNSC_MODULE) && $(GUEST) -o ../../../$@.new gvisor.dev/gvisor/runsc
+	@mv $@.new $@
+
+bin/golangci-lint: internal/lint/go.mod
+	@echo 'building golangci-lint (once, some minutes)' >&2
+	@cd internal/lint && CGO_ENABLED=0 go build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@

@@ -1,0 +1,110 @@
+package archtest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Rules say who may import what.
+type Rules struct {
+	// Layers are our packages, from the bottom up: a package may import those
+	// that its layer names, and these stand above it in the list.
+	Layers []Layer
+	// Owned are third parties that only some packages may import.
+	Owned []Owned
+}
+
+// Layer is one of our packages.
+type Layer struct {
+	Pkg string
+	May string // packages of ours, separated by spaces; "*" is all that stand above
+}
+
+// Fields returns the packages of May.
+func (l Layer) Fields() []string { return strings.Fields(l.May) }
+
+// Owned is a third party that belongs to some of our packages.
+type Owned struct {
+	Import string // a path, which stands for those below it too
+	By     string // packages of ours, separated by spaces
+	Why    string
+}
+
+// Fields returns the packages of By.
+func (o Owned) Fields() []string { return strings.Fields(o.By) }
+
+// Architecture is AgentLab's.
+func Architecture() Rules {
+	return Rules{
+		Layers: []Layer{
+			{"internal/archtest", ""},
+			{"internal/redact", ""},
+			{"provisioner/guest", ""},
+			{"provisioner", "provisioner/guest internal/redact"},
+			{"provisioner/guest/guesttest", "provisioner/guest"},
+			{"provisioner/provisionertest", "provisioner provisioner/guest provisioner/guest/guesttest internal/redact"},
+			{"provisioner/guest/sshguest", "provisioner/guest internal/redact"},
+			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact"},
+			{"sessions", "provisioner provisioner/guest"},
+			{"store", "sessions provisioner"},
+			{"internal/config", "internal/redact sessions"},
+			{"internal/obs", "provisioner provisioner/guest sessions"},
+			{"tools", "sessions provisioner/guest"},
+			{"mcpserver", "tools internal/obs sessions"},
+			{"cmd/agentlab-guest", "provisioner/guest"},
+			{"cmd/agentlab", "*"},
+			// What drives the built program from outside, as a user would.
+			{"internal/stage", ""},
+			{"internal/demo", "internal/stage"},
+			{"internal/bench", "internal/stage provisioner provisioner/guest provisioner/guest/sshguest provisioner/local"},
+		},
+		Owned: []Owned{
+			{"github.com/mark3labs/mcp-go", "mcpserver", "MCP stays one package, so that a change of library is a change of one package"},
+			{"github.com/modelcontextprotocol/go-sdk", "cmd/agentlab internal/stage internal/demo internal/bench", "it is the client; the server is mcpserver's"},
+			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
+			{"modernc.org/sqlite", "store", "SQL stays in store"},
+			{"database/sql", "store", "SQL stays in store"},
+			{"github.com/pressly/goose", "store", "SQL stays in store"},
+			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/local cmd/agentlab-guest internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
+			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
+			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
+			{"github.com/prometheus", "internal/obs", "metrics are added at three seams, by obs"},
+			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},
+			{"github.com/spf13/cobra", "cmd/agentlab", "only the command line has a command line"},
+		},
+	}
+}
+
+// forbid says why the package in dir must not import imp; empty is that it may.
+func (r Rules) forbid(dir, imp string) string {
+	if dep, ok := strings.CutPrefix(imp, Module+"/"); ok {
+		return r.forbidOurs(dir, dep)
+	}
+	for _, o := range r.Owned {
+		if (imp == o.Import || strings.HasPrefix(imp, o.Import+"/")) && !slices.Contains(o.Fields(), dir) {
+			return fmt.Sprintf("only %s may: %s", o.By, o.Why)
+		}
+	}
+	return ""
+}
+
+func (r Rules) forbidOurs(dir, dep string) string {
+	from, to := r.index(dir), r.index(dep)
+	switch {
+	case from < 0: // Check says so once
+		return ""
+	case to < 0:
+		return "the architecture has no " + dep
+	case to >= from:
+		return "it stands below in the list, and arrows go one way"
+	case r.Layers[from].May == "*", slices.Contains(r.Layers[from].Fields(), dep):
+		return ""
+	}
+	return fmt.Sprintf("%s may import of ours: %s", dir, cmp.Or(r.Layers[from].May, "nothing"))
+}
+
+func (r Rules) index(dir string) int {
+	return slices.IndexFunc(r.Layers, func(l Layer) bool { return l.Pkg == dir })
+}
