@@ -1,0 +1,129 @@
+// Package config is what an operator may set, and where an installation keeps
+// its things. Nothing needs to be set: without any file there is the local
+// backend, one profile, and directories by the XDG rules.
+//
+// Decoding is strict. A misspelt key that is silently ignored is a limit that
+// does not hold, so it is an error that names the key meant.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// Config is the content of config.yaml. docs/configuration.md explains each key.
+type Config struct {
+	// LogLevel is the least level that is logged: debug, info, warn or error.
+	LogLevel string `yaml:"log_level"`
+	// IdleExit is how long a daemon that was started by a client stays when it
+	// has neither sandbox nor client. At least 1s.
+	IdleExit time.Duration `yaml:"idle_exit"`
+	// DefaultProfile names the profile of a sandbox that asks for none.
+	DefaultProfile string `yaml:"default_profile"`
+
+	// QuotaSandboxes limits the sandboxes of one user at a time. 0 is no limit.
+	QuotaSandboxes int `yaml:"quota_sandboxes"`
+	// QuotaMemoryMB limits the memory in MiB of all sandboxes of one user
+	// together, by their profiles. 0 is no limit.
+	QuotaMemoryMB int `yaml:"quota_memory_mb"`
+
+	// LocalRunsc is the path of gVisor's runsc. Empty is the one beside our
+	// binary, else the one on PATH.
+	LocalRunsc string `yaml:"local_runsc"`
+	// LocalGuest is the path of agentlab-guest. Empty is as for LocalRunsc.
+	LocalGuest string `yaml:"local_guest"`
+	// LocalPlatform is gVisor's platform: systrap, kvm or ptrace.
+	LocalPlatform string `yaml:"local_platform"`
+
+	// Profiles are those of the directory profiles beside the file, and the
+	// built-in one unless a file replaces it. DefaultProfile comes first.
+	Profiles []sessions.Profile `yaml:"-"`
+}
+
+// Default returns what holds when nothing is set.
+func Default() Config {
+	return Config{
+		LogLevel:       "info",
+		IdleExit:       5 * time.Minute,
+		DefaultProfile: builtinProfile().Name,
+		QuotaSandboxes: 64,
+		LocalPlatform:  "systrap",
+		Profiles:       []sessions.Profile{builtinProfile()},
+	}
+}
+
+// Load reads the file and the profiles beside it. A file that is not there is
+// an empty one. The error lists every mistake, each with file and line.
+func Load(file string) (Config, error) {
+	c := Default()
+	data, err := readFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	err = decode(file, data, &c)
+	if err == nil {
+		err = within(file, c.Validate())
+	}
+	profiles, perr := loadProfiles(filepath.Join(filepath.Dir(file), "profiles"))
+	if err := errors.Join(err, perr); err != nil {
+		return c, err
+	}
+	c.Profiles, err = order(profiles, c.DefaultProfile)
+	return c, within(file, err)
+}
+
+// Validate returns every value of the file that can't be, named by its key.
+func (c Config) Validate() error {
+	var p problems
+	p.check(c.LogLevel == "debug" || c.LogLevel == "info" || c.LogLevel == "warn" || c.LogLevel == "error",
+		"log_level: got %q, want debug, info, warn or error", c.LogLevel)
+	p.check(c.IdleExit >= time.Second, "idle_exit: got %v, want at least 1s", c.IdleExit)
+	p.check(c.QuotaSandboxes >= 0, "quota_sandboxes: got %d, want 0 (no limit) or more", c.QuotaSandboxes)
+	p.check(c.QuotaMemoryMB >= 0, "quota_memory_mb: got %d, want 0 (no limit) or more", c.QuotaMemoryMB)
+	p.check(slices.Contains([]string{"systrap", "kvm", "ptrace"}, c.LocalPlatform),
+		"local_platform: got %q, want systrap, kvm or ptrace", c.LocalPlatform)
+	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)
+	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
+	return errors.Join(p...)
+}
+
+// Level is LogLevel for slog.
+func (c Config) Level() slog.Level {
+	var l slog.Level
+	if l.UnmarshalText([]byte(c.LogLevel)) != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
+
+// problems are the mistakes found so far.
+type problems []error
+
+func (p *problems) check(ok bool, format string, args ...any) {
+	if !ok {
+		*p = append(*p, fmt.Errorf(format, args...))
+	}
+}
+
+// within puts the name of the file before each of the joined errors.
+func within(file string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", file, err)
+		}
+		return err
+	}
+	var errs []error
+	for _, e := range joined.Unwrap() {
+		errs = append(errs, fmt.Errorf("%s: %w", file, e))
+	}
+	return errors.Join(errs...)
+}

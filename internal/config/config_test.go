@@ -1,0 +1,166 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// write makes a configuration of these files and returns the path of config.yaml.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.yaml")
+}
+
+func TestNothingNeedsToBeSet(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"no-file":       nil,
+		"empty-file":    {"config.yaml": ""},
+		"only-comments": {"config.yaml": "# log_level: debug\n"},
+		"no-value":      {"config.yaml": "log_level:\nquota_sandboxes: null\n"},
+		"other-files":   {"profiles/README.md": "x: y"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := config.Load(write(t, files))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(config.Default(), got); diff != "" {
+				t.Errorf("Load (-want +got):\n%s", diff)
+			}
+			if err := got.Validate(); err != nil {
+				t.Errorf("the default is not valid: %v", err)
+			}
+		})
+	}
+}
+
+func TestLoadSetsWhatIsNamed(t *testing.T) {
+	got, err := config.Load(write(t, map[string]string{
+		"config.yaml":           "log_level: debug\nidle_exit: 1h30m\nquota_sandboxes: 3\ndefault_profile: big\nlocal_runsc: /opt/runsc\n",
+		"profiles/big.yaml":     "cores: 8\nmax_ttl: 48h\nshell: [/bin/sh, -c]\n",
+		"profiles/a.yaml":       "name: a\ndescription: an a\n",
+		"profiles/default.yaml": "memory_mb: 64\n",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	builtin := want.Profiles[0]
+	want.LogLevel, want.IdleExit, want.QuotaSandboxes = "debug", 90*time.Minute, 3
+	want.DefaultProfile, want.LocalRunsc = "big", "/opt/runsc"
+	big, a, def := builtin, builtin, builtin
+	big.Name, big.Description, big.Cores, big.MaxTTL, big.Shell = "big", "", 8, 48*time.Hour, []string{"/bin/sh", "-c"}
+	a.Name, a.Description = "a", "an a"
+	def.MemoryMB = 64
+	want.Profiles = []sessions.Profile{big, a, def}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
+	}
+}
+
+// Each mistake is told in the words of the file, with file and line.
+func TestMistakesAreNamed(t *testing.T) {
+	for _, tt := range []struct{ name, config, profile, want string }{
+		{"unknown-key", "\nquota_sandboxs: 3", "", `config.yaml:2: unknown key "quota_sandboxs"; did you mean "quota_sandboxes"?`},
+		{"far-key", "colour: red", "", `config.yaml:1: unknown key "colour"; the keys are: default_profile, idle_exit,`},
+		{"profile-key", "", "memory_md: 1", `p.yaml:1: unknown key "memory_md"; did you mean "memory_mb"?`},
+		{"text-for-number", "quota_sandboxes: many", "", `config.yaml:1: quota_sandboxes: got "many", want a whole number`},
+		{"fraction", "", "cores: 1.5", `p.yaml:1: cores: got "1.5", want a whole number`},
+		{"huge-number", "", "cores: 99999999999999999999", `p.yaml:1: cores: got "99999999999999999999", want a whole number`},
+		{"number-for-duration", "idle_exit: 5", "", `config.yaml:1: idle_exit: got "5", want a duration such as 30s, 5m or 1h30m`},
+		{"days", "", "ttl: 1d", `p.yaml:1: ttl: got "1d", want a duration such as`},
+		{"text-for-list", "", "shell: /bin/sh", `p.yaml:1: shell: got "/bin/sh", want a list of texts`},
+		{"map-for-text", "log_level:\n  a: b", "", `config.yaml:1: log_level: got "a: b", want a text`},
+		{"twice", "log_level: info\nlog_level: warn", "", `config.yaml:2: mapping key "log_level" already defined`},
+		{"not-a-map", "- log_level", "", `config.yaml:1: want lines of the form "key: value"`},
+		{"two-documents", "log_level: info\n---\nlog_level: warn", "", `config.yaml:3: a second document`},
+		{"not-yaml", "log_level: {", "", `config.yaml:1: `},
+		{"binary", "\x00\x01", "", `config.yaml:1: want lines of the form`},
+		{"bad-level", "log_level: loud", "", `config.yaml: log_level: got "loud", want debug, info, warn or error`},
+		{"bad-idle", "idle_exit: 1ms", "", `config.yaml: idle_exit: got 1ms, want at least 1s`},
+		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml: quota_memory_mb: got -1`},
+		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},
+		{"relative-runsc", "local_runsc: runsc", "", `local_runsc: got "runsc", want an absolute path`},
+		{"relative-guest", "local_guest: g", "", `local_guest: got "g", want an absolute path`},
+		{"no-such-default", "default_profile: x", "", `config.yaml: default_profile: there is no profile "x"`},
+		{"other-name", "", "name: q", `p.yaml: name: got "q", want that of the file, "p"`},
+		{"backend", "", "backend: proxmox", `p.yaml: backend: got "proxmox", want local`},
+		{"network", "", "network: host", `p.yaml: network: got "host", want none`},
+		{"cores", "", "cores: 0", `p.yaml: cores: got 0, want 1 to 1024`},
+		{"memory-in-bytes", "", "memory_mb: 2147483648", `p.yaml: memory_mb: got 2147483648, want 32 to 16777216`},
+		{"disk", "", "disk_mb: 0", `p.yaml: disk_mb: got 0`},
+		{"procs", "", "max_procs: 1", `p.yaml: max_procs: got 1`},
+		{"ttl", "", "ttl: -1h", `p.yaml: ttl: got -1h0m0s, want at least 1s`},
+		{"max-ttl", "", "ttl: 48h", `p.yaml: max_ttl: got 24h0m0s, want at least ttl, which is 48h0m0s`},
+		{"shell", "", "shell: []", `p.yaml: shell: got []`},
+		{"two-lines", "", "description: \"a\\nb\"", `p.yaml: description: want one line`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v\nwant one with %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestEveryMistakeIsTold(t *testing.T) {
+	_, err := config.Load(write(t, map[string]string{
+		"config.yaml":       "idle_exi: 1s\nquota_sandboxes: x",
+		"profiles/a.yaml":   "coresx: 1",
+		"profiles/B_1.yaml": "",
+	}))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{`"idle_exi"`, "quota_sandboxes: got", `"coresx"`, `name "B_1"`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error does not tell %s:\n%v", want, err)
+		}
+	}
+}
+
+// A file that anybody can write names programs that we run.
+func TestAFileThatOthersCanWriteIsRefused(t *testing.T) {
+	file := write(t, map[string]string{"config.yaml": "log_level: warn"})
+	if err := os.Chmod(file, 0o646); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(file); err == nil || !strings.Contains(err.Error(), "chmod 0644") {
+		t.Errorf("error %v, want one that says chmod 0644", err)
+	}
+}
+
+func TestTheDocumentNamesEveryKey(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "configuration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range []reflect.Type{reflect.TypeFor[config.Config](), reflect.TypeFor[sessions.Profile]()} {
+		for i := range typ.NumField() {
+			key := typ.Field(i).Tag.Get("yaml")
+			if key != "-" && !strings.Contains(string(doc), "| `"+key+"` |") {
+				t.Errorf("docs/configuration.md has no row for %s of %s", key, typ.Name())
+			}
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// decode sets the fields of the struct *into from a file of "key: value" lines
+// and leaves alone those that the file does not name. Every mistake in the
+// file is reported, with its line, in the words of the file and not of Go:
+// that is why the tree is walked here and not left to the library's decoder.
+func decode(file string, data []byte, into any) error {
+	tree, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		var at yaml.Error
+		if errors.As(err, &at) && at.GetToken() != nil {
+			return fmt.Errorf("%s:%d: %s", file, at.GetToken().Position.Line, at.GetMessage())
+		}
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	fields := fieldsOf(into)
+	var errs []error
+	for i, doc := range tree.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		line := doc.Body.GetToken().Position.Line
+		m, ok := doc.Body.(ast.MapNode)
+		switch {
+		case i > 0:
+			errs = append(errs, fmt.Errorf("%s:%d: a second document; want one", file, line))
+			continue
+		case !ok:
+			if doc.Body.Type() != ast.CommentType {
+				errs = append(errs, fmt.Errorf("%s:%d: want lines of the form \"key: value\"", file, line))
+			}
+			continue
+		}
+		for it := m.MapRange(); it.Next(); {
+			tok := it.Key().GetToken()
+			if err := set(fields, tok.Value, it.Value()); err != nil {
+				errs = append(errs, fmt.Errorf("%s:%d: %w", file, tok.Position.Line, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// set sets the field of that key. A key without a value is as if it were not there.
+func set(fields map[string]reflect.Value, key string, value ast.Node) error {
+	field, ok := fields[key]
+	if !ok {
+		return unknownKey(key, slices.Sorted(maps.Keys(fields)))
+	}
+	if value.Type() == ast.NullType {
+		return nil
+	}
+	want, fits := kindOf(field.Type())
+	if !fits(value) || yaml.NodeToValue(value, field.Addr().Interface(), yaml.Strict()) != nil {
+		got := strings.TrimSpace(value.String())
+		return fmt.Errorf("%s: got %.60q, want %s", key, got, want)
+	}
+	return nil
+}
+
+// kindOf says in words what a field of type t takes, and which nodes may be that.
+func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
+	scalar := func(n ast.Node) bool { _, ok := n.(ast.ScalarNode); return ok }
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a duration such as 30s, 5m or 1h30m", scalar
+	case t.Kind() == reflect.Int:
+		return "a whole number", func(n ast.Node) bool { return n.Type() == ast.IntegerType }
+	case t.Kind() == reflect.Slice:
+		return `a list of texts such as ["/bin/sh", "-c"]`, func(n ast.Node) bool { return n.Type() == ast.SequenceType }
+	}
+	return "a text", scalar
+}
+
+func unknownKey(key string, known []string) error {
+	near := slices.MinFunc(known, func(a, b string) int {
+		return levenshtein.ComputeDistance(key, a) - levenshtein.ComputeDistance(key, b)
+	})
+	if levenshtein.ComputeDistance(key, near) <= max(2, len(key)/2) {
+		return fmt.Errorf("unknown key %q; did you mean %q?", key, near)
+	}
+	return fmt.Errorf("unknown key %q; the keys are: %s", key, strings.Join(known, ", "))
+}
+
+// fieldsOf returns the fields of the struct that p points to by the keys in
+// their yaml tags.
+func fieldsOf(p any) map[string]reflect.Value {
+	v := reflect.ValueOf(p).Elem()
+	fields := make(map[string]reflect.Value, v.NumField())
+	for i := range v.NumField() {
+		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" && key != "-" {
+			fields[key] = v.Field(i)
+		}
+	}
+	return fields
+}

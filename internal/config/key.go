@@ -1,0 +1,112 @@
+package config
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// InstanceKey returns the key of the installation whose state directory is
+// dir, and makes it at the very first start. The caller holds the lock of the
+// directory.
+//
+// The key is never replaced. Machines made under it obey no other, so that a
+// key that is lost or damaged is an error for a person to mend.
+func InstanceKey(dir *os.File) (provisioner.Key, error) {
+	secret, err := readKey(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := neverUsed(dir); err != nil {
+			return provisioner.Key{}, err
+		}
+		if err := makeKey(dir); err != nil {
+			return provisioner.Key{}, fmt.Errorf("make instance key: %w", err)
+		}
+		secret, err = readKey(dir)
+	}
+	if err != nil {
+		return provisioner.Key{}, fmt.Errorf("instance key %s/%s: %w", dir.Name(), KeyFile, err)
+	}
+	return provisioner.NewKey(secret)
+}
+
+// InstanceID names the installation that has this key. It is no secret.
+func InstanceID(k provisioner.Key) (string, error) {
+	id, err := k.Derive("instance id")
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(id[:8]), nil
+}
+
+func readKey(dir *os.File) ([]byte, error) {
+	f, err := os.OpenFile(At(dir, KeyFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, cause(err)
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, cause(err)
+	}
+	if err := ownedAndClosed(info, 0o077, os.Geteuid()); err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() != provisioner.KeySize {
+		return nil, fmt.Errorf("want a file of %d bytes, got %d; put it back from a backup", provisioner.KeySize, info.Size())
+	}
+	secret := make([]byte, provisioner.KeySize)
+	_, err = io.ReadFull(f, secret)
+	return secret, cause(err)
+}
+
+// neverUsed returns an error if the directory holds what was made under a key
+// that is gone.
+func neverUsed(dir *os.File) error {
+	for _, name := range []string{DatabaseFile, MachinesDir} {
+		if _, err := os.Lstat(At(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("instance key %s/%s is gone and sandboxes were made under it; put it back from a backup, or move %s out of the way to start anew",
+				dir.Name(), KeyFile, dir.Name())
+		}
+	}
+	return nil
+}
+
+// makeKey writes the whole key under another name first. Link, unlike rename,
+// never replaces a file.
+func makeKey(dir *os.File) error {
+	draft := At(dir, KeyFile+".new")
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a start that was killed
+		return cause(err)
+	}
+	defer func() { _ = os.Remove(draft) }()
+	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return cause(err)
+	}
+	secret := make([]byte, provisioner.KeySize)
+	rand.Read(secret) //nolint:errcheck // never fails
+	_, err = f.Write(secret)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return cause(err)
+	}
+	if err := os.Link(draft, At(dir, KeyFile)); err != nil {
+		return cause(err)
+	}
+	return dir.Sync()
+}
+
+// cause drops the path from an error of the file system: it is one of At's.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
