@@ -24,7 +24,7 @@ all: build
 
 .PHONY: demo
 demo: build ## show the main job on a real sandbox
-	@go run ./internal/demo
+	@CGO_ENABLED=0 go run ./internal/demo
 
 .PHONY: test
 test: tools build ## run the whole test suite
@@ -43,7 +43,7 @@ e2e: build ## drive it with MCP clients of others (Node.js)
 
 .PHONY: bench
 bench: build ## measure it against floors of the same run; JSON=1 for programs
-	@go run ./internal/bench $(if $(JSON),-json)
+	@CGO_ENABLED=0 go run ./internal/bench $(if $(JSON),-json)
 
 .PHONY: lint
 lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
