@@ -1,16 +1,23 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
 // Manager keeps sandboxes. Its exported fields may be changed until the first
-// method call.
+// method call. What is running between two calls, such as the making of a
+// machine, belongs to [Manager.Run] and ends with it.
 type Manager struct {
 	Store    Store
 	Backends map[string]provisioner.Provisioner
@@ -19,6 +26,27 @@ type Manager struct {
 	Quota    Quota     // of each principal
 	Log      *slog.Logger
 	Now      func() time.Time // nil is time.Now
+
+	ReconcileEvery time.Duration // how often records and machines are compared; 0 is 30 s
+	MakeTimeout    time.Duration // from creation until READY; 0 is 5 min
+	DestroyTimeout time.Duration // one try to remove a machine, and what Destroy waits; 0 is 30 s
+	IdleTimeout    time.Duration // an unused channel to a guest is closed after it; 0 is 5 min
+	MaxUses        int           // concurrent Use of one sandbox; 0 is 128
+
+	once   sync.Once
+	ctx    context.Context // of all that runs between calls
+	stop   context.CancelCauseFunc
+	hub    hub
+	lines  lines
+	alarm  alarm
+	extend keyedLock
+	slots  map[string]*backendSlots
+
+	mu       sync.Mutex
+	stopped  bool
+	tasks    sync.WaitGroup
+	makers   map[string]*maker
+	removing map[string]bool
 }
 
 // Quota limits what one principal has at a time. Zero is no limit.
@@ -27,48 +55,212 @@ type Quota struct {
 	MemoryMB  int
 }
 
-// CreateRequest asks for a sandbox. Zero values are the profile's.
-type CreateRequest struct {
-	Profile  string
-	Name     string
-	TTL      time.Duration
-	Cores    int
-	MemoryMB int
-	DiskMB   int
-	Network  string
-	Wait     time.Duration // how long to wait until it is READY
-}
+// backendSlots bound how much is asked of one backend at once, so that a
+// thousand requests are a queue there and not a stampede.
+type backendSlots struct{ make, remove *semaphore.Weighted }
 
-// Create makes a sandbox and waits up to req.Wait until it is READY. existing
-// says that the caller had a live one of that name, which is returned instead.
-// The making goes on, on the Manager's own context, when ctx or the wait ends.
-func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, existing bool, err error) {
-	panic("not yet")
+const slotsPerBackend = 8
+
+// errStopping ends what runs when Run ends.
+var errStopping = &Error{Kind: Unavailable, Msg: "the server is stopping; sandboxes go on and can be used when it is back"}
+
+// Get returns a sandbox of the caller's and waits up to wait until it is READY
+// or has ended. One that has ended is a NotFound error that says how.
+func (m *Manager) Get(ctx context.Context, id string, wait time.Duration) (Sandbox, error) {
+	m.init()
+	sb, err := m.own(ctx, id)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	if sb.State.making() {
+		sb, err = m.await(ctx, id, wait, func(sb Sandbox) bool { return !sb.State.making() })
+		if err != nil {
+			return Sandbox{}, internal(id, err)
+		}
+	}
+	if now := m.now(); sb.over(now) {
+		return Sandbox{}, ended(sb, now)
+	}
+	return sb, nil
 }
 
 // List returns the caller's sandboxes that have not ended, the oldest first.
-func (m *Manager) List(ctx context.Context) ([]Sandbox, error) { panic("not yet") }
-
-// Get returns a sandbox of the caller's and waits up to wait until it is READY
-// or has ended.
-func (m *Manager) Get(ctx context.Context, id string, wait time.Duration) (Sandbox, error) {
-	panic("not yet")
+func (m *Manager) List(ctx context.Context) ([]Sandbox, error) {
+	m.init()
+	who, err := principal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := m.Store.List(ctx, Query{Owner: who.Name})
+	if err != nil {
+		return nil, internal("", err)
+	}
+	now, list := m.now(), make([]Sandbox, 0, len(all))
+	for _, sb := range all {
+		if !sb.over(now) {
+			list = append(list, sb)
+		}
+	}
+	return list, nil
 }
 
-// Extend moves the end of a sandbox to ttl from now.
-func (m *Manager) Extend(ctx context.Context, id string, ttl time.Duration) (Sandbox, error) {
-	panic("not yet")
+// Active returns how many sandboxes, of all owners, have or may have a machine.
+func (m *Manager) Active(ctx context.Context) (int, error) {
+	u, err := m.Store.Usage(ctx, "")
+	return u.Sandboxes, internal("", err)
 }
 
-// Destroy destroys a sandbox and waits until its machine is gone. gone says
-// that there was none: an unknown id, another's, or one destroyed before.
-func (m *Manager) Destroy(ctx context.Context, id string) (gone bool, err error) { panic("not yet") }
-
-// Use gives fn the channel to a sandbox of the caller's, waiting up to wait
-// until it is READY. action names what is done in the event that is kept of it.
-func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration, fn func(ctx context.Context, sb Sandbox, conn guest.Conn) error) error {
-	panic("not yet")
+// own returns a sandbox of the caller's, in whatever state. All others are
+// unknown to the caller.
+func (m *Manager) own(ctx context.Context, id string) (Sandbox, error) {
+	who, err := principal(ctx)
+	if err != nil {
+		return Sandbox{}, err
+	}
+	sb, err := m.Store.Sandbox(ctx, id)
+	if err != nil {
+		return Sandbox{}, internal(id, err)
+	}
+	if sb.Owner != who.Name {
+		return Sandbox{}, unknown(id)
+	}
+	return sb, nil
 }
 
-// Run reaps, reconciles and finishes what an earlier run left, until ctx ends.
-func (m *Manager) Run(ctx context.Context) error { panic("not yet") }
+// await returns the sandbox as soon as done says so of it, or as it is when
+// wait is over. If ctx ends first, it returns that error.
+func (m *Manager) await(ctx context.Context, id string, wait time.Duration, done func(Sandbox) bool) (Sandbox, error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for late := wait <= 0; ; {
+		changed, leave := m.hub.watch(id)
+		sb, err := m.Store.Sandbox(ctx, id)
+		if err != nil || late || done(sb) {
+			leave()
+			return sb, err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			late = true
+		case <-ctx.Done():
+			leave()
+			return sb, ctx.Err()
+		}
+		leave()
+	}
+}
+
+// move changes the state in the store and wakes who waits for it.
+func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (Sandbox, error) {
+	ch.At = m.now()
+	sb, err := m.Store.Move(context.WithoutCancel(ctx), id, to, ch)
+	if err != nil {
+		return Sandbox{}, fmt.Errorf("move %s to %s: %w", id, to, err)
+	}
+	m.hub.publish(id)
+	m.Log.Info("sandbox", "id", id, "state", to, "reason", ch.Reason, "by", ch.By)
+	return sb, nil
+}
+
+// backend returns the backend that makes the machine of sb, and its slots.
+func (m *Manager) backend(sb Sandbox) (provisioner.Provisioner, *backendSlots, error) {
+	p, ok := m.Backends[sb.Backend]
+	if !ok {
+		return nil, nil, fmt.Errorf("backend %q of %s is not configured: %w", sb.Backend, sb.ID, provisioner.ErrUnavailable)
+	}
+	return p, m.slots[sb.Backend], nil
+}
+
+// dial opens the channel to sb's machine.
+func (m *Manager) dial(sb Sandbox) func(ctx context.Context) (guest.Conn, error) {
+	return func(ctx context.Context) (guest.Conn, error) {
+		p, _, err := m.backend(sb)
+		if err != nil {
+			return nil, err
+		}
+		return p.Dial(ctx, sb.Ref())
+	}
+}
+
+// init fills in what is left to defaults. Every exported method calls it first.
+func (m *Manager) init() {
+	m.once.Do(func() {
+		if m.Now == nil {
+			m.Now = time.Now
+		}
+		m.Log = cmp.Or(m.Log, slog.New(slog.DiscardHandler))
+		m.ReconcileEvery = cmp.Or(m.ReconcileEvery, 30*time.Second)
+		m.MakeTimeout = cmp.Or(m.MakeTimeout, 5*time.Minute)
+		m.DestroyTimeout = cmp.Or(m.DestroyTimeout, 30*time.Second)
+		m.lines.idle = cmp.Or(m.IdleTimeout, 5*time.Minute)
+		m.lines.uses = cmp.Or(m.MaxUses, 128)
+		m.lines.spawn = m.spawn
+		m.ctx, m.stop = context.WithCancelCause(context.Background())
+		m.alarm.ring = make(chan struct{}, 1)
+		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
+		m.slots = map[string]*backendSlots{}
+		for name := range m.Backends {
+			m.slots[name] = &backendSlots{semaphore.NewWeighted(slotsPerBackend), semaphore.NewWeighted(slotsPerBackend)}
+		}
+	})
+}
+
+// now is the time of records: UTC, without a monotonic part, so that it is the
+// same after it was stored.
+func (m *Manager) now() time.Time { return m.Now().UTC().Round(0) }
+
+// spawn runs f until it returns; Run waits for it. It says false, and does not
+// run f, if the Manager is stopping.
+func (m *Manager) spawn(f func(ctx context.Context)) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		return false
+	}
+	m.tasks.Go(func() { f(m.ctx) })
+	return true
+}
+
+func principal(ctx context.Context) (Principal, error) {
+	who, ok := PrincipalFrom(ctx)
+	if !ok {
+		return who, &Error{Kind: Internal, Err: errors.New("context has no principal")}
+	}
+	return who, nil
+}
+
+// keyedLock is one lock a key.
+type keyedLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+// lock waits for the lock of key until ctx ends.
+func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
+	for {
+		k.mu.Lock()
+		held, ok := k.held[key]
+		if !ok {
+			break
+		}
+		k.mu.Unlock()
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	defer k.mu.Unlock()
+	if k.held == nil {
+		k.held = map[string]chan struct{}{}
+	}
+	mine := make(chan struct{})
+	k.held[key] = mine
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.held, key)
+		close(mine)
+	}, nil
+}

@@ -1,6 +1,13 @@
 package sessions
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Profile is a named recipe for sandboxes. The tags are the keys of its YAML.
 type Profile struct {
@@ -11,9 +18,116 @@ type Profile struct {
 	Cores       int           `yaml:"cores"`
 	MemoryMB    int           `yaml:"memory_mb"`
 	DiskMB      int           `yaml:"disk_mb"`
+	MaxCores    int           `yaml:"max_cores"` // the most that a request may ask for
+	MaxMemoryMB int           `yaml:"max_memory_mb"`
+	MaxDiskMB   int           `yaml:"max_disk_mb"`
 	MaxProcs    int           `yaml:"max_procs"` // processes and threads in the guest
 	Network     string        `yaml:"network"`   // "none"
 	TTL         time.Duration `yaml:"ttl"`       // lifetime when the request names none
+	MinTTL      time.Duration `yaml:"min_ttl"`   // the shortest that a request may ask for
 	MaxTTL      time.Duration `yaml:"max_ttl"`   // from creation; extensions never pass it
 	Shell       []string      `yaml:"shell"`     // what a command line is given to as last argument
 }
+
+// BuiltinProfiles are what there is without configuration: one profile, of the
+// local backend.
+func BuiltinProfiles() []Profile {
+	p := Profile{
+		Name:        "default",
+		Description: "Linux with the tools installed on the server, no network; work in /workspace",
+		Backend:     "local",
+	}
+	return []Profile{p.WithDefaults()}
+}
+
+// WithDefaults returns the profile with every zero field filled in. A request
+// may ask for up to four times the resources unless the profile says otherwise.
+func (p Profile) WithDefaults() Profile {
+	p.Backend = cmp.Or(p.Backend, "local")
+	p.Cores = cmp.Or(p.Cores, 2)
+	p.MemoryMB = cmp.Or(p.MemoryMB, 2048)
+	p.DiskMB = cmp.Or(p.DiskMB, 4096)
+	p.MaxCores = cmp.Or(p.MaxCores, 4*p.Cores)
+	p.MaxMemoryMB = cmp.Or(p.MaxMemoryMB, 4*p.MemoryMB)
+	p.MaxDiskMB = cmp.Or(p.MaxDiskMB, 4*p.DiskMB)
+	p.MaxProcs = cmp.Or(p.MaxProcs, 512)
+	p.Network = cmp.Or(p.Network, networks[0])
+	p.MaxTTL = cmp.Or(p.MaxTTL, 24*time.Hour)
+	p.TTL = cmp.Or(p.TTL, min(time.Hour, p.MaxTTL))
+	p.MinTTL = cmp.Or(p.MinTTL, min(time.Minute, p.TTL))
+	if len(p.Shell) == 0 {
+		p.Shell = []string{"bash", "-lc"}
+	}
+	return p
+}
+
+// Validate returns what is wrong with a profile whose defaults are filled in:
+// the key, its value, and what is allowed.
+func (p Profile) Validate() error {
+	if !validName.MatchString(p.Name) {
+		return fmt.Errorf("name is %q, allowed: %s", p.Name, nameRule)
+	}
+	if strings.ContainsAny(p.Description, "\r\n") {
+		return fmt.Errorf("description is %q, allowed: one line", p.Description)
+	}
+	for _, r := range []struct {
+		key               string
+		value, least, max int
+	}{
+		{"cores", p.Cores, 1, p.MaxCores},
+		{"memory_mb", p.MemoryMB, minMemoryMB, p.MaxMemoryMB},
+		{"disk_mb", p.DiskMB, minDiskMB, p.MaxDiskMB},
+		{"max_cores", p.MaxCores, 1, 1 << 10},
+		{"max_memory_mb", p.MaxMemoryMB, minMemoryMB, 1 << 24},
+		{"max_disk_mb", p.MaxDiskMB, minDiskMB, 1 << 28},
+		{"max_procs", p.MaxProcs, 16, 1 << 20},
+	} {
+		if r.value < r.least || r.value > r.max {
+			return fmt.Errorf("%s is %d, allowed: %d to %d", r.key, r.value, r.least, r.max)
+		}
+	}
+	if !slices.Contains(networks, p.Network) {
+		return fmt.Errorf("network is %q, allowed: %s", p.Network, strings.Join(networks, ", "))
+	}
+	for _, r := range []struct {
+		key               string
+		value, least, max time.Duration
+	}{
+		{"max_ttl", p.MaxTTL, time.Second, 365 * 24 * time.Hour},
+		{"ttl", p.TTL, time.Second, p.MaxTTL},
+		{"min_ttl", p.MinTTL, time.Second, p.TTL},
+	} {
+		if r.value < r.least || r.value > r.max {
+			return fmt.Errorf("%s is %v, allowed: %v to %v", r.key, r.value, r.least, r.max)
+		}
+	}
+	if slices.Contains(p.Shell, "") {
+		return fmt.Errorf("shell is %q, allowed: a program and its arguments, none empty", p.Shell)
+	}
+	return nil
+}
+
+// Profile returns the profile of that name, its defaults filled in; the first
+// if name is empty. An unknown one is an Invalid error that lists the known.
+func (m *Manager) Profile(name string) (Profile, error) {
+	known := make([]string, 0, len(m.Profiles))
+	for _, p := range m.Profiles {
+		if p.Name == name || name == "" {
+			return p.WithDefaults(), nil
+		}
+		known = append(known, p.Name)
+	}
+	return Profile{}, Errorf(Invalid, "profile is %q, allowed: %s", clip(name, 64), strings.Join(known, ", "))
+}
+
+const (
+	minMemoryMB = 64
+	minDiskMB   = 16
+	nameRule    = "1 to 40 characters a-z, 0-9 and -"
+)
+
+var (
+	validName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+	// networks are the network modes, each wider than the one before.
+	networks = []string{"none", "allowlist", "internet"}
+)

@@ -16,6 +16,7 @@ type Sandbox struct {
 	Name             string // the owner's name for it; empty if none
 	Owner            string // Principal.Name
 	Profile          string
+	Backend          string // name of the backend that makes its machine
 	State            State
 	Reason           string // why it left the normal way; empty otherwise. Safe to show
 	Handle           string // the backend's name for its machine
@@ -54,3 +55,7 @@ func PrincipalFrom(ctx context.Context) (Principal, bool) {
 	p, ok := ctx.Value(principalKey{}).(Principal)
 	return p, ok && p.Name != ""
 }
+
+// over says that the sandbox has ended or is past its end, and so is of no
+// more use even if the reaper has not come to it yet.
+func (s Sandbox) over(now time.Time) bool { return !s.State.Live() || !now.Before(s.End) }

@@ -1,5 +1,7 @@
 package sessions
 
+import "slices"
+
 // State is where a sandbox stands. The names are the user's.
 type State string
 
@@ -15,5 +17,33 @@ const (
 	Timeout      State = "TIMEOUT" // its time was up
 	Failed       State = "FAILED"
 	Destroying   State = "DESTROYING"
-	Destroyed    State = "DESTROYED"
+	Destroyed    State = "DESTROYED" // its machine is gone, too
 )
+
+// next holds every legal move. All else about states follows from it.
+var next = map[State][]State{
+	Requested:    {Provisioning, Timeout, Failed, Destroying},
+	Provisioning: {Booting, Timeout, Failed, Destroying},
+	Booting:      {Ready, Timeout, Failed, Destroying},
+	Ready:        {Running, Stopped, Suspended, Timeout, Failed, Destroying},
+	Running:      {Stopped, Suspended, Timeout, Failed, Destroying},
+	Stopped:      {Ready, Timeout, Failed, Destroying},
+	Suspended:    {Ready, Timeout, Failed, Destroying},
+	Timeout:      {Destroying, Destroyed},
+	Failed:       {Destroying, Destroyed},
+	Destroying:   {Destroyed},
+	Destroyed:    {},
+}
+
+// CanMove says whether a sandbox may go from s to another state. The store
+// asks it in the transaction that changes the state.
+func (s State) CanMove(to State) bool { return slices.Contains(next[s], to) }
+
+// Live says that the sandbox has not ended: it is, or will be, of use.
+func (s State) Live() bool { return s.CanMove(Timeout) }
+
+// making says that its machine is not yet known to answer.
+func (s State) making() bool { return s == Requested || s == Provisioning || s == Booting }
+
+// usable says that commands can be run in it.
+func (s State) usable() bool { return s == Ready || s == Running }

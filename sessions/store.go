@@ -1,4 +1,92 @@
 package sessions
 
-// Store keeps sandboxes and events. The store package implements it.
-type Store interface{}
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// Errors that a Store returns, wrapped.
+var (
+	// ErrNoRecord: there is no such sandbox.
+	ErrNoRecord = errors.New("no such record")
+	// ErrConflict: the sandbox is not in a state that allows the change, or
+	// one of that id exists.
+	ErrConflict = errors.New("record is in another state")
+	// ErrOverQuota: its owner would have more than the quota.
+	ErrOverQuota = errors.New("over quota")
+	// ErrStoreUnavailable: the store can't be read or written now: the disk is
+	// full, another process holds the file. Nothing was changed.
+	ErrStoreUnavailable = errors.New("store unavailable")
+)
+
+// Store keeps sandboxes and events. The store package implements it. Each
+// method is one transaction: all of it happens, its event included, or nothing.
+type Store interface {
+	// Add records a new sandbox. If its owner has a live one of the same name,
+	// that is returned instead and existing is true. All sandboxes of the owner
+	// that are not DESTROYED count against the quota.
+	//
+	// Errors: ErrConflict, ErrOverQuota.
+	Add(ctx context.Context, sb Sandbox, quota Quota, ch Change) (kept Sandbox, existing bool, err error)
+
+	// Sandbox returns one record. Errors: ErrNoRecord.
+	Sandbox(ctx context.Context, id string) (Sandbox, error)
+
+	// List returns the records that q selects.
+	List(ctx context.Context, q Query) ([]Sandbox, error)
+
+	// Usage adds up what the sandboxes of owner that are not DESTROYED take;
+	// those of all owners if it is empty.
+	Usage(ctx context.Context, owner string) (Quota, error)
+
+	// Move changes the state, if [State.CanMove] allows it from the recorded one.
+	//
+	// Errors: ErrNoRecord, ErrConflict.
+	Move(ctx context.Context, id string, to State, ch Change) (Sandbox, error)
+
+	// SetEnd changes the end of a sandbox that is live, not past its end at
+	// ch.At, and may live that long.
+	//
+	// Errors: ErrNoRecord, ErrConflict.
+	SetEnd(ctx context.Context, id string, end time.Time, ch Change) (Sandbox, error)
+
+	// Log appends an event.
+	Log(ctx context.Context, e Event) error
+
+	// Prune forgets DESTROYED sandboxes that ended before a time, events from
+	// before it, and all but the latest keepEvents events; a bounded number of
+	// each. more says that there are more to forget.
+	Prune(ctx context.Context, before time.Time, keepEvents int) (more bool, err error)
+}
+
+// Query selects records. Zero fields select all.
+type Query struct {
+	Owner   string
+	Backend string
+	Ending  bool // also those that ended but are not DESTROYED yet
+	ByEnd   bool // the soonest end first; otherwise the oldest first
+	Limit   int
+}
+
+// Change says who changes a record, when and why.
+type Change struct {
+	At      time.Time
+	By      string               // principal, or empty for ourselves
+	Reason  string               // safe to show; empty leaves the recorded one
+	Machine *provisioner.Machine // nil leaves what is recorded of it
+}
+
+// Event is one line of the record of what happened. It never holds what a
+// command or a file contained.
+type Event struct {
+	At        time.Time
+	Sandbox   string
+	Principal string // empty for ourselves
+	What      string // "create", "state", "extend", or the action of a Use
+	From, To  State  // of a change of state
+	Detail    string // reason or outcome
+	Duration  time.Duration
+}

@@ -1,0 +1,249 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// CreateRequest asks for a sandbox. Zero values are the profile's.
+type CreateRequest struct {
+	Profile  string
+	Name     string
+	TTL      time.Duration
+	Cores    int
+	MemoryMB int
+	DiskMB   int
+	Network  string
+	Wait     time.Duration // how long to wait until it is READY
+}
+
+// Create makes a sandbox and waits up to req.Wait until it is READY. existing
+// says that the caller had a live one of that name, which is returned instead.
+// The making goes on, on the Manager's own context, when ctx or the wait ends;
+// an end of the wait is no error, and the state says how far it has come.
+func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, existing bool, err error) {
+	m.init()
+	who, err := principal(ctx)
+	if err != nil {
+		return Sandbox{}, false, err
+	}
+	want, err := m.draft(who, req)
+	if err != nil {
+		return Sandbox{}, false, err
+	}
+	sb, existing, err = m.record(ctx, want)
+	if err != nil {
+		return Sandbox{}, false, err
+	}
+	if existing {
+		sb, err = m.Get(ctx, sb.ID, req.Wait)
+		return sb, true, err
+	}
+	m.alarm.notice(sb.End)
+	mk := m.make(sb)
+	if mk == nil {
+		return sb, false, nil // stopping: the next start makes it
+	}
+	sb, err = m.made(ctx, mk, sb, req.Wait)
+	return sb, false, err
+}
+
+// record adds the sandbox to the store.
+func (m *Manager) record(ctx context.Context, want Sandbox) (Sandbox, bool, error) {
+	for {
+		sb, existing, err := m.Store.Add(ctx, want, m.Quota, Change{At: m.now(), By: want.Owner})
+		switch {
+		case errors.Is(err, ErrOverQuota):
+			own, err := m.Store.List(ctx, Query{Owner: want.Owner, Ending: true})
+			if err != nil {
+				return Sandbox{}, false, internal(want.ID, err)
+			}
+			return Sandbox{}, false, overQuota(m.Quota, want, own, m.now())
+		case err != nil:
+			return Sandbox{}, false, internal(want.ID, err)
+		case existing && sb.over(m.now()): // the reaper is late: the name is free again
+			if err := m.expire(ctx, sb); err != nil {
+				return Sandbox{}, false, internal(sb.ID, err)
+			}
+		default:
+			return sb, existing, nil
+		}
+	}
+}
+
+// made waits for the making and returns the sandbox as it is then.
+func (m *Manager) made(ctx context.Context, mk *maker, sb Sandbox, wait time.Duration) (Sandbox, error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-mk.done:
+		if mk.err != nil {
+			return Sandbox{}, mk.err
+		}
+	case <-timer.C:
+	case <-ctx.Done():
+		return sb, ctx.Err()
+	}
+	return m.Get(ctx, sb.ID, 0)
+}
+
+// maker is the making of one sandbox.
+type maker struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // *Error, set before done is closed
+}
+
+// make begins to make the machine of a sandbox, or to go on with it after a
+// crash, and returns whoever does it. It is nil if the Manager is stopping.
+func (m *Manager) make(sb Sandbox) *maker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mk := m.makers[sb.ID]; mk != nil || m.stopped {
+		return mk
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, sb.Created.Add(m.MakeTimeout).Sub(m.now()))
+	mk := &maker{cancel: cancel, done: make(chan struct{})}
+	m.makers[sb.ID] = mk
+	m.tasks.Go(func() {
+		defer cancel()
+		mk.err = m.bringUp(ctx, sb.ID)
+		m.mu.Lock()
+		delete(m.makers, sb.ID)
+		m.mu.Unlock()
+		close(mk.done)
+	})
+	return mk
+}
+
+// bringUp makes the machine and sees to what is left if that fails.
+func (m *Manager) bringUp(ctx context.Context, id string) error {
+	sb, err := m.Store.Sandbox(ctx, id)
+	if err == nil && sb.State.making() {
+		err = m.build(ctx, sb)
+	}
+	if err == nil {
+		return nil
+	}
+	if m.ctx.Err() != nil {
+		return errStopping // the record stays as it is: the next start goes on
+	}
+	if cur, rerr := m.Store.Sandbox(m.ctx, id); rerr == nil && !cur.State.Live() {
+		m.remove(cur) // it ended meanwhile, maybe before its machine was there to be removed
+		return ended(cur, m.now())
+	}
+	m.Log.Error("making a sandbox", "id", id, "err", err)
+	err = m.makeError(id, err)
+	var shown *Error
+	errors.As(err, &shown)
+	reason := clip(shown.Msg, 500)
+	if shown.Kind == Internal {
+		reason = "internal error"
+	}
+	if _, eerr := m.end(m.ctx, Sandbox{ID: id}, Failed, Change{Reason: "failed: " + reason}); eerr != nil {
+		m.Log.Error("record a failed sandbox", "id", id, "err", eerr) // past its deadline the reconciler does
+	}
+	return err
+}
+
+// build does the steps from REQUESTED to READY, those done before a crash too:
+// [provisioner.Provisioner.Create] adopts what they left.
+func (m *Manager) build(ctx context.Context, sb Sandbox) error {
+	p, slots, err := m.backend(sb)
+	if err != nil {
+		return err
+	}
+	spec, err := m.spec(sb)
+	if err != nil {
+		return err
+	}
+	if err := slots.make.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	if sb.State == Requested {
+		sb, err = m.move(ctx, sb.ID, Provisioning, Change{})
+	}
+	var machine provisioner.Machine
+	if err == nil {
+		machine, err = p.Create(ctx, spec)
+	}
+	slots.make.Release(1)
+	if err != nil {
+		return err
+	}
+	if sb.State == Provisioning {
+		if sb, err = m.move(ctx, sb.ID, Booting, Change{Machine: &machine}); err != nil {
+			return err
+		}
+	}
+	if err := m.greet(ctx, sb); err != nil {
+		return &Error{Unavailable, fmt.Sprintf("sandbox %s did not boot and its machine is removed; try again", sb.ID), err}
+	}
+	_, err = m.move(ctx, sb.ID, Ready, Change{})
+	return err
+}
+
+// greet runs a command over the channel that will be used: only that shows
+// that a sandbox is READY.
+func (m *Manager) greet(ctx context.Context, sb Sandbox) error {
+	l := m.lines.pin(sb.ID)
+	defer m.lines.unpin(sb.ID, l)
+	conn, err := m.lines.conn(ctx, l, m.MakeTimeout, m.dial(sb))
+	if err != nil {
+		return fmt.Errorf("dial: %w", err)
+	}
+	exit, err := conn.Run(ctx, guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+	if err != nil {
+		return fmt.Errorf("first command: %w", err)
+	}
+	if exit.Code != 0 {
+		return fmt.Errorf("first command: exit code %d", exit.Code)
+	}
+	return nil
+}
+
+// makeError words a failed making.
+func (m *Manager) makeError(id string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Error{Unavailable, fmt.Sprintf("sandbox %s was not ready within %v and is removed; try again later", id, m.MakeTimeout), err}
+	}
+	return internal(id, err)
+}
+
+// spec returns what the machine of sb is to be.
+func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
+	p, err := m.Profile(sb.Profile)
+	if err != nil {
+		return provisioner.Spec{}, err
+	}
+	return provisioner.Spec{
+		Papers:   m.papers(sb),
+		Hostname: hostname(sb),
+		Root:     p.Root,
+		Cores:    sb.Cores,
+		MemoryMB: sb.MemoryMB,
+		DiskMB:   sb.DiskMB,
+		MaxProcs: p.MaxProcs,
+		Network:  sb.Network,
+	}, nil
+}
+
+func (m *Manager) papers(sb Sandbox) provisioner.Papers {
+	return provisioner.Papers{
+		Instance: m.Instance, Sandbox: sb.ID, Owner: sb.Owner, Name: sb.Name, Profile: sb.Profile,
+		Created: sb.Created, End: sb.End, MaxEnd: sb.MaxEnd, MemoryMB: sb.MemoryMB,
+	}
+}
+
+// hostname is the sandbox's name if that is one, else its id.
+func hostname(sb Sandbox) string {
+	if sb.Name == "" || sb.Name[0] == '-' || sb.Name[len(sb.Name)-1] == '-' {
+		return sb.ID
+	}
+	return sb.Name
+}

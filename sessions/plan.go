@@ -1,0 +1,102 @@
+package sessions
+
+import (
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// verb is what is to be done about a sandbox or its machine.
+type verb string
+
+const (
+	doMake   verb = "make"   // go on making it, unless somebody does
+	doExpire verb = "expire" // TIMEOUT, and remove the machine
+	doFail   verb = "fail"   // FAILED, and remove the machine
+	doRemove verb = "remove" // remove the machine
+	doFinish verb = "finish" // DESTROYED: there is no machine
+	doAdopt  verb = "adopt"  // record a sandbox for the machine
+)
+
+// action is one decision of plan.
+type action struct {
+	do     verb
+	sb     Sandbox // as recorded, or to be recorded
+	reason string  // of doFail
+	doubt  bool    // one look is not enough: act when the next one agrees
+}
+
+// plan compares what is recorded with what is seen and says what to do. It is
+// all the policy there is about reaping, recovery and orphans. recorded holds
+// every sandbox that is not DESTROYED and those of the machines in seen; it
+// must have been read before seen was, or a sandbox born between the two looks
+// vanished. patience is the longest that making may take.
+func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patience time.Duration) []action {
+	machines := make(map[string]provisioner.Machine, len(seen))
+	for _, mach := range seen {
+		machines[mach.Sandbox] = mach
+	}
+	var todo []action
+	known := make(map[string]bool, len(recorded))
+	for _, sb := range recorded {
+		known[sb.ID] = true
+		mach, there := machines[sb.ID]
+		if sb.Handle == "" {
+			sb.Handle = mach.Handle
+		}
+		if a := judge(sb, there, mach.Running, now, patience); a.do != "" {
+			todo = append(todo, a)
+		}
+	}
+	for _, mach := range seen {
+		if !known[mach.Sandbox] {
+			todo = append(todo, orphan(mach, now, patience))
+		}
+	}
+	return todo
+}
+
+// judge decides about one recorded sandbox.
+func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) action {
+	switch s := sb.State; {
+	case !s.Live() && there:
+		return action{do: doRemove, sb: sb}
+	case s == Destroyed:
+		return action{}
+	case !s.Live():
+		return action{do: doFinish, sb: sb}
+	case !now.Before(sb.End):
+		return action{do: doExpire, sb: sb}
+	case s.making() && now.Sub(sb.Created) >= patience:
+		return action{do: doFail, sb: sb, reason: "failed: it was not ready in time"}
+	case s.making():
+		return action{do: doMake, sb: sb}
+	case !there:
+		return action{do: doFail, sb: sb, reason: "failed: its machine vanished", doubt: true}
+	case s.usable() && !runs:
+		return action{do: doFail, sb: sb, reason: "failed: its machine died", doubt: true}
+	}
+	return action{}
+}
+
+// orphan decides about a machine of ours without a record: the store was lost.
+// Its papers, which List has verified, say all that matters.
+func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) action {
+	p := mach.Papers
+	sb := Sandbox{
+		ID: mach.Sandbox, Name: p.Name, Owner: p.Owner, Profile: p.Profile, State: Ready,
+		Handle: mach.Handle, IP: mach.IP, Home: mach.Home, OS: mach.OS,
+		Created: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB,
+	}
+	switch {
+	case !now.Before(p.End):
+		return action{do: doRemove, sb: sb}
+	case mach.Running:
+		sb.Ready = now
+	case now.Sub(p.Created) < patience: // it was being made
+		sb.State = Requested
+	default:
+		sb.State = Stopped
+	}
+	return action{do: doAdopt, sb: sb}
+}

@@ -1,0 +1,285 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+const (
+	listLimit  = time.Minute         // to list the machines of a backend
+	retention  = 30 * 24 * time.Hour // of what has ended
+	keepEvents = 1_000_000           // of all, however young
+	pruneEvery = time.Hour
+	reapBatch  = 64
+)
+
+// Run reaps, reconciles and finishes what an earlier run left, until ctx ends.
+// Machines that are being made then stay as they are, for the next run to go
+// on with. A Manager runs once.
+func (m *Manager) Run(ctx context.Context) error {
+	m.init()
+	m.spawn(m.reap)
+	m.spawn(m.prune)
+	for name, p := range m.Backends {
+		m.spawn(func(ctx context.Context) { m.reconcileLoop(ctx, name, p) })
+	}
+	<-ctx.Done()
+	m.mu.Lock()
+	m.stopped = true
+	m.mu.Unlock()
+	m.stop(errStopping)
+	m.lines.endAll(errStopping)
+	m.tasks.Wait()
+	return nil
+}
+
+// reap ends every sandbox at its time.
+func (m *Manager) reap(ctx context.Context) {
+	for ctx.Err() == nil {
+		m.alarm.set(forever) // whatever is noticed while we look calls for another look
+		next := m.sweep(ctx)
+		m.alarm.set(next)
+		m.alarm.sleep(ctx, next.Sub(m.now()))
+	}
+}
+
+// sweep ends what is past its end and returns when to look again. It reads
+// what is due and one more, however many sandboxes there are.
+func (m *Manager) sweep(ctx context.Context) time.Time {
+	const again = time.Second
+	for {
+		due, err := m.Store.List(ctx, Query{ByEnd: true, Limit: reapBatch})
+		if err != nil {
+			m.Log.Error("reap", "err", err)
+			return m.now().Add(again)
+		}
+		var failed error
+		for _, sb := range due {
+			now := m.now()
+			if now.Before(sb.End) {
+				return sb.End
+			}
+			failed = errors.Join(failed, m.expire(ctx, sb))
+		}
+		if failed != nil {
+			m.Log.Error("reap", "err", failed)
+			return m.now().Add(again)
+		}
+		if len(due) < reapBatch {
+			return m.now().Add(maxSleep)
+		}
+	}
+}
+
+// reconcileLoop compares records and machines of one backend. Each has its
+// own, so that one that hangs holds up no other.
+func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.Provisioner) {
+	tick := time.NewTicker(m.ReconcileEvery)
+	defer tick.Stop()
+	var doubts map[string]bool
+	for {
+		var err error
+		if doubts, err = m.reconcile(ctx, name, p, doubts); err != nil && ctx.Err() == nil {
+			m.Log.Error("reconcile: nothing decided", "backend", name, "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reconcile does what plan says. doubts are the sandboxes in whose case the
+// last look called for a second one; those of this look are returned.
+func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, doubts map[string]bool) (map[string]bool, error) {
+	// The record first and the world second, or a sandbox born between the two
+	// looks vanished. If the world can't be read, nothing is decided.
+	recorded, err := m.Store.List(ctx, Query{Backend: name, Ending: true})
+	if err != nil {
+		return nil, err
+	}
+	seen, err := m.look(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	recorded, err = m.alsoRecorded(ctx, recorded, seen)
+	if err != nil {
+		return nil, err
+	}
+	fresh := map[string]bool{}
+	for _, a := range plan(recorded, seen, m.now(), m.MakeTimeout) {
+		if a.doubt && !doubts[a.sb.ID] {
+			fresh[a.sb.ID] = true
+			continue
+		}
+		if err := m.do(ctx, name, a); err != nil {
+			m.Log.Error("reconcile", "id", a.sb.ID, "do", a.do, "err", err)
+		}
+	}
+	return fresh, nil
+}
+
+// look lists the machines of a backend that are ours.
+func (m *Manager) look(ctx context.Context, p provisioner.Provisioner) ([]provisioner.Machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
+	all, err := p.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list machines: %w", err)
+	}
+	ours := all[:0:0]
+	for _, mach := range all {
+		if mach.Papers.Instance != m.Instance || mach.Papers.Sandbox != mach.Sandbox {
+			m.Log.Warn("machine is not ours", "sandbox", mach.Sandbox, "handle", mach.Handle)
+			continue
+		}
+		ours = append(ours, mach)
+	}
+	return ours, nil
+}
+
+// alsoRecorded adds the records of seen machines that are not among recorded:
+// those born meanwhile, and DESTROYED ones whose machine is still there.
+func (m *Manager) alsoRecorded(ctx context.Context, recorded []Sandbox, seen []provisioner.Machine) ([]Sandbox, error) {
+	known := make(map[string]bool, len(recorded))
+	for _, sb := range recorded {
+		known[sb.ID] = true
+	}
+	for _, mach := range seen {
+		if known[mach.Sandbox] {
+			continue
+		}
+		sb, err := m.Store.Sandbox(ctx, mach.Sandbox)
+		if err == nil {
+			recorded = append(recorded, sb)
+		} else if !errors.Is(err, ErrNoRecord) {
+			return nil, err
+		}
+	}
+	return recorded, nil
+}
+
+// do carries out one action. A conflict says that the sandbox has moved on
+// since it was read, and the next look decides anew.
+func (m *Manager) do(ctx context.Context, backend string, a action) (err error) {
+	switch a.do {
+	case doMake:
+		m.make(a.sb)
+	case doExpire:
+		err = m.expire(ctx, a.sb)
+	case doFail:
+		_, err = m.end(ctx, a.sb, Failed, Change{Reason: a.reason})
+	case doRemove:
+		a.sb.Backend = backend
+		m.remove(a.sb)
+	case doFinish:
+		if !m.busy(a.sb.ID) {
+			_, err = m.move(ctx, a.sb.ID, Destroyed, Change{})
+		}
+	case doAdopt:
+		a.sb.Backend = backend
+		err = m.adopt(ctx, a.sb)
+	}
+	if errors.Is(err, ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// busy says that the machine of a sandbox is being made or removed here, so
+// that its absence says nothing yet.
+func (m *Manager) busy(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.makers[id] != nil || m.removing[id]
+}
+
+// adopt records a sandbox for a machine that has none.
+func (m *Manager) adopt(ctx context.Context, sb Sandbox) error {
+	if p, err := m.Profile(sb.Profile); err == nil {
+		sb.Cores, sb.DiskMB, sb.Network = p.Cores, p.DiskMB, p.Network
+	}
+	ch := Change{At: m.now(), Reason: "adopted"}
+	_, existing, err := m.Store.Add(ctx, sb, Quota{}, ch)
+	if existing { // its owner has given the name to another one since
+		sb.Name = ""
+		_, _, err = m.Store.Add(ctx, sb, Quota{}, ch)
+	}
+	if err != nil {
+		return fmt.Errorf("adopt %s: %w", sb.ID, err)
+	}
+	m.Log.Warn("machine without a record adopted", "id", sb.ID, "owner", sb.Owner, "state", sb.State, "end", sb.End)
+	m.alarm.notice(sb.End)
+	if sb.State.making() {
+		m.make(sb)
+	}
+	return nil
+}
+
+// prune forgets what ended long ago.
+func (m *Manager) prune(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = m.Store.Prune(ctx, m.now().Add(-retention), keepEvents); err != nil {
+				m.Log.Warn("prune", "err", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// maxSleep bounds the reaper's sleep, which is by the monotonic clock: the
+// wall clock, which ends are told by, may be set meanwhile.
+const maxSleep = time.Minute
+
+var forever = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// alarm wakes the reaper when an end comes up that is sooner than the one it
+// sleeps for.
+type alarm struct {
+	mu   sync.Mutex
+	at   time.Time
+	ring chan struct{}
+}
+
+// set says until when the reaper is going to sleep.
+func (a *alarm) set(at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = at
+}
+
+// notice tells of an end.
+func (a *alarm) notice(end time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if end.Before(a.at) {
+		select {
+		case a.ring <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (a *alarm) sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(min(d, maxSleep))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-a.ring:
+	case <-ctx.Done():
+	}
+}

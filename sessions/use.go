@@ -1,0 +1,99 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// dialLimit is how long a guest that was READY may take to answer.
+const dialLimit = 30 * time.Second
+
+// Use gives fn the channel to a sandbox of the caller's, waiting up to wait
+// until it is READY. action names what is done in the event that is kept of it.
+// The ctx of fn ends with the sandbox: what fn returns then is replaced by an
+// error that says how it ended. Errors of the channel become an [Error]; all
+// others that fn returns pass unchanged.
+func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration, fn func(ctx context.Context, sb Sandbox, conn guest.Conn) error) error {
+	m.init()
+	who, err := principal(ctx)
+	if err != nil {
+		return err
+	}
+	l := m.lines.pin(id)
+	defer m.lines.unpin(id, l)
+	sb, err := m.usable(ctx, id, wait)
+	if err != nil {
+		return err
+	}
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	default:
+		return Errorf(Exhausted, "sandbox %s has %d calls in progress, the most there may be; wait for one to end", id, cap(l.slots))
+	}
+	start := m.now()
+	err = m.use(ctx, l, sb, who, fn)
+	e := Event{At: start, Sandbox: id, Principal: who.Name, What: action, Detail: outcome(err), Duration: m.now().Sub(start)}
+	if lerr := m.Store.Log(context.WithoutCancel(ctx), e); lerr != nil {
+		m.Log.Warn("event lost", "sandbox", id, "action", action, "err", lerr) // what was done is done
+	}
+	return err
+}
+
+func (m *Manager) use(ctx context.Context, l *line, sb Sandbox, who Principal, fn func(context.Context, Sandbox, guest.Conn) error) error {
+	if sb.State == Ready {
+		now, err := m.move(ctx, sb.ID, Running, Change{By: who.Name})
+		switch {
+		case err == nil:
+			sb = now
+		case !errors.Is(err, ErrConflict): // else another did it, or the line is about to be cut
+			return internal(sb.ID, err)
+		}
+	}
+	conn, err := m.lines.conn(ctx, l, dialLimit, m.dial(sb))
+	if err != nil && l.ctx.Err() != nil {
+		return context.Cause(l.ctx)
+	}
+	if err != nil {
+		return present(sb.ID, err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })()
+	if err = fn(ctx, sb, conn); err != nil && l.ctx.Err() != nil {
+		return context.Cause(l.ctx)
+	}
+	return present(sb.ID, err)
+}
+
+// usable returns a sandbox of the caller's that commands can be run in.
+func (m *Manager) usable(ctx context.Context, id string, wait time.Duration) (Sandbox, error) {
+	sb, err := m.Get(ctx, id, wait)
+	switch {
+	case err != nil:
+		return Sandbox{}, err
+	case sb.State.making():
+		return Sandbox{}, Errorf(Unavailable, "sandbox %s is still being made (%s); try again, or wait for it with list_sandboxes", id, sb.State)
+	case !sb.State.usable():
+		return Sandbox{}, Errorf(Conflict, "sandbox %s is %s; it can't be used until it is started again", id, sb.State)
+	}
+	return sb, nil
+}
+
+// outcome is what an event keeps of an error: its kind, never its text, which
+// may tell what a command or a file contained.
+func outcome(err error) string {
+	var e *Error
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &e):
+		return e.Kind.String()
+	case isCanceled(err):
+		return "canceled"
+	}
+	return "failed"
+}
