@@ -1,0 +1,238 @@
+package local
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// Names in the directory of a machine, which is its OCI bundle.
+const (
+	configFile = "config.json"
+	runDir     = "run"  // shared with the guest
+	diskDir    = "disk" // backs the machine's writable layer
+)
+
+// Annotations of the bundle.
+const (
+	papersAnnotation = "agentlab.papers"
+	osAnnotation     = "agentlab.os"
+)
+
+// maxConfig bounds what is read as a bundle's configuration, in bytes.
+const maxConfig = 1 << 20
+
+// tempPrefix marks directories that are being made or removed: nothing runs
+// in them, and whoever finds them at a start removes them.
+const tempPrefix = ".tmp-"
+
+func isTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+
+// bundle is a machine's directory whose papers were verified.
+type bundle struct {
+	papers provisioner.Papers
+	os     string
+	root   string // lower directory of its root file system
+	config []byte
+}
+
+// bundle reads the directory of machine id and verifies its papers: they are
+// signed by us and name this machine. An error that is fs.ErrNotExist says
+// that there is no configuration; any other wraps ErrNotOurs.
+func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
+	if !validID.MatchString(id) {
+		return bundle{}, fmt.Errorf("%q can't be a machine: %w", id, provisioner.ErrNotOurs)
+	}
+	config, err := readConfig(filepath.Join(st.machinesDir(), id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return bundle{}, err
+	}
+	if err != nil {
+		return bundle{}, fmt.Errorf("read machine %s (%v): %w", id, err, provisioner.ErrNotOurs)
+	}
+	var c struct {
+		Root        struct{ Path string }
+		Annotations map[string]string
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return bundle{}, fmt.Errorf("read machine %s (%v): %w", id, err, provisioner.ErrNotOurs)
+	}
+	papers, err := p.Key.Open(c.Annotations[papersAnnotation])
+	if err != nil {
+		return bundle{}, err
+	}
+	if papers.Sandbox != id || papers.Instance != p.Instance {
+		return bundle{}, fmt.Errorf("papers in %s are of %s of %s: %w", id, papers.Sandbox, papers.Instance, provisioner.ErrNotOurs)
+	}
+	return bundle{papers: papers, os: c.Annotations[osAnnotation], root: c.Root.Path, config: config}, nil
+}
+
+// readConfig reads the configuration of the bundle at dir. Neither it nor the
+// directory may be a symbolic link: it could lead to another machine.
+func readConfig(dir string) ([]byte, error) {
+	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(d)
+	fd, err := unix.Openat(d, configFile, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), configFile)
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxConfig))
+}
+
+func (b bundle) machine(running bool) provisioner.Machine {
+	return provisioner.Machine{
+		Ref:     provisioner.Ref{Sandbox: b.papers.Sandbox, Handle: b.papers.Sandbox},
+		Papers:  b.papers,
+		Running: running,
+		Home:    guestHome,
+		OS:      b.os,
+	}
+}
+
+// newBundle makes the directory of a new machine, whole or not at all.
+func (p *Provisioner) newBundle(st *state, root rootfs, spec provisioner.Spec) (_ bundle, err error) {
+	id := spec.Papers.Sandbox
+	sealed, err := p.Key.Seal(spec.Papers)
+	if err != nil {
+		return bundle{}, err
+	}
+	final := filepath.Join(st.machinesDir(), id)
+	config, err := json.Marshal(st.ociSpec(root, spec, final, sealed))
+	if err != nil {
+		return bundle{}, fmt.Errorf("encode bundle: %w", err)
+	}
+	temp, err := os.MkdirTemp(st.machinesDir(), tempPrefix)
+	if err != nil {
+		return bundle{}, fmt.Errorf("make machine directory: %w", noSpace(err))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(noSpace(err), os.RemoveAll(temp))
+		}
+	}()
+	if err := p.fillBundle(st, temp, config, spec); err != nil {
+		return bundle{}, fmt.Errorf("make machine directory: %w", err)
+	}
+	if err := os.Rename(temp, final); err != nil {
+		return bundle{}, fmt.Errorf("make machine directory: %w", err)
+	}
+	return bundle{papers: spec.Papers, os: root.os, root: root.dir, config: config}, nil
+}
+
+// fillBundle writes what a machine directory holds. Others may pass through
+// it, for the guest's file server is nobody, but not list it.
+func (p *Provisioner) fillBundle(st *state, dir string, config []byte, spec provisioner.Spec) error {
+	seed, err := p.seed(spec)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, configFile), config, 0o600); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, diskDir), 0o700); err != nil {
+		return err
+	}
+	run := filepath.Join(dir, runDir)
+	if err := os.Mkdir(run, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(run, guest.SeedFile), seed, 0o600); err != nil {
+		return err
+	}
+	return errors.Join(st.giveToGuest(filepath.Join(run, guest.SeedFile)), st.giveToGuest(run))
+}
+
+// seed returns what the guest is given at its start.
+func (p *Provisioner) seed(spec provisioner.Spec) ([]byte, error) {
+	host, client, err := p.channelKeys(spec.Papers.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(guest.Seed{
+		HostKey:    host.Seed(),
+		ClientKey:  client.Public().(ed25519.PublicKey),
+		Home:       guestHome,
+		MemoryMB:   spec.MemoryMB,
+		MaxProcs:   spec.MaxProcs,
+		HideShared: true,
+	})
+}
+
+// channelKeys returns the keys of a machine's channel. They are derived, so
+// that they need not be kept.
+func (p *Provisioner) channelKeys(id string) (host, client ed25519.PrivateKey, err error) {
+	h, err := p.Key.Derive("host " + id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := p.Key.Derive("client " + id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ed25519.NewKeyFromSeed(h), ed25519.NewKeyFromSeed(c), nil
+}
+
+// relabel replaces the papers of b, whole or not at all, also if the host dies.
+func (p *Provisioner) relabel(st *state, b bundle, papers provisioner.Papers) error {
+	sealed, err := p.Key.Seal(papers)
+	if err != nil {
+		return err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(b.config, &spec); err != nil {
+		return fmt.Errorf("decode bundle: %w", err)
+	}
+	spec.Annotations[papersAnnotation] = sealed
+	config, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode bundle: %w", err)
+	}
+	path := filepath.Join(st.machinesDir(), papers.Sandbox, configFile)
+	return replaceFile(path, config)
+}
+
+// replaceFile puts data at path by a rename. A temporary file that a crash
+// leaves is overwritten by the next try.
+func replaceFile(path string, data []byte) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return os.Rename(temp, path)
+}
+
+// noSpace marks an error of a full disk as what it is to a caller.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", err, provisioner.ErrExhausted)
+	}
+	return err
+}

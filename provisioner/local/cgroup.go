@@ -1,0 +1,64 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	cgroupRoot   = "/sys/fs/cgroup"
+	cgroupParent = "agentlab" // all machines' cgroups are below it
+)
+
+func cgroupPath(id string) string { return "/" + cgroupParent + "/" + id }
+
+// cgroupsWritable says whether cgroups that limit memory can be made: version
+// 2, or version 1 with its memory controller.
+func cgroupsWritable() bool {
+	parent := filepath.Join(cgroupRoot, "memory", cgroupParent)
+	if unified() {
+		parent = filepath.Join(cgroupRoot, cgroupParent)
+	}
+	if err := os.Mkdir(parent, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return false
+	}
+	return unix.Access(parent, unix.W_OK) == nil
+}
+
+func unified() bool {
+	_, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers"))
+	return err == nil
+}
+
+// removeCgroups removes the cgroups of machine id, whose processes are dead.
+// The kernel may need a moment to see that they are empty.
+func removeCgroups(ctx context.Context, id string) error {
+	dirs, err := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroupParent, id))
+	if err != nil {
+		return fmt.Errorf("find cgroups: %w", err)
+	}
+	dirs = append(dirs, filepath.Join(cgroupRoot, cgroupParent, id))
+	for _, dir := range dirs {
+		for {
+			err := ignoreGone(unix.Rmdir(dir))
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("remove cgroup %s: %w", dir, err)
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("remove cgroup %s: %w", dir, context.Cause(ctx))
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+const (
+	bootPoll  = time.Millisecond       // between looks for the socket of a booting guest
+	alivePoll = 100 * time.Millisecond // between looks whether it is still alive
+)
+
+// errSocket: what is at the socket's place is not a socket.
+var errSocket = errors.New("not a socket")
+
+// connect connects to the socket of machine id, waiting until ctx ends for the
+// guest to listen on it, or until the machine is dead.
+func (st *state) connect(ctx context.Context, id string) (net.Conn, error) {
+	poll := time.NewTicker(bootPoll)
+	defer poll.Stop()
+	look := time.Now().Add(alivePoll)
+	for {
+		conn, err := st.connectNow(ctx, id)
+		if err == nil {
+			return conn, nil
+		}
+		if errors.Is(err, errSocket) {
+			return nil, fmt.Errorf("connect to guest: %w: %w", err, guest.ErrUnreachable)
+		}
+		if now := time.Now(); now.After(look) {
+			look = now.Add(alivePoll)
+			if err := st.dead(id); err != nil {
+				return nil, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for guest to boot: %w: %w: %w", err, context.Cause(ctx), guest.ErrUnreachable)
+		case <-poll.C:
+		}
+	}
+}
+
+// dead returns nil while machine id lives, else an error that tells its last
+// words.
+func (st *state) dead(id string) error {
+	if !exists(st.machineDir(id)) {
+		return provisioner.ErrNotFound
+	}
+	procs, err := st.processes()
+	if err != nil {
+		return err
+	}
+	if len(procs[id]) > 0 {
+		return nil
+	}
+	said := st.takeBootLog(id)
+	if said == "" {
+		said = "it printed nothing"
+	}
+	return fmt.Errorf("the machine is dead: %s: %w", said, guest.ErrUnreachable)
+}
+
+// connectNow connects to the socket in the directory that machine id shares
+// with the host. The guest may put there what it likes, so it is opened
+// without following a link and only if it is a socket; through the descriptor
+// its path may be of any length.
+func (st *state) connectNow(ctx context.Context, id string) (net.Conn, error) {
+	dir, err := unix.Open(filepath.Join(st.machineDir(id), runDir), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat(dir, guest.Socket, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	socket := os.NewFile(uintptr(fd), guest.Socket)
+	defer socket.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%s: %w", guest.Socket, errSocket)
+	}
+	if stat.Uid != uint32(st.uid) && !(st.uid == 0 && stat.Uid == nobody) {
+		return nil, fmt.Errorf("%s: of user %d, %w of the guest's", guest.Socket, stat.Uid, errSocket)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+// Dial implements [provisioner.Provisioner].
+func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
+	st, err := p.state()
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
+	}
+	if _, err := p.find(st, ref); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
+	}
+	c, err := st.connect(ctx, ref.Sandbox)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
+	}
+	c.Close()
+	return nil, errors.New("not yet")
+}

@@ -1,0 +1,180 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one of gVisor's on the host that serves a machine.
+type process struct {
+	pid    int
+	sentry bool // the sandbox itself; else its file server, or runsc starting it
+}
+
+// processes returns gVisor's processes of each machine below dir, found by the
+// bundle that each names in its arguments. Only our own user's, or the one
+// that root's machines run as, count: another could name what it likes.
+func (st *state) processes() (map[string][]process, error) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look for processes: %w", err)
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("look for processes: %w", err)
+	}
+	found := make(map[string][]process)
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if id, p, ok := st.process(pid); ok {
+			found[id] = append(found[id], p)
+		}
+	}
+	return found, nil
+}
+
+// process says which machine pid serves, if any.
+func (st *state) process(pid int) (id string, p process, ok bool) {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !bytes.Contains(cmdline, []byte("--bundle="+st.machinesDir()+"/")) {
+		return "", process{}, false
+	}
+	args := strings.Split(string(cmdline), "\x00")
+	for _, arg := range args {
+		if rest, has := strings.CutPrefix(arg, "--bundle="+st.machinesDir()+"/"); has && validID.MatchString(rest) {
+			id = rest
+		}
+	}
+	if id == "" || !st.mayBeOurs(pid) {
+		return "", process{}, false
+	}
+	return id, process{pid: pid, sentry: args[0] == "runsc-sandbox"}, true
+}
+
+// mayBeOurs says whether pid runs as a user that our machines run as.
+func (st *state) mayBeOurs(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(status), "\nUid:")
+	fields := strings.Fields(rest)
+	if len(fields) < 4 {
+		return false
+	}
+	uid, err := strconv.Atoi(fields[0])
+	return err == nil && (uid == st.uid || st.uid == 0 && uid == nobody)
+}
+
+// running says whether machine id is alive and was started to the end: runsc
+// may have been killed between making its sandbox and starting it.
+func (st *state) running(id string, procs []process) bool {
+	for _, p := range procs {
+		if p.sentry {
+			return st.started(id)
+		}
+	}
+	return false
+}
+
+func (st *state) started(id string) bool {
+	data, err := os.ReadFile(st.runscState(id, "state"))
+	if err != nil {
+		return false
+	}
+	var s struct{ Status string }
+	return json.Unmarshal(data, &s) == nil && s.Status == "running"
+}
+
+func (st *state) runscState(id, ext string) string {
+	return filepath.Join(st.runscDir(), id+"_sandbox:"+id+"."+ext)
+}
+
+// teardown kills all that serves machine id and removes all that belongs to
+// it. The directory, which has the papers, goes last and at once.
+func (st *state) teardown(ctx context.Context, id string) error {
+	st.takeBootLog(id)
+	if err := st.killAll(ctx, id); err != nil {
+		return err
+	}
+	errs := []error{removeCgroups(ctx, id)}
+	for _, path := range []string{
+		st.runscState(id, "state"), st.runscState(id, "lock"), filepath.Join(st.runscDir(), "runsc-"+id+".sock"),
+	} {
+		errs = append(errs, ignoreGone(os.Remove(path)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the papers stay, for the next try
+	}
+	doomed := filepath.Join(st.machinesDir(), tempPrefix+id+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+	if err := os.Rename(st.machineDir(id), doomed); err != nil {
+		return ignoreGone(err)
+	}
+	return removeTree(doomed)
+}
+
+// killAll kills the processes of machine id until there are none: runsc may
+// be starting some meanwhile.
+func (st *state) killAll(ctx context.Context, id string) error {
+	for {
+		procs, err := st.processes()
+		if err != nil {
+			return err
+		}
+		if len(procs[id]) == 0 {
+			return nil
+		}
+		for _, p := range procs[id] {
+			if err := st.kill(ctx, id, p.pid); err != nil {
+				return fmt.Errorf("kill process %d of the machine: %w", p.pid, err)
+			}
+		}
+	}
+}
+
+// kill kills pid and waits for its end, if it still serves machine id once we
+// hold on to it: the number may have become another's.
+func (st *state) kill(ctx context.Context, id string, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	defer unix.Close(fd)
+	if got, _, ok := st.process(pid); !ok || got != id {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		return ignoreGone(err)
+	}
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		if n > 0 {
+			return nil
+		}
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
