@@ -84,19 +84,21 @@ func (s *Stage) makeDirs() error {
 			return err
 		}
 	}
-	return nil
+	// An empty file, so that the one in /etc is not looked for.
+	if err := os.MkdirAll(s.profiles(), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.profiles(), "..", "config.yaml"), nil, 0o644)
 }
+
+func (s *Stage) profiles() string { return filepath.Join(s.Dir, "config", "agentlab", "profiles") }
 
 // Bin returns the path of one of the programs that were built together.
 func (s *Stage) Bin(name string) string { return filepath.Join(s.bin, name) }
 
 // AddProfile writes a profile file. The daemon reads them when it starts.
 func (s *Stage) AddProfile(name, yaml string) error {
-	dir := filepath.Join(s.Dir, "config", "agentlab", "profiles")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(yaml), 0o644)
+	return os.WriteFile(filepath.Join(s.profiles(), name+".yaml"), []byte(yaml), 0o644)
 }
 
 // Close destroys what sandboxes there are, stops the daemon and removes the
