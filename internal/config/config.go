@@ -52,10 +52,10 @@ func Default() Config {
 	return Config{
 		LogLevel:       "info",
 		IdleExit:       5 * time.Minute,
-		DefaultProfile: builtinProfile().Name,
+		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
 		LocalPlatform:  "systrap",
-		Profiles:       []sessions.Profile{builtinProfile()},
+		Profiles:       sessions.BuiltinProfiles(),
 	}
 }
 
