@@ -1,0 +1,75 @@
+package mcpserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"unicode/utf8"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// message is what the transport needs to know of a JSON-RPC message.
+type message struct {
+	ID     json.RawMessage `json:"id"` // nil for a notification
+	Method string          `json:"method"`
+	Params struct {
+		Name      string          `json:"name"`      // of tools/call
+		RequestID json.RawMessage `json:"requestId"` // of notifications/cancelled
+	} `json:"params"`
+}
+
+// parse reads a message. The error, if any, is to be answered to msg.ID.
+func parse(line []byte) (msg message, problem *mcp.JSONRPCErrorDetails) {
+	if !utf8.Valid(line) {
+		return msg, &mcp.JSONRPCErrorDetails{Code: mcp.PARSE_ERROR, Message: "message is not valid UTF-8; send binary content as base64"}
+	}
+	err := json.Unmarshal(line, &msg)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return message{}, &mcp.JSONRPCErrorDetails{Code: mcp.PARSE_ERROR, Message: "message is not valid JSON: " + syntax.Error()}
+	case bytes.HasPrefix(bytes.TrimSpace(line), []byte("[")):
+		return message{}, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "batches are not supported; send one message a line"}
+	case msg.ID != nil && key(msg.ID) == "":
+		return message{}, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "id must be a string or a number"}
+	case err != nil:
+		return msg, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "not a JSON-RPC message: " + err.Error()}
+	}
+	return msg, nil
+}
+
+// key makes ids comparable: "5" and 5 differ, "a" and "\u0061" don't. It is
+// empty for what can't be an id.
+func key(id json.RawMessage) string {
+	var s string
+	switch {
+	case len(id) == 0:
+		return ""
+	case id[0] == '"' && json.Unmarshal(id, &s) == nil:
+		return "s" + s
+	case id[0] == '-' || id[0] >= '0' && id[0] <= '9':
+		return "n" + string(id)
+	}
+	return ""
+}
+
+// withID puts the id of the request on an answer as the client wrote it: mcp-go
+// reads numbers as floating point.
+func withID(answer mcp.JSONRPCMessage, id json.RawMessage) any {
+	out := struct {
+		JSONRPC string                   `json:"jsonrpc"`
+		ID      json.RawMessage          `json:"id"`
+		Result  any                      `json:"result,omitempty"`
+		Error   *mcp.JSONRPCErrorDetails `json:"error,omitempty"`
+	}{JSONRPC: mcp.JSONRPC_VERSION, ID: id}
+	switch a := answer.(type) {
+	case mcp.JSONRPCResponse:
+		out.Result = a.Result
+	case mcp.JSONRPCError:
+		out.Error = &a.Error
+	default:
+		out.Error = &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "not a request"}
+	}
+	return out
+}

@@ -1,0 +1,131 @@
+// Package mcpserver serves tools to MCP clients: who asks, how much at a time,
+// and in which of the protocol's two eras (with the initialize handshake up to
+// 2025-11-25, without it from 2026-07-28 on).
+//
+// The protocol itself is mcp-go's, through MCPServer.HandleMessage. The
+// transport below it, JSON lines over a Unix socket, is ours: mcp-go's own
+// stdio server serves one client per process, five calls at a time, and
+// answers calls that were cancelled.
+package mcpserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+// Server serves tools. Its exported fields may be changed until the first
+// method call.
+type Server struct {
+	Tools        []tools.Tool
+	Instructions string
+	Version      string
+	Log          *slog.Logger
+	WriteTimeout time.Duration // for a client to read one message, before it is disconnected; 0 is 30 s
+
+	once sync.Once
+	mcp  *server.MCPServer
+
+	urgent  map[string]bool // tool names
+	clients atomic.Int64
+}
+
+// Clients returns how many connections are being served.
+func (s *Server) Clients() int { return int(s.clients.Load()) }
+
+// ServeListener serves each connection to ln, which must be a Unix socket,
+// until ctx ends or ln fails. It closes ln, and returns when all connections
+// are done: nil if it was ctx that ended it.
+//
+// Only processes of our own user are served; the principal of their calls is
+// "local:<uid>".
+func (s *Server) ServeListener(ctx context.Context, ln net.Listener) error {
+	s.once.Do(s.build)
+	ctx, cancel := context.WithCancel(ctx)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	for {
+		c, err := ln.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept: %w", err)
+		}
+		if err != nil { // out of file descriptors, mostly: it passes
+			s.Log.Warn("accept", "err", err)
+			sleep(ctx, 100*time.Millisecond)
+			continue
+		}
+		s.clients.Add(1)
+		conns.Go(func() {
+			defer s.clients.Add(-1)
+			s.serveUnix(ctx, c)
+		})
+	}
+}
+
+// serveUnix checks who is at the other end and serves it.
+func (s *Server) serveUnix(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	unix, ok := c.(*net.UnixConn)
+	if !ok {
+		s.Log.Error("connection is not of a Unix socket", "type", fmt.Sprintf("%T", c))
+		return
+	}
+	uid, pid, err := peer(unix)
+	if err != nil {
+		s.Log.Warn("credentials of a peer", "err", err)
+		return
+	}
+	if uid != os.Getuid() {
+		s.Log.Warn("connection refused: another user's", "uid", uid, "pid", pid)
+		return
+	}
+	s.serve(withLocalPrincipal(ctx, uid), unix)
+}
+
+// build makes the MCPServer.
+func (s *Server) build() {
+	s.mcp = server.NewMCPServer("agentlab", s.Version,
+		server.WithTitle("AgentLab"),
+		server.WithDescription("Disposable Linux machines for agents"),
+		server.WithInstructions(s.Instructions),
+		server.WithToolCapabilities(false),
+	)
+	s.urgent = map[string]bool{}
+	for _, t := range s.Tools {
+		s.urgent[t.Name] = t.Urgent
+		s.mcp.AddTool(definition(t), s.handler(t))
+	}
+}
+
+// definition is a tool as mcp-go wants it.
+func definition(t tools.Tool) mcp.Tool {
+	def := mcp.NewToolWithRawSchema(t.Name, t.Description, mustJSON(t.Input))
+	def.Title = t.Title
+	if t.Output != nil {
+		def.RawOutputSchema = mustJSON(t.Output)
+	}
+	a := t.Annotations
+	def.Annotations = mcp.ToolAnnotation{
+		ReadOnlyHint: &a.ReadOnly, DestructiveHint: &a.Destructive, IdempotentHint: &a.Idempotent, OpenWorldHint: &a.OpenWorld,
+	}
+	if t.Meta != nil {
+		def.Meta = &mcp.Meta{AdditionalFields: t.Meta}
+	}
+	return def
+}

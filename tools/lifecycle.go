@@ -1,0 +1,250 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+const maxTTL = 86400 // seconds; a profile may allow less
+
+// adjust fills in what the definitions take from the profiles.
+func (s *service) adjust(p *Property) {
+	if len(s.profiles) == 0 {
+		return
+	}
+	switch p.Name {
+	case "profile":
+		var about []string
+		for _, f := range s.profiles {
+			p.Enum = append(p.Enum, f.Name)
+			about = append(about, fmt.Sprintf("%s: %s, %d MB, network %s", f.Name, strings.TrimSuffix(f.Description, "."), f.MemoryMB, f.Network))
+		}
+		p.Description = strings.Join(about, "; ")
+	case "network":
+		for _, f := range s.profiles {
+			if !slices.Contains(p.Enum, f.Network) && f.Network != "" {
+				p.Enum = append(p.Enum, f.Network)
+			}
+		}
+	case "ttl_seconds":
+		most := 0
+		for _, f := range s.profiles {
+			most = max(most, int(f.MaxTTL.Seconds()))
+		}
+		if most > 0 {
+			most = min(most, maxTTL)
+			p.Max = &most
+		}
+	}
+}
+
+type createIn struct {
+	Profile  string `arg:"profile" bytes:"100"`
+	Name     string `arg:"name" bytes:"40" doc:"a-z 0-9 -. A live sandbox of yours with this name is returned instead"`
+	TTL      int    `arg:"ttl_seconds" min:"60" max:"86400" doc:"Lifetime; default the profile's"`
+	Cores    int    `arg:"cpu" min:"1"`
+	MemoryMB int    `arg:"memory_mb" min:"1"`
+	DiskGB   int    `arg:"disk_gb" min:"1"`
+	Network  string `arg:"network" bytes:"100"`
+	Wait     int    `arg:"wait_seconds" default:"45" min:"0" max:"55"`
+}
+
+// sandboxOut is a sandbox as clients see it.
+type sandboxOut struct {
+	SandboxID string    `json:"sandbox_id"`
+	Name      string    `json:"name,omitempty"`
+	Profile   string    `json:"profile"`
+	State     string    `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+	IP        string    `json:"ip,omitempty"`
+	User      string    `json:"user,omitempty"`
+	Home      string    `json:"home,omitempty"`
+	OS        string    `json:"os,omitempty"`
+}
+
+type createOut struct {
+	SandboxID string    `json:"sandbox_id"`
+	Name      string    `json:"name,omitempty"`
+	Profile   string    `json:"profile"`
+	State     string    `json:"state"`
+	ExpiresAt time.Time `json:"expires_at"`
+	IP        string    `json:"ip,omitempty"`
+	User      string    `json:"user,omitempty"`
+	Home      string    `json:"home,omitempty"`
+	OS        string    `json:"os,omitempty"`
+	Existing  bool      `json:"existing"`
+}
+
+// defaultUser is who commands run as: root inside, nobody outside.
+const defaultUser = "root"
+
+func view(sb sessions.Sandbox) sandboxOut {
+	return sandboxOut{
+		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Reason: sb.Reason,
+		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second),
+		IP: sb.IP, User: defaultUser, Home: sb.Home, OS: sb.OS,
+	}
+}
+
+func (s *service) createSandbox() Tool {
+	return define(s, Tool{
+		Name: "create_sandbox", Title: "Create sandbox",
+		Description: "Make a disposable Linux machine of your own. Returns sandbox_id for the other tools. It and all its files are gone at expires_at. State starting after wait_seconds: wait with list_sandboxes.",
+		Output:      outputOf[createOut](),
+		Meta:        map[string]any{"anthropic/alwaysLoad": true},
+		Doing:       "creating the sandbox",
+	}, func(ctx context.Context, m *sessions.Manager, in createIn) (Result, error) {
+		sb, existing, err := m.Create(ctx, sessions.CreateRequest{
+			Profile: in.Profile, Name: in.Name, TTL: seconds(in.TTL),
+			Cores: in.Cores, MemoryMB: in.MemoryMB, DiskMB: in.DiskGB << 10, Network: in.Network, Wait: seconds(in.Wait),
+		})
+		if err != nil {
+			return Result{Sandbox: sb.ID}, err
+		}
+		v := view(sb)
+		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.ExpiresAt, v.IP, v.User, v.Home, v.OS, existing}
+		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, v.State, clock(v.ExpiresAt)))
+		res.Sandbox = sb.ID
+		return res, nil
+	})
+}
+
+type listIn struct {
+	SandboxID string `arg:"sandbox_id" bytes:"100" doc:"Only this one, with its processes"`
+	Wait      int    `arg:"wait_ready_seconds" default:"0" min:"0" max:"55" doc:"With sandbox_id: wait until it is ready"`
+}
+
+func (in listIn) sandboxID() string { return in.SandboxID }
+
+type listOut struct {
+	Sandboxes []sandboxOut `json:"sandboxes"`
+	Processes []processOut `json:"processes,omitempty"`
+}
+
+type processOut struct {
+	ProcessID string    `json:"process_id"`
+	Command   string    `json:"command"`
+	State     string    `json:"state"`
+	StartedAt time.Time `json:"started_at"`
+}
+
+func (s *service) listSandboxes() Tool {
+	return define(s, Tool{
+		Name: "list_sandboxes", Title: "List sandboxes",
+		Description: "Your live sandboxes; with sandbox_id one of them and its processes.",
+		Output:      outputOf[listOut](),
+		Annotations: Annotations{ReadOnly: true, Idempotent: true},
+		Meta:        hint("sandbox status, wait until ready, processes"),
+		Doing:       "waiting for the sandbox",
+	}, func(ctx context.Context, m *sessions.Manager, in listIn) (Result, error) {
+		if in.SandboxID != "" {
+			return s.describe(ctx, m, in)
+		}
+		list, err := m.List(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		out := listOut{Sandboxes: []sandboxOut{}}
+		for _, sb := range list {
+			out.Sandboxes = append(out.Sandboxes, view(sb))
+		}
+		return structured(out, fmt.Sprintf("%d sandboxes", len(list))), nil
+	})
+}
+
+// describe is list_sandboxes of one. A guest that doesn't answer takes nothing
+// but the processes from the answer.
+func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) (Result, error) {
+	sb, err := m.Get(ctx, in.SandboxID, seconds(in.Wait))
+	if err != nil {
+		return Result{}, err
+	}
+	out := listOut{Sandboxes: []sandboxOut{view(sb)}}
+	if sb.State == sessions.Running { // one that is READY was never used
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		err := m.Use(ctx, sb.ID, "list_processes", 0, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+			list, err := conn.Processes().List(ctx)
+			for _, p := range list {
+				out.Processes = append(out.Processes, processOut{p.ID, p.Command, state(p), p.Started.UTC().Truncate(time.Second)})
+			}
+			return err
+		})
+		if err != nil {
+			s.log.WarnContext(ctx, "list processes", "sandbox", sb.ID, "err", err)
+		}
+	}
+	return structured(out, fmt.Sprintf("%s is %s until %s", sb.ID, out.Sandboxes[0].State, clock(sb.End))), nil
+}
+
+type extendIn struct {
+	target
+	TTL int `arg:"ttl_seconds" default:"3600" min:"60" max:"86400" doc:"From now"`
+}
+
+type extendOut struct {
+	SandboxID    string    `json:"sandbox_id"`
+	ExpiresAt    time.Time `json:"expires_at"`
+	MaxExpiresAt time.Time `json:"max_expires_at"`
+}
+
+func (s *service) extendTTL() Tool {
+	return define(s, Tool{
+		Name: "extend_ttl", Title: "Extend lifetime",
+		Description: "Set a sandbox's end to ttl_seconds from now, at most max_expires_at.",
+		Output:      outputOf[extendOut](),
+		Meta:        hint("keep a sandbox longer, lifetime, expiry"),
+		Doing:       "extending the sandbox",
+	}, func(ctx context.Context, m *sessions.Manager, in extendIn) (Result, error) {
+		sb, err := m.Extend(ctx, in.SandboxID, seconds(in.TTL))
+		if err != nil {
+			return Result{}, err
+		}
+		out := extendOut{sb.ID, sb.End.UTC().Truncate(time.Second), sb.MaxEnd.UTC().Truncate(time.Second)}
+		return structured(out, fmt.Sprintf("%s lives until %s, at most until %s", sb.ID, clock(sb.End), clock(sb.MaxEnd))), nil
+	})
+}
+
+type destroyOut struct {
+	SandboxID   string `json:"sandbox_id"`
+	Destroyed   bool   `json:"destroyed"`
+	AlreadyGone bool   `json:"already_gone"`
+}
+
+func (s *service) destroy() Tool {
+	return define(s, Tool{
+		Name: "destroy", Title: "Destroy sandbox",
+		Description: "Destroy a sandbox with all its files and processes. Do it when you are done.",
+		Output:      outputOf[destroyOut](),
+		Annotations: Annotations{Destructive: true, Idempotent: true},
+		Meta:        hint("delete, remove, clean up a sandbox"),
+		Doing:       "destroying the sandbox",
+		Urgent:      true,
+	}, func(ctx context.Context, m *sessions.Manager, in target) (Result, error) {
+		gone, err := m.Destroy(ctx, in.SandboxID)
+		if err != nil {
+			return Result{}, err
+		}
+		text := in.SandboxID + " is destroyed"
+		if gone {
+			text = in.SandboxID + " was gone already"
+		}
+		return structured(destroyOut{in.SandboxID, true, gone}, text), nil
+	})
+}
+
+// hint helps clients that load definitions on demand to find a tool.
+func hint(words string) map[string]any { return map[string]any{"anthropic/searchHint": words} }
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
+
+// clock writes a time as the structured results do.
+func clock(t time.Time) string { return t.UTC().Truncate(time.Second).Format(time.RFC3339) }

@@ -1,0 +1,149 @@
+package tools
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+type readProcessIn struct {
+	target
+	ProcessID string `arg:"process_id,required" bytes:"100"`
+	Offset    *int   `arg:"offset" doc:"Byte in its output (stdout and stderr as they came); negative from the end; default where you last read it"`
+	Wait      int    `arg:"wait_seconds" default:"30" min:"0" max:"55" doc:"Wait for new output, its end or until"`
+	Until     string `arg:"until" bytes:"1000" doc:"RE2: wait for a match"`
+	Max       int    `arg:"max_output_chars" default:"30000" min:"1000" max:"45000"`
+}
+
+func (s *service) readProcess() Tool {
+	return define(s, Tool{
+		Name: "read_process", Title: "Read process output",
+		Description: "State and output of a process that exec left running or that has ended. Blocks instead of polling.",
+		Annotations: Annotations{ReadOnly: true, Idempotent: true},
+		Meta:        hint("output, logs and exit code of a background process; wait for it"),
+		Doing:       "waiting for the process",
+	}, func(ctx context.Context, m *sessions.Manager, in readProcessIn) (Result, error) {
+		if _, err := regexp.Compile(in.Until); err != nil {
+			return Result{}, invalid("until: not a regular expression of RE2: %v", err)
+		}
+		req := guest.ReadRequest{Max: in.Max - markerRoom, Wait: seconds(in.Wait), Until: in.Until, FromLast: in.Offset == nil}
+		if in.Offset != nil {
+			req.Offset = int64(*in.Offset)
+		}
+		var res Result
+		err := m.Use(ctx, in.SandboxID, "read_process", bootWait(in.Wait), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+			p, out, err := conn.Processes().Read(ctx, in.ProcessID, req)
+			if err != nil {
+				return s.processError(ctx, conn, in.ProcessID, err)
+			}
+			res = readResult(p, out, in)
+			return nil
+		})
+		return res, err
+	})
+}
+
+// readResult is what read_process answers. The bytes asked for are fewer than
+// the characters allowed, so that nothing need be cut.
+func readResult(p guest.Process, out guest.Output, in readProcessIn) Result {
+	total := p.Stdout + p.Stderr
+	head := status(p)
+	if in.Until != "" {
+		if out.Matched {
+			head += " · until matched"
+		} else {
+			head += " · until did not match"
+		}
+	}
+	head += fmt.Sprintf(" · next_offset: %d", out.Next)
+	if rest := total - out.Next; rest > 0 {
+		head += fmt.Sprintf(" (%s bytes more)", thousands(int(rest)))
+	}
+	if in.Offset != nil && *in.Offset >= 0 && int64(*in.Offset) < out.First {
+		head += fmt.Sprintf(" · bytes before %d are no longer kept", out.First)
+	}
+	meta := metaOf(p)
+	meta.NextOffset, meta.Truncated = &out.Next, total > out.Next
+	if in.Until != "" {
+		meta.Matched = &out.Matched
+	}
+	return plain(head+"\n"+clean(out.Both), meta)
+}
+
+type controlProcessIn struct {
+	target
+	ProcessID  string `arg:"process_id,required" bytes:"100"`
+	Stdin      string `arg:"stdin" bytes:"1048576" nul:"ok" doc:"Written as it is; end lines with \\n"`
+	CloseStdin bool   `arg:"close_stdin"`
+	Signal     string `arg:"signal" enum:"INT|TERM|KILL|HUP" doc:"To its process group"`
+}
+
+func (s *service) controlProcess() Tool {
+	return define(s, Tool{
+		Name: "control_process", Title: "Control process",
+		Description: "Write to the stdin of a background process, close it, or send a signal, in this order.",
+		Annotations: Annotations{Destructive: true},
+		Meta:        hint("send input to, interrupt or kill a background process"),
+		Doing:       "controlling the process",
+	}, func(ctx context.Context, m *sessions.Manager, in controlProcessIn) (Result, error) {
+		if in.Stdin == "" && !in.CloseStdin && in.Signal == "" {
+			return Result{}, invalid("nothing to do: give stdin, close_stdin or signal")
+		}
+		var res Result
+		err := m.Use(ctx, in.SandboxID, "control_process", bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+			p, err := conn.Processes().Control(ctx, in.ProcessID, guest.Input{
+				Stdin: []byte(in.Stdin), CloseStdin: in.CloseStdin, Signal: in.Signal,
+			})
+			if err != nil {
+				return s.processError(ctx, conn, in.ProcessID, err)
+			}
+			res = plain(controlled(in)+" · "+status(p), metaOf(p))
+			return nil
+		})
+		return res, err
+	})
+}
+
+// controlled says what was done.
+func controlled(in controlProcessIn) string {
+	var done []string
+	if in.Stdin != "" {
+		done = append(done, fmt.Sprintf("%s bytes written to stdin", thousands(len(in.Stdin))))
+	}
+	if in.CloseStdin {
+		done = append(done, "stdin closed")
+	}
+	if in.Signal != "" {
+		done = append(done, in.Signal+" sent")
+	}
+	return strings.Join(done, ", ")
+}
+
+// processError adds to an error about a process what the guest knows of it.
+func (s *service) processError(ctx context.Context, conn guest.Conn, id string, cause error) error {
+	unknown, exited := errors.Is(cause, guest.ErrNoProcess), errors.Is(cause, guest.ErrExited)
+	if !unknown && !exited {
+		return cause
+	}
+	list, err := conn.Processes().List(ctx)
+	if err != nil {
+		return cause
+	}
+	const most = 20
+	var known []string
+	for _, p := range list {
+		if exited && p.ID == id {
+			return sessions.Errorf(sessions.Conflict, "process %s has ended (exit_code: %d); read_process gives its output", id, p.Exit.Code)
+		}
+		known = append(known, p.ID+" ("+state(p)+")")
+	}
+	if len(known) == 0 {
+		return sessions.Errorf(sessions.NotFound, "no process %q; this sandbox has none yet, exec starts one", brief(id))
+	}
+	return sessions.Errorf(sessions.NotFound, "no process %q; the latest of this sandbox: %s", brief(id), strings.Join(known[max(0, len(known)-most):], ", "))
+}

@@ -1,0 +1,136 @@
+// Package tools presents sandboxes as the tools of an MCP server: typed input,
+// one call, typed output. It knows no MCP library: what it offers is a table of
+// [Tool], which mcpserver registers with whatever library speaks the protocol.
+//
+// The texts are written for a language model. An error says what happened, how
+// things stand and what to do next; what is long is cut in the middle and says
+// where the rest is; what a program wants to know besides stands in the
+// result's metadata, which models are not shown.
+package tools
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// MetaKey is the key in a result's _meta under which Result.Meta is sent.
+const MetaKey = "agentlab.dev/result"
+
+// Tool is one tool: what clients are shown of it, and what it does.
+type Tool struct {
+	Name        string
+	Title       string // for people
+	Description string // for models
+	Input       Schema
+	Output      *Schema // of Result.Structured; nil if there is none
+	Annotations Annotations
+	Meta        map[string]any
+	Doing       string // what a call does while it lasts, for progress: "running the command"
+	Urgent      bool   // must get through when many other calls are running
+
+	// Call does it. It never fails otherwise than by Result.IsError, and
+	// panics are the caller's to catch.
+	Call func(ctx context.Context, args json.RawMessage) Result
+}
+
+// Annotations are hints to clients about a tool.
+type Annotations struct {
+	ReadOnly    bool // changes nothing
+	Destructive bool // may lose something
+	Idempotent  bool // a second call with the same arguments has no further effect
+	OpenWorld   bool // reaches beyond what this server keeps
+}
+
+// Result is the answer to a call.
+type Result struct {
+	Content    []Content
+	Structured any // matches Tool.Output
+	Meta       any // sent in _meta under MetaKey
+	IsError    bool
+
+	Sandbox string // id of the sandbox concerned, for the log; may be what the caller made up
+	Outcome string // for the log: "ok", or the sessions.Kind of the error
+}
+
+// Content is a piece of text, or an image if MIME is set.
+type Content struct {
+	Text string
+	Data []byte
+	MIME string
+}
+
+// Source gives the Manager. It fails while the configuration or a backend is
+// broken; its error then says what is wrong and how to mend it, and every call
+// passes that on, so that a client sees it where it looks: in an answer.
+type Source func(ctx context.Context) (*sessions.Manager, error)
+
+// service is what all tools share.
+type service struct {
+	open     Source
+	profiles []sessions.Profile
+	log      *slog.Logger
+}
+
+// All returns the tools. The profiles are those named in the definitions, which
+// can be listed while open still fails; the calls use those of the Manager.
+// Details of internal errors go to log.
+func All(open Source, profiles []sessions.Profile, log *slog.Logger) []Tool {
+	s := &service{open: open, profiles: profiles, log: log}
+	return []Tool{
+		s.createSandbox(), s.listSandboxes(), s.extendTTL(), s.destroy(),
+		s.exec(), s.readProcess(), s.controlProcess(),
+		s.readFile(), s.writeFile(), s.editFile(), s.listFiles(),
+	}
+}
+
+// target is the argument that every tool but create_sandbox takes.
+type target struct {
+	SandboxID string `arg:"sandbox_id,required" bytes:"100"`
+}
+
+func (t target) sandboxID() string { return t.SandboxID }
+
+// body is what a tool does with decoded arguments.
+type body[In any] func(ctx context.Context, m *sessions.Manager, in In) (Result, error)
+
+// define completes t with the schema of In and a Call that decodes, runs do,
+// and words what went wrong.
+func define[In any](s *service, t Tool, do body[In]) Tool {
+	ps := paramsOf[In](s.adjust)
+	t.Input = ps.schema()
+	t.Call = func(ctx context.Context, args json.RawMessage) Result {
+		var in In
+		m, err := s.open(ctx)
+		if err != nil {
+			return s.broken(t.Name, err)
+		}
+		res, err := Result{}, ps.decode(args, &in)
+		if err == nil {
+			res, err = do(ctx, m, in)
+		}
+		if err != nil {
+			res = s.present(ctx, t.Name, err)
+		}
+		if id, ok := any(in).(interface{ sandboxID() string }); ok {
+			res.Sandbox = id.sandboxID()
+		}
+		if res.Outcome == "" {
+			res.Outcome = "ok"
+		}
+		return res
+	}
+	return t
+}
+
+// structured is the result of a tool with an output schema.
+func structured(out any, text string) Result {
+	return Result{Structured: out, Content: []Content{{Text: text}}}
+}
+
+// plain is the result of a tool that answers with text.
+func plain(text string, meta any) Result {
+	return Result{Meta: meta, Content: []Content{{Text: text}}}
+}
