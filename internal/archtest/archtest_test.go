@@ -1,6 +1,8 @@
 package archtest_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,4 +84,38 @@ func TestCheck(t *testing.T) {
 
 func pkg(dir string, imports ...string) archtest.Package {
 	return archtest.Package{Dir: dir, Imports: imports, HasDoc: true}
+}
+
+func TestLoad(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"p/a.go":            "// Package p is.\npackage p\n\nimport \"fmt\"\n",
+		"p/a_other.go":      "//go:build other\n\npackage p\n\nimport \"os\"\n",
+		"p/a_test.go":       "package p\n\nimport \"testing\"\n",
+		"q/q.go":            "package q\n",
+		"q/testdata/x/x.go": "package x\n",
+		"nested/go.mod":     "module nested\n",
+		"nested/n.go":       "package n\n",
+		"_old/o.go":         "package o\n",
+		".git/g.go":         "package g\n",
+	} {
+		file := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := archtest.Load(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []archtest.Package{
+		{Dir: "p", Imports: []string{"fmt", "os"}, HasDoc: true, Lines: map[string]int{"a.go": 4, "a_other.go": 5}},
+		{Dir: "q", Lines: map[string]int{"q.go": 1}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
+	}
 }
