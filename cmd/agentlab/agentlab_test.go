@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The test binary is also the programs that the scripts run.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"agentlab": main,
+		"mcp":      mcpMain,
+		"stranger": strangerMain,
+	})
+}
+
+// TestScripts runs the program as its users do: each script in testdata has an
+// installation of its own, on the real backend, and must leave nothing.
+func TestScripts(t *testing.T) {
+	bin := programs(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon":  cmdDaemon,
+			"daemons": cmdDaemons,
+			"kill":    cmdKill,
+			"forge":   cmdForge,
+			"tmpfs":   cmdTmpfs,
+			"fill":    cmdFill,
+			"mode":    cmdMode,
+			"gone":    cmdGone,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Setup: func(env *testscript.Env) error { return setup(env, bin) },
+	})
+}
+
+// programs returns a directory with what agentlab needs beside it.
+func programs(t *testing.T) string {
+	t.Helper()
+	runsc, err := filepath.Abs("../../bin/runsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(runsc); err != nil {
+		t.Fatalf("%v; make bin/runsc makes it", err)
+	}
+	dir := t.TempDir()
+	searchable(t, dir)
+	if err := os.Symlink(runsc, filepath.Join(dir, "runsc")); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "agentlab-guest"), "../agentlab-guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build agentlab-guest: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// searchable lets root's sandboxes, which run as nobody, through to dir.
+func searchable(t *testing.T, dir string) {
+	t.Helper()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// setup makes an installation's directories, and takes down at the end what
+// the script has not: only then is a leftover an error, so that one failure
+// does not become many.
+func setup(env *testscript.Env, bin string) error {
+	for _, d := range []string{env.WorkDir, filepath.Dir(env.WorkDir)} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return err
+		}
+	}
+	for dir, mode := range map[string]os.FileMode{"state": 0o711, "run": 0o700, "config/agentlab/profiles": 0o755} {
+		if err := os.MkdirAll(filepath.Join(env.WorkDir, dir), 0o755); err != nil {
+			return err
+		}
+		if err := os.Chmod(filepath.Join(env.WorkDir, dir), mode); err != nil {
+			return err
+		}
+	}
+	env.Setenv("PATH", env.Getenv("PATH")+":"+bin)
+	env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+	env.Setenv("XDG_RUNTIME_DIR", filepath.Join(env.WorkDir, "run"))
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
+	env.Defer(func() {
+		t := env.T().(testing.TB)
+		if left := leftovers(env.WorkDir); len(left) > 0 {
+			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		}
+		killAll(t, env.WorkDir)
+	})
+	return nil
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/spf13/cobra"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+)
+
+func newMCPCommand(locate func() (config.Paths, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   "mcp",
+		Short: "Serve MCP over standard input and output",
+		Long: `Serve MCP over standard input and output: what an MCP client launches.
+
+It joins them to the daemon of this user and starts one if none runs, so that
+all clients share one daemon, and sandboxes outlive the client that made them.
+When standard input ends, it waits for the answers still due and ends.
+` + exitCodes,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			paths, err := locate()
+			if err != nil {
+				return fail(exitFailed, err)
+			}
+			dir, err := config.OpenDir(paths.Runtime, config.RuntimeMode)
+			if err != nil {
+				return fail(exitUnsafe, err)
+			}
+			defer func() { _ = dir.Close() }()
+			b := bridge{dir: dir, paths: paths, warn: cmd.ErrOrStderr()}
+			conn, err := b.connect(cmd.Context())
+			if err != nil {
+				return fail(exitLost, err)
+			}
+			return fail(exitLost, relay(conn, os.Stdin, os.Stdout))
+		},
+	}
+}
+
+// patience is how long a daemon may take to start, and to greet.
+const patience = 10 * time.Second
+
+// bridge joins one client to the daemon.
+type bridge struct {
+	dir   *os.File // paths.Runtime
+	paths config.Paths
+	warn  io.Writer
+}
+
+// connect returns a connection whose other end has greeted us. A daemon that
+// is about to end may still take a connection but greets nobody any more: then
+// another is started.
+func (b *bridge) connect(ctx context.Context) (*net.UnixConn, error) {
+	const tries = 3
+	var err error
+	for range tries {
+		var conn *net.UnixConn
+		conn, err = dial(ctx, b.dir, b.paths.Socket)
+		if nobodyListens(err) {
+			conn, err = b.start(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err = b.greeting(conn); err == nil {
+			return conn, nil
+		}
+		_ = conn.Close()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("the daemon takes no client: %w", err)
+}
+
+// start starts a daemon, unless another bridge was faster.
+func (b *bridge) start(ctx context.Context) (*net.UnixConn, error) {
+	lock := flock.New(config.At(b.dir, b.paths.Socket+".start"), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
+	if err := lock.Lock(); err != nil {
+		return nil, fail(exitUnsafe, fmt.Errorf("lock the start of a daemon in %s: %w", b.dir.Name(), unpath(err)))
+	}
+	defer func() { _ = lock.Close() }()
+	conn, err := dial(ctx, b.dir, b.paths.Socket)
+	if !nobodyListens(err) {
+		return conn, err
+	}
+	said, err := launch(b.paths.Config)
+	if err != nil {
+		return nil, fmt.Errorf("start the daemon: %w", err)
+	}
+	conn, err = dial(ctx, b.dir, b.paths.Socket)
+	if nobodyListens(err) {
+		return nil, fmt.Errorf("the daemon did not start: %s", strings.TrimPrefix(said, "agentlab: "))
+	}
+	return conn, err
+}
+
+// greeting takes the line that the daemon sends first, byte by byte so as to
+// take no more, and warns if it is of another version than we are.
+func (b *bridge) greeting(conn *net.UnixConn) error {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	const most = 200
+	var line []byte
+	for char := make([]byte, 1); len(line) < most; line = append(line, char[0]) {
+		if _, err := conn.Read(char); err != nil {
+			return err
+		}
+		if char[0] == '\n' {
+			break
+		}
+	}
+	theirs, ok := strings.CutPrefix(string(line), "agentlab ")
+	if !ok {
+		return fmt.Errorf("it greets with %q, which is none of ours", line)
+	}
+	if theirs != version() {
+		_, _ = fmt.Fprintf(b.warn, "agentlab: the running daemon is version %s and this is %s; kill the daemon to have this one, sandboxes go on\n", theirs, version())
+	}
+	return conn.SetReadDeadline(time.Time{})
+}
+
+// relay copies both ways until the daemon has answered all that in gave. It
+// fails if the daemon ends the connection before in has ended.
+func relay(conn *net.UnixConn, in io.Reader, out io.Writer) error {
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(conn, in)
+		ended <- err // before the daemon can know
+		_ = conn.CloseWrite()
+	}()
+	if _, err := io.Copy(out, conn); err != nil {
+		return fmt.Errorf("the connection to the daemon broke: %w", err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil {
+			return nil
+		}
+	default:
+	}
+	return errors.New("the daemon went away; sandboxes go on, and the next start of agentlab mcp finds them")
+}

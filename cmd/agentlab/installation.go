@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/local"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/store"
+)
+
+// installation is what a daemon keeps: a configuration, a key, a store, a
+// backend. Any of them may be broken when the daemon starts. It serves all the
+// same, so that a client is told what is wrong in an answer, where somebody
+// reads it, and opening is tried again at each call until it succeeds.
+type installation struct {
+	paths config.Paths
+	log   *slog.Logger
+	level *slog.LevelVar
+
+	turn   chan struct{} // holds one token while somebody opens
+	lock   *flock.Flock  // of the state directory
+	state  *os.File
+	told   string // the last error, so as to log it once
+	opened atomic.Pointer[opened]
+}
+
+// opened is what there is once nothing is broken.
+type opened struct {
+	store   *store.DB
+	manager *sessions.Manager
+}
+
+// Manager implements [tools.Source].
+func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) {
+	if o := in.opened.Load(); o != nil {
+		return o.manager, nil
+	}
+	select {
+	case in.turn <- struct{}{}:
+		defer func() { <-in.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if o := in.opened.Load(); o != nil {
+		return o.manager, nil
+	}
+	// Opening is for all, so it does not end with the call that began it.
+	o, err := in.open(context.WithoutCancel(ctx))
+	if err != nil {
+		if in.told != err.Error() {
+			in.told = err.Error()
+			in.log.Error("cannot open the installation", "error", err)
+		}
+		return nil, &sessions.Error{
+			Kind: sessions.Unavailable,
+			Msg:  fmt.Sprintf("AgentLab is not working: %v\nOnce this is mended call again; nothing needs to be restarted.", err),
+		}
+	}
+	in.opened.Store(o)
+	return o.manager, nil
+}
+
+// open opens all. What it may leave open when it fails is the lock.
+func (in *installation) open(ctx context.Context) (*opened, error) {
+	cfg, err := config.Load(in.paths.Config)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.lockState(ctx, 0); err != nil {
+		return nil, err
+	}
+	key, err := config.InstanceKey(in.state)
+	if err != nil {
+		return nil, err
+	}
+	id, err := config.InstanceID(key)
+	if err != nil {
+		return nil, err
+	}
+	backend := &local.Provisioner{
+		Dir: filepath.Join(in.paths.State, config.MachinesDir), Key: key, Instance: id,
+		Runsc: cfg.LocalRunsc, Guest: cfg.LocalGuest, Platform: cfg.LocalPlatform, Log: in.log,
+	}
+	if err := backend.Check(ctx); err != nil {
+		return nil, err
+	}
+	db, err := store.Open(ctx, filepath.Join(in.paths.State, config.DatabaseFile), in.log)
+	if err != nil {
+		return nil, err
+	}
+	in.level.Set(cfg.Level())
+	return &opened{db, &sessions.Manager{
+		Store:    db,
+		Backends: map[string]provisioner.Provisioner{"local": backend},
+		Profiles: cfg.Profiles,
+		Instance: id,
+		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
+		Log:      in.log,
+	}}, nil
+}
+
+// lockState makes sure that nobody else keeps this state directory, waiting at
+// most wait for whoever does.
+//
+// Errors: errHeld, and those of the directory.
+func (in *installation) lockState(ctx context.Context, wait time.Duration) error {
+	if in.lock != nil {
+		return nil
+	}
+	if in.state == nil {
+		dir, err := config.OpenDir(in.paths.State, config.StateMode())
+		if err != nil {
+			return err
+		}
+		in.state = dir
+	}
+	lock, err := hold(ctx, in.state, config.LockFile, in.note(), wait)
+	in.lock = lock
+	return err
+}
+
+// note is what a lock file of ours says.
+func (in *installation) note() string {
+	return fmt.Sprintf("process %d, listening on %s", os.Getpid(), filepath.Join(in.paths.Runtime, in.paths.Socket))
+}
+
+// run opens the installation, also when no client asks, since there may be
+// sandboxes that are to end, and keeps them until ctx ends.
+func (in *installation) run(ctx context.Context) error {
+	const retry = 10 * time.Second
+	for {
+		m, err := in.Manager(ctx)
+		if err == nil {
+			return m.Run(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retry):
+		}
+	}
+}
+
+// sandboxes counts those of all users. A broken installation has none: nobody
+// can use them.
+func (in *installation) sandboxes(ctx context.Context) (int, error) {
+	o := in.opened.Load()
+	if o == nil {
+		return 0, nil
+	}
+	return o.manager.Active(ctx)
+}
+
+// close lets go of all. Sandboxes go on.
+func (in *installation) close() error {
+	var errs []error
+	if o := in.opened.Load(); o != nil {
+		errs = append(errs, o.store.Close())
+	}
+	if in.lock != nil {
+		errs = append(errs, in.lock.Close())
+	}
+	if in.state != nil {
+		errs = append(errs, in.state.Close())
+	}
+	return errors.Join(errs...)
+}

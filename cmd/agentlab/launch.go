@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+)
+
+// launch starts a daemon in a session of its own, so that it outlives us and
+// our terminal, and waits until it listens or has ended. said is what an ended
+// one said on its standard error.
+//
+// Its standard error is a pipe to us, which the daemon lets go when it is
+// ready (see detach) and the kernel when it dies: there is nothing to poll.
+func launch(configFile string) (said string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = r.Close() }()
+	cmd := exec.Command(self, "serve", "--auto", "--config", configFile)
+	cmd.Dir = "/"
+	cmd.Stderr = w
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		return "", err
+	}
+	go func() { _ = cmd.Wait() }() // leave no zombie while we live on
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	const most = 64 << 10
+	text, err := io.ReadAll(io.LimitReader(r, most))
+	if os.IsTimeout(err) {
+		return "", fmt.Errorf("it was not ready within %v: %s", patience, text)
+	}
+	return string(text), err
+}
+
+// detach ends the wait of launch: standard output and error become the log,
+// which then also holds what the runtime says of a crash.
+func detach(log *os.File) error {
+	for _, fd := range []int{unix.Stdout, unix.Stderr} {
+		if err := unix.Dup3(int(log.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("redirect output to the log: %w", err)
+		}
+	}
+	return nil
+}
+
+// Size from which on a log is put aside when a daemon starts.
+const maxLog = 10 << 20
+
+// openLog opens the log of a detached daemon in its state directory. When that
+// can't be, on a full disk for one, the daemon serves without: what is wrong
+// is said in its answers.
+func openLog(state *os.File) (*os.File, error) {
+	if state != nil {
+		path := config.At(state, config.LogFile)
+		if info, err := os.Lstat(path); err == nil && info.Size() > maxLog {
+			_ = os.Rename(path, path+".1")
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+		if err == nil {
+			return f, nil
+		}
+	}
+	return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+}

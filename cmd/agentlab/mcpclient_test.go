@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"golang.org/x/sync/errgroup"
+)
+
+// mcpMain is the command mcp of the scripts: a client that launches
+// "agentlab mcp" as any client does.
+//
+//	mcp [-until REGEXP] [TOOL ARGUMENTS]...
+//	mcp -bridges N
+//
+// It prints "TOOL ok TEXT" or "TOOL error TEXT" a call. $ID and $PROC in the
+// arguments are the last sandbox and process that a call in this directory
+// told. With -until it repeats the calls until the text matches.
+func mcpMain() {
+	until := flag.String("until", "", "repeat until the output matches")
+	bridges := flag.Int("bridges", 0, "how many clients at once")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	err := clients(ctx, *bridges)
+	if *bridges == 0 {
+		err = calls(ctx, flag.Args(), regexp.MustCompile(*until))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func connect(ctx context.Context) (*mcp.ClientSession, error) {
+	cmd := exec.Command("agentlab", "mcp")
+	cmd.Stderr = os.Stderr
+	client := mcp.NewClient(&mcp.Implementation{Name: "script", Version: "1"}, nil)
+	return client.Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+}
+
+// clients starts n of them at once; each must be served.
+func clients(ctx context.Context, n int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for range n {
+		group.Go(func() error {
+			s, err := connect(ctx)
+			if err != nil {
+				return err
+			}
+			list, err := s.ListTools(ctx, nil)
+			if err != nil {
+				return err
+			}
+			if len(list.Tools) != 11 {
+				return fmt.Errorf("got %d tools, want 11", len(list.Tools))
+			}
+			return s.Close()
+		})
+	}
+	return group.Wait()
+}
+
+func calls(ctx context.Context, args []string, until *regexp.Regexp) error {
+	s, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		var out strings.Builder
+		for i := 0; i+1 < len(args); i += 2 {
+			if err := call(ctx, s, args[i], args[i+1], &out); err != nil {
+				return err
+			}
+		}
+		if until.MatchString(out.String()) {
+			fmt.Print(out.String())
+			return s.Close()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("no %v in the last output:\n%s", until, out.String())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func call(ctx context.Context, s *mcp.ClientSession, tool, args string, out *strings.Builder) error {
+	args = os.Expand(args, func(name string) string {
+		value, _ := os.ReadFile("." + name)
+		return string(value)
+	})
+	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(args)})
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", tool, args, err)
+	}
+	outcome := "ok"
+	if res.IsError {
+		outcome = "error"
+	}
+	fmt.Fprintf(out, "%s %s", tool, outcome)
+	for _, c := range res.Content {
+		if t, ok := c.(*mcp.TextContent); ok {
+			fmt.Fprintf(out, " %s", t.Text)
+		}
+	}
+	fmt.Fprintln(out)
+	return remember(res)
+}
+
+// remember keeps the ids that a result told for later calls.
+func remember(res *mcp.CallToolResult) error {
+	told, err := json.Marshal(map[string]any{"s": res.StructuredContent, "m": res.Meta})
+	if err != nil {
+		return err
+	}
+	for file, key := range map[string]string{".ID": "sandbox_id", ".PROC": "process_id"} {
+		m := regexp.MustCompile(`"` + key + `":"([^"]+)"`).FindSubmatch(told)
+		if m == nil {
+			continue
+		}
+		if err := os.WriteFile(file, m[1], 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+)
+
+// Exit codes, as the help texts tell them.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitHeld   = 3
+	exitUnsafe = 4
+	exitLost   = 5
+)
+
+const exitCodes = `
+Exit codes:
+  0  done
+  1  something else went wrong
+  2  the command line is wrong
+  3  another daemon keeps this state directory
+  4  a directory of ours can't be made or is not safe
+  5  the daemon did not start, or went away
+`
+
+// failure is an error that a command ended with, and its exit code. Every
+// other error is of the command line.
+type failure struct {
+	code int
+	err  error
+}
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+// fail gives err an exit code, unless it has one.
+func fail(code int, err error) error {
+	var f failure
+	if err == nil || errors.As(err, &f) {
+		return err
+	}
+	return failure{code, err}
+}
+
+// run is the program. It returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	_, _ = fmt.Fprintf(stderr, "agentlab: %v\n", err)
+	var f failure
+	if errors.As(err, &f) {
+		return f.code
+	}
+	return exitUsage
+}
+
+func newRootCommand() *cobra.Command {
+	var file string
+	root := &cobra.Command{
+		Use:           "agentlab",
+		Short:         "Disposable Linux machines for agents",
+		Long:          "Disposable Linux machines for agents, as MCP tools.\n\n    claude mcp add agentlab -- agentlab mcp\n" + exitCodes,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (default $AGENTLAB_CONFIG, else by the XDG rules)")
+	locate := func() (config.Paths, error) { return locate(file) }
+	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newVersionCommand())
+	return root
+}
+
+// locate finds the directories of whoever runs us. file is the argument of --config.
+func locate(file string) (config.Paths, error) {
+	if file == "" {
+		file = os.Getenv("AGENTLAB_CONFIG")
+	}
+	if file != "" {
+		var err error
+		if file, err = filepath.Abs(file); err != nil { // the daemon works in another directory
+			return config.Paths{}, err
+		}
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		u, err := user.Current() // some launchers pass no environment
+		if err != nil {
+			return config.Paths{}, fmt.Errorf("find the home directory: %w", err)
+		}
+		home = u.HomeDir
+	}
+	p, err := config.Locate(file, os.Geteuid(), home, os.Getenv)
+	return p, fail(exitUnsafe, err)
+}

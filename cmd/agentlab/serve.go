@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+func newServeCommand(locate func() (config.Paths, error)) *cobra.Command {
+	var auto bool
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon that keeps the sandboxes",
+		Long: `Run the daemon that keeps the sandboxes. It listens on a Unix socket that only
+its user can reach, and ends on SIGTERM or SIGINT; sandboxes go on, and the next
+daemon finds them.
+
+With --auto, as agentlab mcp starts it, it logs to the state directory and ends
+by itself when it has had neither sandbox nor client for idle_exit.
+` + exitCodes,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			paths, err := locate()
+			if err != nil {
+				return fail(exitFailed, err)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			d := daemon{paths: paths, auto: auto}
+			return fail(exitFailed, d.run(ctx, cmd.ErrOrStderr()))
+		},
+	}
+	cmd.Flags().BoolVar(&auto, "auto", false, "run as agentlab mcp starts it")
+	return cmd
+}
+
+// daemon serves an installation on its socket.
+type daemon struct {
+	paths config.Paths
+	auto  bool
+}
+
+// handover is how long a daemon waits for another, that is ending, to end.
+const handover = 5 * time.Second
+
+// run serves until ctx ends or, for one that a bridge started, nobody needs it.
+func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
+	dir, err := config.OpenDir(d.paths.Runtime, config.RuntimeMode)
+	if err != nil {
+		return fail(exitUnsafe, err)
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	in := &installation{paths: d.paths, level: new(slog.LevelVar), turn: make(chan struct{}, 1)}
+	lock, err := d.lock(ctx, dir, in)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.close(), lock.Close()) }()
+
+	log, ready := stderr, func() error { return nil }
+	if d.auto {
+		file, err := openLog(in.state)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		log, ready = file, func() error { return detach(file) }
+	}
+	in.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: in.level}))
+	ln, err := listen(dir, d.paths.Socket)
+	if err != nil {
+		return fail(exitUnsafe, err)
+	}
+	if err := ready(); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	in.log.Info("serving", "version", version(), "installation", in.note())
+	err = d.serve(ctx, in, ln)
+	in.log.Info("ended", "error", err)
+	return err
+}
+
+// lock makes sure that we are the only daemon on this socket and, if it can be
+// used at all, of this state directory. Any other trouble with the latter is
+// for the clients to hear.
+func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flock.Flock, error) {
+	var wait time.Duration
+	if d.auto {
+		wait = handover
+	}
+	lock, err := hold(ctx, dir, d.paths.Socket+".lock", in.note(), wait)
+	var held errHeld
+	switch {
+	case errors.As(err, &held):
+		return nil, fail(exitHeld, err)
+	case err != nil:
+		return nil, fail(exitUnsafe, err)
+	}
+	if err := in.lockState(ctx, wait); errors.As(err, &held) {
+		return nil, errors.Join(fail(exitHeld, err), in.close(), lock.Close())
+	}
+	return lock, nil
+}
+
+// serve runs what a daemon does until one part of it ends.
+func (d *daemon) serve(ctx context.Context, in *installation, ln *net.UnixListener) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	cfg, err := config.Load(in.paths.Config)
+	if err != nil {
+		cfg = config.Default() // each call tells what is wrong
+	}
+	server := &mcpserver.Server{
+		Tools:        tools.All(in.Manager, cfg.Profiles, in.log),
+		Instructions: tools.Instructions,
+		Version:      version(),
+		Log:          in.log,
+	}
+	door := &door{Listener: ln}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return in.run(ctx) })
+	group.Go(func() error {
+		defer stop()
+		return server.ServeListener(ctx, door)
+	})
+	if d.auto {
+		group.Go(func() error {
+			defer stop()
+			return untilIdle(ctx, cfg.IdleExit, in, door, server.Clients)
+		})
+	}
+	return group.Wait()
+}
