@@ -1,0 +1,288 @@
+package sessions_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/store"
+)
+
+// world is a backend in memory. It outlives the Managers that use it, as
+// machines do.
+type world struct {
+	// step is called with each operation, "create", "destroy", "list", "dial",
+	// "relabel" or "run", and does it by calling do. Nil does it.
+	step func(ctx context.Context, op, id string, do func() error) error
+
+	mu       sync.Mutex
+	machines map[string]provisioner.Machine
+	calls    map[string]int
+	open     int // connections
+}
+
+func (w *world) do(ctx context.Context, op, id string, f func()) error {
+	do := func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		f()
+		return nil
+	}
+	w.mu.Lock()
+	step := w.step
+	if w.calls == nil {
+		w.calls, w.machines = map[string]int{}, map[string]provisioner.Machine{}
+	}
+	w.calls[op]++
+	w.mu.Unlock()
+	if step == nil {
+		return do()
+	}
+	return step(ctx, op, id, do)
+}
+
+func (w *world) Create(ctx context.Context, spec provisioner.Spec) (m provisioner.Machine, err error) {
+	err = w.do(ctx, "create", spec.Papers.Sandbox, func() {
+		m = provisioner.Machine{
+			Ref: provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: "h-" + spec.Papers.Sandbox}, Papers: spec.Papers,
+			Running: true, Home: "/workspace", OS: "test",
+		}
+		w.machines[m.Sandbox] = m
+	})
+	return m, err
+}
+
+func (w *world) Destroy(ctx context.Context, ref provisioner.Ref) error {
+	return w.do(ctx, "destroy", ref.Sandbox, func() { delete(w.machines, ref.Sandbox) })
+}
+
+func (w *world) List(ctx context.Context) (list []provisioner.Machine, err error) {
+	err = w.do(ctx, "list", "", func() { list = slices.Collect(maps.Values(w.machines)) })
+	return list, err
+}
+
+func (w *world) Relabel(ctx context.Context, ref provisioner.Ref, p provisioner.Papers) error {
+	return w.do(ctx, "relabel", ref.Sandbox, func() {
+		m := w.machines[ref.Sandbox]
+		m.Papers = p
+		w.machines[ref.Sandbox] = m
+	})
+}
+
+func (w *world) Dial(ctx context.Context, ref provisioner.Ref) (conn guest.Conn, err error) {
+	err = w.do(ctx, "dial", ref.Sandbox, func() {
+		w.open++
+		conn = &fakeConn{w: w, id: ref.Sandbox}
+	})
+	return conn, err
+}
+
+// fakeConn answers commands only; the rest of guest.Conn is not asked for.
+type fakeConn struct {
+	guest.Conn
+	w    *world
+	id   string
+	once sync.Once
+}
+
+func (c *fakeConn) Run(ctx context.Context, cmd guest.Cmd, _ guest.Streams) (guest.Exit, error) {
+	err := c.w.do(ctx, "run", c.id, func() {})
+	return guest.Exit{}, err
+}
+
+func (c *fakeConn) Close() error {
+	c.once.Do(func() {
+		c.w.mu.Lock()
+		c.w.open--
+		c.w.mu.Unlock()
+	})
+	return nil
+}
+
+// onStep replaces what happens at each operation.
+func (w *world) onStep(f func(ctx context.Context, op, id string, do func() error) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.step = f
+}
+
+// hang makes one operation on one machine wait for its ctx; all if id is empty.
+func (w *world) hang(op, id string) {
+	w.onStep(func(ctx context.Context, o, i string, do func() error) error {
+		if o == op && (id == "" || i == id) {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return do()
+	})
+}
+
+// fail makes an operation return err.
+func (w *world) fail(op string, err error) {
+	w.onStep(func(_ context.Context, o, _ string, do func() error) error {
+		if o == op {
+			return err
+		}
+		return do()
+	})
+}
+
+func (w *world) machine(id string) (provisioner.Machine, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, ok := w.machines[id]
+	return m, ok
+}
+
+func (w *world) put(m provisioner.Machine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.machines == nil {
+		w.calls, w.machines = map[string]int{}, map[string]provisioner.Machine{}
+	}
+	w.machines[m.Sandbox] = m
+}
+
+func (w *world) drop(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.machines, id)
+}
+
+func (w *world) count(op string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.calls[op]
+}
+
+func (w *world) conns() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open
+}
+
+// lab is a Manager over a world and a store of its own.
+type lab struct {
+	*sessions.Manager
+	t     *testing.T
+	world *world
+	path  string
+	db    *store.DB
+	stop  func() // ends Run and closes the store
+}
+
+// inLab runs a test with a running Manager in a bubble of fake time. That the
+// bubble ends says that no goroutine is left.
+func inLab(t *testing.T, f func(t *testing.T, l *lab)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "agentlab.db"))
+		l.run()
+		defer func() { l.stop() }()
+		f(t, l)
+	})
+}
+
+func newLab(t *testing.T, w *world, path string) *lab {
+	t.Helper()
+	db, err := store.Open(t.Context(), path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := sessions.Profile{Name: "small", Backend: "mem", MemoryMB: 100, TTL: time.Hour, MaxTTL: 4 * time.Hour}
+	return &lab{
+		Manager: &sessions.Manager{
+			Store: db, Backends: map[string]provisioner.Provisioner{"mem": w}, Instance: "i",
+			Profiles: []sessions.Profile{p, {Name: "other", Backend: "none"}},
+		},
+		t: t, world: w, path: path, db: db, stop: func() { db.Close() },
+	}
+}
+
+func (l *lab) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := l.Run(ctx); err != nil {
+			l.t.Error(err)
+		}
+	}()
+	l.stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		if n := l.world.conns(); n != 0 {
+			l.t.Errorf("%d connections left open", n)
+		}
+		l.db.Close()
+	})
+}
+
+// restart replaces the Manager by a new one over the same store and world.
+func (l *lab) restart() {
+	l.stop()
+	*l = *newLab(l.t, l.world, l.path)
+	l.run()
+}
+
+// as returns a context of that principal's.
+func as(t *testing.T, name string) context.Context {
+	return sessions.WithPrincipal(t.Context(), sessions.Principal{Name: name})
+}
+
+// create makes a READY sandbox of alice's.
+func (l *lab) create(t *testing.T, req sessions.CreateRequest) sessions.Sandbox {
+	t.Helper()
+	req.Wait = time.Minute
+	sb, existing, err := l.Create(as(t, "alice"), req)
+	if err != nil || existing || sb.State != sessions.Ready {
+		t.Fatalf("Create: %+v, existing %v, error %v", sb, existing, err)
+	}
+	return sb
+}
+
+// recorded returns the record of a sandbox.
+func (l *lab) recorded(t *testing.T, id string) sessions.Sandbox {
+	t.Helper()
+	sb, err := l.db.Sandbox(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sb
+}
+
+// mustBe fails unless the sandbox is recorded in that state and its machine is
+// there exactly if it is live.
+func (l *lab) mustBe(t *testing.T, id string, want sessions.State) {
+	t.Helper()
+	sb := l.recorded(t, id)
+	_, there := l.world.machine(id)
+	if sb.State != want || there != (want != sessions.Destroyed) {
+		t.Errorf("%s is %s (%s), machine there %v; want %s", id, sb.State, sb.Reason, there, want)
+	}
+}
+
+// kind returns the kind and text of an *Error.
+func kind(t *testing.T, err error) (sessions.Kind, string) {
+	t.Helper()
+	var e *sessions.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("error is %T %v, want *Error", err, err)
+	}
+	return e.Kind, e.Msg
+}
+
+func nothing(context.Context, sessions.Sandbox, guest.Conn) error { return nil }

@@ -1,0 +1,105 @@
+package sessions
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+func TestPlan(t *testing.T) {
+	const patience = 5 * time.Minute
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	// A sandbox made at noon that lasts an hour.
+	rec := func(s State) []Sandbox {
+		return []Sandbox{{ID: "sb-1", State: s, Created: noon, End: noon.Add(time.Hour)}}
+	}
+	mach := func(running bool) []provisioner.Machine {
+		return []provisioner.Machine{{
+			Ref: provisioner.Ref{Sandbox: "sb-1", Handle: "h"}, Running: running,
+			Papers: provisioner.Papers{Sandbox: "sb-1", Created: noon, End: noon.Add(time.Hour)},
+		}}
+	}
+	there, dead, absent := mach(true), mach(false), []provisioner.Machine(nil)
+	type row struct {
+		recorded []Sandbox
+		seen     []provisioner.Machine
+		after    time.Duration // noon
+		want     string
+	}
+	rows := map[string]row{
+		"orphan-in-time":        {nil, there, time.Minute, "adopt READY"},
+		"orphan-half-made":      {nil, dead, time.Minute, "adopt REQUESTED"},
+		"orphan-stopped":        {nil, dead, patience, "adopt STOPPED"},
+		"orphan-past-end":       {nil, there, time.Hour, "remove READY"},
+		"orphan-dead-past-end":  {nil, dead, time.Hour, "remove READY"},
+		"destroyed-there":       {rec(Destroyed), there, time.Minute, "remove DESTROYED"},
+		"destroyed-there-later": {rec(Destroyed), there, time.Hour, "remove DESTROYED"},
+		"destroyed-absent":      {rec(Destroyed), absent, time.Hour, ""},
+		"nothing":               {nil, nil, 0, ""},
+		"ready-dead":            {rec(Ready), dead, time.Minute, "fail READY doubt"},
+		"running-dead":          {rec(Running), dead, time.Minute, "fail RUNNING doubt"},
+		"stopped-dead":          {rec(Stopped), dead, time.Minute, ""},
+	}
+	for _, s := range []State{Requested, Provisioning, Booting} {
+		rows[fmt.Sprintf("%s-young-there", s)] = row{rec(s), there, patience - 1, "make " + string(s)}
+		rows[fmt.Sprintf("%s-young-absent", s)] = row{rec(s), absent, patience - 1, "make " + string(s)}
+		rows[fmt.Sprintf("%s-late-there", s)] = row{rec(s), there, patience, "fail " + string(s)}
+		rows[fmt.Sprintf("%s-late-absent", s)] = row{rec(s), absent, patience, "fail " + string(s)}
+	}
+	for _, s := range []State{Ready, Running, Stopped, Suspended} {
+		rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Hour - 1, ""}
+		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Hour - 1, "fail " + string(s) + " doubt"}
+	}
+	for s := range next {
+		if !s.Live() {
+			continue
+		}
+		rows[fmt.Sprintf("%s-past-end-there", s)] = row{rec(s), there, time.Hour, "expire " + string(s)}
+		rows[fmt.Sprintf("%s-past-end-absent", s)] = row{rec(s), absent, time.Hour, "expire " + string(s)}
+	}
+	for _, s := range []State{Timeout, Failed, Destroying} {
+		rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Minute, "remove " + string(s)}
+		rows[fmt.Sprintf("%s-dead", s)] = row{rec(s), dead, time.Minute, "remove " + string(s)}
+		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Minute, "finish " + string(s)}
+	}
+	for name, tt := range rows {
+		t.Run(name, func(t *testing.T) {
+			var got string
+			for _, a := range plan(tt.recorded, tt.seen, noon.Add(tt.after), patience) {
+				got += string(a.do) + " " + string(a.sb.State)
+				if a.doubt {
+					got += " doubt"
+				}
+				if tt.seen != nil && a.sb.Handle != "h" {
+					t.Errorf("handle of the seen machine is lost: %+v", a.sb)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Every field of the papers must reach the record that is rebuilt from them.
+func TestAdoptedRecord(t *testing.T) {
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	got := plan(nil, []provisioner.Machine{{
+		Ref: provisioner.Ref{Sandbox: "sb-1", Handle: "h"}, Running: true, IP: "ip", Home: "/w", OS: "os",
+		Papers: provisioner.Papers{
+			Instance: "i", Sandbox: "sb-1", Owner: "o", Name: "n", Profile: "p",
+			Created: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
+		},
+	}}, noon, time.Minute)
+	want := []action{{do: doAdopt, sb: Sandbox{
+		ID: "sb-1", Name: "n", Owner: "o", Profile: "p", State: Ready, Handle: "h", IP: "ip", Home: "/w", OS: "os",
+		Created: noon, Ready: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
+	}}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(action{})); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+}
