@@ -1,0 +1,150 @@
+package serve
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
+)
+
+// caller serves the short calls of one connection.
+type caller struct {
+	*conn
+	out *wire.Sender
+
+	mu      sync.Mutex
+	cancels map[uint64]context.CancelFunc
+}
+
+// calls serves a channel of type wire.Calls.
+func (c *conn) calls(ch ssh.Channel, requests <-chan *ssh.Request) {
+	go ssh.DiscardRequests(requests)
+	stop := make(chan struct{})
+	defer close(stop)
+	k := &caller{conn: c, cancels: map[uint64]context.CancelFunc{}}
+	k.out = wire.NewSender(ch, stop, func(error) { _ = ch.Close() })
+	for in := bufio.NewReader(ch); ; {
+		var req wire.Request
+		if err := wire.ReadFrame(in, &req); err != nil {
+			return
+		}
+		if req.Op == wire.OpCancel {
+			k.cancel(req.ID)
+			continue
+		}
+		ctx := k.begin(req)
+		go func() {
+			defer k.cancel(req.ID)
+			result, err := k.dispatch(ctx, req)
+			k.answer(req.ID, result, err)
+		}()
+	}
+}
+
+// begin returns the context of a call. That of OpStart outlives the
+// connection: its end would kill the process.
+func (k *caller) begin(req wire.Request) context.Context {
+	parent := k.ctx
+	if req.Op == wire.OpStart {
+		parent = context.WithoutCancel(parent)
+	}
+	ctx, cancel := context.WithCancel(parent)
+	k.mu.Lock()
+	k.cancels[req.ID] = cancel
+	k.mu.Unlock()
+	return ctx
+}
+
+func (k *caller) cancel(id uint64) {
+	k.mu.Lock()
+	cancel := k.cancels[id]
+	delete(k.cancels, id)
+	k.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+func (k *caller) answer(id uint64, result any, err error) {
+	frame, err := encode(wire.Answer{ID: id, Err: wire.ToError(err)}, result)
+	if err != nil {
+		k.Log.Error("encode answer", "err", err)
+		if frame, err = encode(wire.Answer{ID: id, Err: wire.ToError(err)}, nil); err != nil {
+			return
+		}
+	}
+	_ = k.out.Send(k.ctx, frame) // fails with the connection
+}
+
+func encode(a wire.Answer, result any) (frame []byte, err error) {
+	if a.Err == nil {
+		if a.Result, err = json.Marshal(result); err != nil {
+			return nil, err
+		}
+	}
+	return wire.Frame(a)
+}
+
+func (k *caller) dispatch(ctx context.Context, req wire.Request) (any, error) {
+	switch req.Op {
+	case wire.OpPing:
+		return nil, nil
+	case wire.OpStart:
+		return call(req, func(r wire.StartRequest) (any, error) {
+			return process(k.Table.Start(ctx, r.Cmd.Guest(), r.Options))
+		})
+	case wire.OpRead:
+		return call(req, func(r wire.ReadProcess) (any, error) {
+			return process(k.Table.Read(ctx, r.ID, r.Req))
+		})
+	case wire.OpControl:
+		return call(req, func(r wire.ControlProcess) (any, error) {
+			p, err := k.Table.Control(ctx, r.ID, r.In)
+			return process(p, guest.Output{}, err)
+		})
+	case wire.OpList:
+		list, err := k.Table.List(ctx)
+		return processes(list), err
+	case wire.OpFiles:
+		return call(req, func(r wire.FilesRequest) (any, error) {
+			l, err := k.Files.List(ctx, string(r.Path), guest.ListOptions{Pattern: string(r.Pattern), Depth: r.Depth, Limit: r.Limit})
+			return listing(l), err
+		})
+	}
+	return nil, fmt.Errorf("unknown call %q", req.Op)
+}
+
+// call decodes the arguments of req for do.
+func call[T any](req wire.Request, do func(T) (any, error)) (any, error) {
+	var args T
+	if err := json.Unmarshal(req.Args, &args); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", req.Op, err)
+	}
+	return do(args)
+}
+
+func process(p guest.Process, out guest.Output, err error) (any, error) {
+	return wire.ProcessResult{Process: wire.FromProcess(p), Output: out}, err
+}
+
+func processes(list []guest.Process) wire.ListResult {
+	out := wire.ListResult{Processes: make([]wire.Process, len(list))}
+	for i, p := range list {
+		out.Processes[i] = wire.FromProcess(p)
+	}
+	return out
+}
+
+func listing(l guest.Listing) wire.FilesResult {
+	out := wire.FilesResult{Files: make([]wire.FileInfo, len(l.Files)), Total: l.Total, More: l.More}
+	for i, f := range l.Files {
+		out.Files[i] = wire.FromFileInfo(f)
+	}
+	return out
+}

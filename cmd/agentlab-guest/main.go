@@ -1,0 +1,100 @@
+// Command agentlab-guest is the inside of a local sandbox: its process 1, and
+// an SSH server on a Unix socket in a directory shared with the host. It runs
+// just as well as an ordinary process of any Linux machine:
+//
+//	agentlab-guest serve DIR
+//
+// reads and removes DIR/seed.json ([guest.Seed]), listens on DIR/ssh.sock and
+// serves whoever holds the client key, until it gets a SIGTERM.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/confine"
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/keep"
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/proc"
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/serve"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// logDir is where the logs of processes are in a sandbox.
+const logDir = "/var/log/agentlab"
+
+func main() {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:], log); err != nil {
+		log.Error("agentlab-guest", "err", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, log *slog.Logger) error {
+	if len(args) != 2 || args[0] != "serve" {
+		return errors.New("usage: agentlab-guest serve DIR")
+	}
+	// Idle, this process is all that the guest's memory is spent on.
+	debug.SetGCPercent(50)
+	syscall.Umask(0o022)
+	dir := args[1]
+	seed, err := readSeed(filepath.Join(dir, guest.SeedFile))
+	if err != nil {
+		return err
+	}
+	host := &proc.Host{Home: seed.Home}
+	table := &keep.Table{Host: host, Dir: filepath.Join(dir, "log")}
+	if os.Getpid() == 1 {
+		table.Dir = logDir
+	}
+	server, err := serve.New(seed, host, table, log)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(filepath.Join(dir, guest.Socket))
+	if err != nil {
+		return err
+	}
+	if err := confine.Confine(ctx, host, seed, dir); err != nil {
+		return err
+	}
+	return server.Serve(ctx, listener)
+}
+
+// readSeed reads the seed and removes it: it holds the host key.
+func readSeed(path string) (guest.Seed, error) {
+	var seed guest.Seed
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return seed, fmt.Errorf("read seed: %w", err)
+	}
+	if err := os.Remove(path); err != nil {
+		return seed, fmt.Errorf("remove seed: %w", err)
+	}
+	if err := json.Unmarshal(text, &seed); err != nil {
+		return seed, errors.New("read seed: malformed") // the cause would quote it
+	}
+	return seed, nil
+}
+
+// listen returns a socket at path that only its owner may connect to.
+func listen(path string) (net.Listener, error) {
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,193 @@
+// Package sshguest reaches the inside of a machine over SSH: it is the
+// guest.Conn of machines that run agentlab-guest.
+//
+// All calls share one connection, which is dialled when it is first needed and
+// again after it broke. A connection on which somebody waits is watched: a
+// guest that hangs is noticed by its silence.
+package sshguest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
+)
+
+var _ guest.Conn = (*Conn)(nil)
+
+// Defaults of Config.
+const (
+	defaultDialTimeout = 10 * time.Second
+	defaultKeepAlive   = 5 * time.Second
+)
+
+// Config says how to reach a guest.
+type Config struct {
+	Dial        func(ctx context.Context) (net.Conn, error) // required
+	User        string                                      // for the server's log; agentlab-guest knows but one
+	HostKey     ssh.PublicKey                               // required: the only key the guest may show
+	Signer      ssh.Signer                                  // required: who we are
+	DialTimeout time.Duration                               // of dialling and the handshake; 0 is 10 s
+	KeepAlive   time.Duration                               // of silence before a ping, and before it counts as missed; 0 is 5 s
+}
+
+// Conn implements guest.Conn.
+type Conn struct {
+	cfg    Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	current *link
+	dialing *dial
+}
+
+// dial is a connection being made, for all who wait for it.
+type dial struct {
+	done chan struct{}
+	link *link
+	err  error
+}
+
+// New returns a Conn. It dials nothing yet.
+func New(cfg Config) *Conn {
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = defaultDialTimeout
+	}
+	if cfg.KeepAlive <= 0 {
+		cfg.KeepAlive = defaultKeepAlive
+	}
+	c := &Conn{cfg: cfg}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Close closes the connection. Calls that are under way fail.
+func (c *Conn) Close() error {
+	c.cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != nil {
+		c.current.fail(net.ErrClosed)
+	}
+	return nil
+}
+
+// link returns the connection, and makes one if there is none that works.
+func (c *Conn) link(ctx context.Context) (*link, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	if l := c.current; l != nil && !l.failed() {
+		c.mu.Unlock()
+		return l, nil
+	}
+	if c.dialing == nil {
+		c.dialing = &dial{done: make(chan struct{})}
+		go c.dial(c.dialing)
+	}
+	d := c.dialing
+	c.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.link, d.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("dial guest: %w: %w", guest.ErrUnreachable, ctx.Err())
+	}
+}
+
+// dial makes a connection; no single caller's end ends it.
+func (c *Conn) dial(d *dial) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
+	defer cancel()
+	link, err := c.connect(ctx)
+	if err != nil {
+		err = fmt.Errorf("dial guest: %w: %w", guest.ErrUnreachable, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && c.ctx.Err() != nil {
+		link.fail(net.ErrClosed)
+	}
+	d.link, d.err = link, err
+	c.current, c.dialing = link, nil
+	close(d.done)
+}
+
+func (c *Conn) connect(ctx context.Context) (*link, error) {
+	raw, err := c.cfg.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nc := &watchedConn{Conn: raw}
+	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
+	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.clientConfig())
+	if err != nil {
+		stop()
+		return nil, errors.Join(context.Cause(ctx), err, closeQuietly(nc))
+	}
+	go ssh.DiscardRequests(requests)
+	go refuse(channels)
+	l, err := newLink(sc, nc, c.cfg.KeepAlive)
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, closeQuietly(sc))
+	}
+	return l, nil
+}
+
+// clientConfig offers one algorithm of each kind: those that are fastest on
+// processors of today, and the ones our server has.
+func (c *Conn) clientConfig() *ssh.ClientConfig {
+	return &ssh.ClientConfig{
+		Config: ssh.Config{
+			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
+			Ciphers:      []string{ssh.CipherAES128GCM},
+		},
+		User:              c.cfg.User,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.cfg.Signer)},
+		HostKeyCallback:   ssh.FixedHostKey(c.cfg.HostKey),
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		ClientVersion:     "SSH-2.0-AgentLab",
+	}
+}
+
+// checkVersion refuses a server that doesn't know package wire.
+func checkVersion(sc ssh.Conn) error {
+	if v := string(sc.ServerVersion()); !strings.HasPrefix(v, wire.Version) {
+		return fmt.Errorf("the guest is not an agentlab-guest of our version: %.100q", v)
+	}
+	return nil
+}
+
+// refuse refuses the channels a guest opens: it has nothing to ask of us.
+func refuse(channels <-chan ssh.NewChannel) {
+	for nc := range channels {
+		_ = nc.Reject(ssh.Prohibited, "") // fails with the connection
+	}
+}
+
+// closeQuietly closes what failed already: its second error says nothing.
+func closeQuietly(c interface{ Close() error }) error {
+	_ = c.Close()
+	return nil
+}
+
+// ignoreCtx prefers the reason of ctx for an error that its end caused.
+func reason(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}

@@ -1,0 +1,260 @@
+package sshguest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
+)
+
+// maxMissed is how many periods of silence end a connection somebody waits on.
+const maxMissed = 3
+
+// errNotSent: the request certainly never left.
+var errNotSent = errors.New("request was not sent")
+
+// watchedConn counts what it reads, so that silence is noticed.
+type watchedConn struct {
+	net.Conn
+	reads atomic.Int64
+}
+
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.reads.Add(1)
+	return n, err
+}
+
+// link is one connection to the guest.
+type link struct {
+	ssh       ssh.Conn
+	nc        *watchedConn
+	keepAlive time.Duration
+	out       *wire.Sender // of the channel for short calls
+	dead      chan struct{}
+	busy      atomic.Int64 // calls and streams under way
+	resting   atomic.Bool  // watch sleeps, since nobody waits
+	wake      chan struct{}
+
+	mu      sync.Mutex
+	err     error // why it is dead
+	lastID  uint64
+	pending map[uint64]chan wire.Answer
+}
+
+func newLink(sc ssh.Conn, nc *watchedConn, keepAlive time.Duration) (*link, error) {
+	if err := checkVersion(sc); err != nil {
+		return nil, err
+	}
+	ch, requests, err := sc.OpenChannel(wire.Calls, nil)
+	if err != nil {
+		return nil, err
+	}
+	go ssh.DiscardRequests(requests)
+	l := &link{
+		ssh: sc, nc: nc, keepAlive: keepAlive,
+		dead: make(chan struct{}), wake: make(chan struct{}, 1), pending: map[uint64]chan wire.Answer{},
+	}
+	l.resting.Store(true)
+	l.out = wire.NewSender(ch, l.dead, l.fail)
+	go l.receive(ch)
+	go l.watch()
+	return l, nil
+}
+
+// fail ends the connection and all that waits for it.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return
+	}
+	l.err = fmt.Errorf("%w: %w", guest.ErrUnreachable, err)
+	close(l.dead)
+	_ = l.nc.Close() // not ssh.Close, which may wait for a packet to leave
+}
+
+func (l *link) failed() bool {
+	select {
+	case <-l.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// cause returns why the link is dead.
+func (l *link) cause() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// begin and done frame whatever waits for the guest.
+func (l *link) begin() {
+	l.busy.Add(1)
+	if l.resting.CompareAndSwap(true, false) {
+		l.wake <- struct{}{} // has room: only who ends the rest sends
+	}
+}
+
+func (l *link) done() { l.busy.Add(-1) }
+
+// watch pings a guest that is silent while somebody waits, and gives it up
+// after maxMissed periods. While nobody waits it sleeps.
+func (l *link) watch() {
+	for {
+		select {
+		case <-l.wake:
+		case <-l.dead:
+			return
+		}
+		if err := l.watchBusy(); err != nil {
+			l.fail(err)
+			return
+		}
+	}
+}
+
+func (l *link) watchBusy() error {
+	tick := time.NewTicker(l.keepAlive)
+	defer tick.Stop()
+	missed, seen := 0, l.nc.reads.Load()
+	for {
+		select {
+		case <-tick.C:
+		case <-l.dead:
+			return nil
+		}
+		if l.busy.Load() == 0 {
+			l.resting.Store(true)
+			// Who began between the two lines has seen no rest and sent no wake.
+			if l.busy.Load() == 0 || !l.resting.CompareAndSwap(true, false) {
+				return nil
+			}
+		}
+		if now := l.nc.reads.Load(); now != seen {
+			missed, seen = 0, now
+			continue
+		}
+		if missed++; missed >= maxMissed {
+			return fmt.Errorf("the guest was silent for %v", time.Duration(missed)*l.keepAlive)
+		}
+		if missed == 1 {
+			go l.ping()
+		}
+	}
+}
+
+// ping makes the guest say something; only that it does counts.
+func (l *link) ping() {
+	ctx, cancel := context.WithTimeout(context.Background(), maxMissed*l.keepAlive)
+	defer cancel()
+	_, _ = l.exchange(ctx, wire.OpPing, nil)
+}
+
+// receive hands out the answers as they come.
+func (l *link) receive(ch ssh.Channel) {
+	for in := bufio.NewReader(ch); ; {
+		var a wire.Answer
+		if err := wire.ReadFrame(in, &a); err != nil {
+			l.fail(err)
+			return
+		}
+		l.mu.Lock()
+		waiting := l.pending[a.ID] // nil if nobody waits any more
+		delete(l.pending, a.ID)
+		l.mu.Unlock()
+		if waiting != nil {
+			waiting <- a
+		}
+	}
+}
+
+// exchange sends one short call and waits for its answer. When ctx ends first
+// it tells the guest so.
+func (l *link) exchange(ctx context.Context, op string, args any) (json.RawMessage, error) {
+	text, err := json.Marshal(args)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", op, err)
+	}
+	answer := make(chan wire.Answer, 1)
+	l.mu.Lock()
+	l.lastID++
+	id := l.lastID
+	l.pending[id] = answer
+	l.mu.Unlock()
+	defer l.forget(id)
+	frame, err := wire.Frame(wire.Request{ID: id, Op: op, Args: text})
+	if err != nil {
+		return nil, err
+	}
+	if err := l.out.Send(ctx, frame); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, errNotSent
+	}
+	select {
+	case a := <-answer:
+		return a.Result, wire.FromError(a.Err)
+	case <-l.dead:
+		return nil, l.cause()
+	case <-ctx.Done():
+		go l.giveUp(id)
+		return nil, ctx.Err()
+	}
+}
+
+func (l *link) forget(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pending, id)
+}
+
+// giveUp tells the guest that nobody waits for a call.
+func (l *link) giveUp(id uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), maxMissed*l.keepAlive)
+	defer cancel()
+	if frame, err := wire.Frame(wire.Request{ID: id, Op: wire.OpCancel}); err == nil {
+		_ = l.out.Send(ctx, frame) // fails with the link
+	}
+}
+
+// call makes one short call. It is repeated once, on a new connection, if it
+// certainly never left on the first.
+func call[T any](ctx context.Context, c *Conn, op string, args any) (T, error) {
+	var result T
+	for again := true; ; again = false {
+		l, err := c.link(ctx)
+		if err != nil {
+			return result, err
+		}
+		l.begin()
+		text, err := l.exchange(ctx, op, args)
+		l.done()
+		if errors.Is(err, errNotSent) {
+			if again {
+				continue
+			}
+			err = l.cause()
+		}
+		if err != nil {
+			return result, err
+		}
+		if err := json.Unmarshal(text, &result); err != nil {
+			return result, fmt.Errorf("%w: malformed answer to %s: %v", guest.ErrUnreachable, op, err)
+		}
+		return result, nil
+	}
+}
