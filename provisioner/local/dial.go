@@ -7,12 +7,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/sshguest"
 )
 
 const (
@@ -20,8 +23,81 @@ const (
 	alivePoll = 100 * time.Millisecond // between looks whether it is still alive
 )
 
+// errNotRunning: somebody listens, but runsc does not say that the machine runs.
+var errNotRunning = errors.New("machine does not run")
+
 // errSocket: what is at the socket's place is not a socket.
 var errSocket = errors.New("not a socket")
+
+// freshFor is how long a connection that Dial made may wait for its first use:
+// the guest does not wait for ever for its caller to say who it is.
+const freshFor = time.Second
+
+// Dial implements [provisioner.Provisioner].
+func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
+	conn, err := p.dial(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
+	}
+	return conn, nil
+}
+
+func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
+	st, err := p.state()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.find(st, ref); err != nil {
+		return nil, err
+	}
+	host, client, err := p.channelKeys(ref.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	hostKey, err := ssh.NewPublicKey(host.Public())
+	if err != nil {
+		return nil, fmt.Errorf("host key: %w", err)
+	}
+	signer, err := ssh.NewSignerFromSigner(client)
+	if err != nil {
+		return nil, fmt.Errorf("client key: %w", err)
+	}
+	raw, err := st.connect(ctx, ref.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	first := &freshConn{conn: raw, until: time.Now().Add(freshFor)}
+	return sshguest.New(sshguest.Config{
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			if c := first.take(); c != nil {
+				return c, nil
+			}
+			return st.connect(ctx, ref.Sandbox)
+		},
+		User:    "root",
+		HostKey: hostKey,
+		Signer:  signer,
+	}), nil
+}
+
+// freshConn is a connection that is good for one use within a time.
+type freshConn struct {
+	mu    sync.Mutex
+	conn  net.Conn
+	until time.Time
+}
+
+func (f *freshConn) take() net.Conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.conn
+	f.conn = nil
+	if c != nil && time.Now().After(f.until) {
+		c.Close()
+		return nil
+	}
+	return c
+}
 
 // connect connects to the socket of machine id, waiting until ctx ends for the
 // guest to listen on it, or until the machine is dead.
@@ -31,8 +107,11 @@ func (st *state) connect(ctx context.Context, id string) (net.Conn, error) {
 	look := time.Now().Add(alivePoll)
 	for {
 		conn, err := st.connectNow(ctx, id)
-		if err == nil {
+		if err == nil && st.running(id) {
 			return conn, nil
+		}
+		if err == nil { // a dead sandbox's socket lives a moment longer; a starting one's is early
+			err = errors.Join(errNotRunning, conn.Close())
 		}
 		if errors.Is(err, errSocket) {
 			return nil, fmt.Errorf("connect to guest: %w: %w", err, guest.ErrUnreachable)
@@ -61,8 +140,10 @@ func (st *state) dead(id string) error {
 	if err != nil {
 		return err
 	}
-	if len(procs[id]) > 0 {
-		return nil
+	for _, proc := range procs[id] {
+		if proc.sentry || proc.starts {
+			return nil
+		}
 	}
 	said := st.takeBootLog(id)
 	if said == "" {
@@ -99,21 +180,4 @@ func (st *state) connectNow(ctx context.Context, id string) (net.Conn, error) {
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
-}
-
-// Dial implements [provisioner.Provisioner].
-func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
-	st, err := p.state()
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
-	}
-	if _, err := p.find(st, ref); err != nil {
-		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
-	}
-	c, err := st.connect(ctx, ref.Sandbox)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", ref.Sandbox, err)
-	}
-	c.Close()
-	return nil, errors.New("not yet")
 }

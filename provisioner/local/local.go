@@ -93,18 +93,11 @@ func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provis
 // adopt returns the running machine id. It removes what is left of one that
 // does not run, and returns ErrNotFound when there is nothing (any more).
 func (p *Provisioner) adopt(ctx context.Context, st *state, id string) (provisioner.Machine, error) {
-	b, err := p.bundle(st, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return provisioner.Machine{}, provisioner.ErrNotFound
-	}
+	b, err := p.find(st, provisioner.Ref{Sandbox: id})
 	if err != nil {
 		return provisioner.Machine{}, err
 	}
-	procs, err := st.processes()
-	if err != nil {
-		return provisioner.Machine{}, err
-	}
-	if st.running(id, procs[id]) {
+	if st.running(id) {
 		return b.machine(true), nil
 	}
 	if err := st.teardown(ctx, id); err != nil {
@@ -172,7 +165,7 @@ func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
 }
 
 // List implements [provisioner.Provisioner]. It starts no process: it reads
-// the directories and one pass over /proc. What has no papers of ours is
+// three small files of each. What has no papers of ours is
 // logged and left alone.
 func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 	st, err := p.state()
@@ -180,10 +173,6 @@ func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 		return nil, fmt.Errorf("list machines: %w", err)
 	}
 	entries, err := os.ReadDir(st.machinesDir())
-	if err != nil {
-		return nil, fmt.Errorf("list machines: %w", err)
-	}
-	procs, err := st.processes()
 	if err != nil {
 		return nil, fmt.Errorf("list machines: %w", err)
 	}
@@ -202,7 +191,7 @@ func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 				"path", filepath.Join(st.machinesDir(), id), "err", err)
 			continue
 		}
-		machines = append(machines, b.machine(st.running(id, procs[id])))
+		machines = append(machines, b.machine(st.running(id)))
 	}
 	return machines, nil
 }

@@ -92,7 +92,7 @@ func (st *state) mounts(root rootfs, dir string) []specs.Mount {
 // limit inside, where reaching it kills one command; the wall around the
 // sandbox is a bit further out, since reaching that kills the machine.
 func (st *state) linux(spec provisioner.Spec) *specs.Linux {
-	l := &specs.Linux{CgroupsPath: cgroupPath(spec.Papers.Sandbox), Resources: &specs.LinuxResources{}}
+	l := &specs.Linux{CgroupsPath: "/" + cgroupParent + "/" + st.cgroupName(spec.Papers.Sandbox), Resources: &specs.LinuxResources{}}
 	for _, ns := range []specs.LinuxNamespaceType{
 		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace,
 	} {

@@ -18,7 +18,8 @@ import (
 // process is one of gVisor's on the host that serves a machine.
 type process struct {
 	pid    int
-	sentry bool // the sandbox itself; else its file server, or runsc starting it
+	sentry bool // the sandbox itself
+	starts bool // runsc starting it; if neither, the file server
 }
 
 // processes returns gVisor's processes of each machine below dir, found by the
@@ -62,7 +63,9 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 	if id == "" || !st.mayBeOurs(pid) {
 		return "", process{}, false
 	}
-	return id, process{pid: pid, sentry: args[0] == "runsc-sandbox"}, true
+	p = process{pid: pid, sentry: args[0] == "runsc-sandbox"}
+	p.starts = !p.sentry && args[0] != "runsc-gofer"
+	return id, p, true
 }
 
 // mayBeOurs says whether pid runs as a user that our machines run as.
@@ -81,23 +84,22 @@ func (st *state) mayBeOurs(pid int) bool {
 }
 
 // running says whether machine id is alive and was started to the end: runsc
-// may have been killed between making its sandbox and starting it.
-func (st *state) running(id string, procs []process) bool {
-	for _, p := range procs {
-		if p.sentry {
-			return st.started(id)
-		}
-	}
-	return false
-}
-
-func (st *state) started(id string) bool {
+// may have been killed between making its sandbox and starting it. The number
+// of the process is runsc's word; that it is this machine's, its own.
+func (st *state) running(id string) bool {
 	data, err := os.ReadFile(st.runscState(id, "state"))
 	if err != nil {
 		return false
 	}
-	var s struct{ Status string }
-	return json.Unmarshal(data, &s) == nil && s.Status == "running"
+	var s struct {
+		Status  string
+		Sandbox struct{ Pid int }
+	}
+	if json.Unmarshal(data, &s) != nil || s.Status != "running" {
+		return false
+	}
+	got, proc, ok := st.process(s.Sandbox.Pid)
+	return ok && got == id && proc.sentry
 }
 
 func (st *state) runscState(id, ext string) string {
@@ -111,7 +113,7 @@ func (st *state) teardown(ctx context.Context, id string) error {
 	if err := st.killAll(ctx, id); err != nil {
 		return err
 	}
-	errs := []error{removeCgroups(ctx, id)}
+	errs := []error{st.removeCgroups(ctx, id)}
 	for _, path := range []string{
 		st.runscState(id, "state"), st.runscState(id, "lock"), filepath.Join(st.runscDir(), "runsc-"+id+".sock"),
 	} {
