@@ -204,7 +204,7 @@ func TestCreateThatHangsFails(t *testing.T) {
 		synctest.Wait()
 		l.mustBe(t, sb.ID, sessions.Destroyed)
 		_, err = l.Get(as(t, "alice"), sb.ID, 0)
-		if k, msg := kind(t, err); k != sessions.NotFound || !strings.Contains(msg, "failed") || !strings.Contains(msg, "ready within") {
+		if k, msg := kind(t, err); k != sessions.NotFound || !strings.Contains(msg, "failed") || !strings.Contains(msg, "not ready") {
 			t.Errorf("Get: %v %q", k, msg)
 		}
 	})

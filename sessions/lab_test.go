@@ -2,11 +2,14 @@ package sessions_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,9 +36,6 @@ type world struct {
 
 func (w *world) do(ctx context.Context, op, id string, f func()) error {
 	do := func() error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		f()
@@ -75,11 +75,18 @@ func (w *world) List(ctx context.Context) (list []provisioner.Machine, err error
 }
 
 func (w *world) Relabel(ctx context.Context, ref provisioner.Ref, p provisioner.Papers) error {
-	return w.do(ctx, "relabel", ref.Sandbox, func() {
-		m := w.machines[ref.Sandbox]
-		m.Papers = p
-		w.machines[ref.Sandbox] = m
+	there := false
+	err := w.do(ctx, "relabel", ref.Sandbox, func() {
+		var m provisioner.Machine
+		if m, there = w.machines[ref.Sandbox]; there {
+			m.Papers = p
+			w.machines[ref.Sandbox] = m
+		}
 	})
+	if err == nil && !there {
+		return provisioner.ErrNotFound
+	}
+	return err
 }
 
 func (w *world) Dial(ctx context.Context, ref provisioner.Ref) (conn guest.Conn, err error) {
@@ -87,6 +94,10 @@ func (w *world) Dial(ctx context.Context, ref provisioner.Ref) (conn guest.Conn,
 		w.open++
 		conn = &fakeConn{w: w, id: ref.Sandbox}
 	})
+	if err != nil && conn != nil {
+		conn.Close()
+		conn = nil
+	}
 	return conn, err
 }
 
@@ -286,3 +297,32 @@ func kind(t *testing.T, err error) (sessions.Kind, string) {
 }
 
 func nothing(context.Context, sessions.Sandbox, guest.Conn) error { return nil }
+
+// events returns "what principal to detail duration" of each event, as the
+// file has it.
+func (l *lab) events(t *testing.T, id string) string {
+	t.Helper()
+	db, err := sql.Open(sql.Drivers()[0], l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rows, err := db.QueryContext(t.Context(), "SELECT what, principal, to_state, detail, duration FROM events WHERE sandbox = ? ORDER BY seq", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var all strings.Builder
+	for rows.Next() {
+		var what, who, to, detail string
+		var d time.Duration
+		if err := rows.Scan(&what, &who, &to, &detail, &d); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&all, what, who, to, detail, d)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
