@@ -139,6 +139,7 @@ func (c *conn) start(ctx context.Context, msg message, line []byte) {
 	}
 	c.running.Go(func() {
 		defer c.release(r)
+		defer cancel()
 		var sent sync.WaitGroup
 		sent.Go(func() {
 			for n := range r.notes {
@@ -148,7 +149,7 @@ func (c *conn) start(ctx context.Context, msg message, line []byte) {
 		answer := c.srv.dispatch(ctx, r, line)
 		close(r.notes) // nobody sends for a call that has returned
 		sent.Wait()
-		c.send(r, withID(answer, r.ID))
+		c.answer(r, withID(answer, r.ID))
 	})
 }
 
@@ -201,12 +202,12 @@ func (c *conn) class(r *call) (class, limit int) {
 	return 1, maxOthers
 }
 
+// release gives back the room that a request had. It comes after its answer is
+// written, so that answers which a slow client lets wait are counted too.
 func (c *conn) release(r *call) {
-	r.cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	class, _ := c.class(r)
-	delete(c.calls, key(r.ID))
 	c.count[class]--
 	c.volume -= r.size
 }
@@ -229,18 +230,37 @@ func (c *conn) reject(id json.RawMessage, code int, text string) {
 
 // send writes a message for a request, unless that was cancelled.
 func (c *conn) send(r *call, msg any) {
+	line := c.encode(msg)
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if r == nil || !r.cancelled.Load() {
+		c.write(line)
+	}
+}
+
+// answer writes the last message for a request. From when it can be read the
+// client may use the id again.
+func (c *conn) answer(r *call, msg any) {
+	line := c.encode(msg)
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.mu.Lock()
+	delete(c.calls, key(r.ID))
+	c.mu.Unlock()
+	if !r.cancelled.Load() {
+		c.write(line)
+	}
+}
+
+// encode returns a message as a line.
+func (c *conn) encode(msg any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(msg); err != nil {
 		c.srv.Log.Error("encode message", "conn", c.id, "err", err)
-		return
 	}
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if r == nil || !r.cancelled.Load() {
-		c.write(b.Bytes())
-	}
+	return b.Bytes()
 }
 
 // write writes a line. A client that takes too long to read it is disconnected,

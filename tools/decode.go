@@ -109,7 +109,7 @@ func (p *param) set(dst reflect.Value, raw json.RawMessage, given bool) error {
 func (p *param) integer(raw json.RawMessage) (int, error) {
 	text := strings.TrimSpace(unquote(raw))
 	f, err := strconv.ParseFloat(text, 64)
-	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<40 {
 		hint := ""
 		if d, err := time.ParseDuration(text); err == nil && strings.HasSuffix(p.Name, "_seconds") {
 			hint = fmt.Sprintf("; for %s give %d", text, int(d.Seconds()))

@@ -131,7 +131,7 @@ func need(c guest.Clip) int {
 func whole(p guest.Process, from int64) string {
 	text := fmt.Sprintf("Full output: read_process(process_id=%q, offset=%d)", p.ID, from)
 	if p.LogPath != "" {
-		text += fmt.Sprintf(" or file %s in the sandbox", p.LogPath)
+		text += fmt.Sprintf(" or file %s in the sandbox", quoted(p.LogPath))
 	}
 	return text
 }
@@ -162,10 +162,8 @@ func state(p guest.Process) string {
 
 // shell is what the sandbox's profile gives a command line to.
 func shell(m *sessions.Manager, sb sessions.Sandbox) []string {
-	for _, p := range m.Profiles {
-		if p.Name == sb.Profile && len(p.Shell) > 0 {
-			return slices.Clone(p.Shell)
-		}
+	if p, err := m.Profile(sb.Profile); err == nil && len(p.Shell) > 0 {
+		return slices.Clone(p.Shell)
 	}
 	return []string{"bash", "-lc"}
 }

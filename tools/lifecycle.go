@@ -11,8 +11,6 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-const maxTTL = 86400 // seconds; a profile may allow less
-
 // adjust fills in what the definitions take from the profiles.
 func (s *service) adjust(p *Property) {
 	if len(s.profiles) == 0 {
@@ -33,14 +31,11 @@ func (s *service) adjust(p *Property) {
 			}
 		}
 	case "ttl_seconds":
-		most := 0
+		least, most := *p.Max, *p.Min
 		for _, f := range s.profiles {
-			most = max(most, int(f.MaxTTL.Seconds()))
+			least, most = min(least, int(f.MinTTL.Seconds())), max(most, int(f.MaxTTL.Seconds()))
 		}
-		if most > 0 {
-			most = min(most, maxTTL)
-			p.Max = &most
-		}
+		p.Min, p.Max = &least, &most
 	}
 }
 

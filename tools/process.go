@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -37,7 +38,7 @@ func (s *service) readProcess() Tool {
 		}
 		var res Result
 		err := m.Use(ctx, in.SandboxID, "read_process", bootWait(in.Wait), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
-			p, out, err := conn.Processes().Read(ctx, in.ProcessID, req)
+			p, out, err := readWholeRunes(ctx, conn.Processes(), in.ProcessID, req)
 			if err != nil {
 				return s.processError(ctx, conn, in.ProcessID, err)
 			}
@@ -46,6 +47,27 @@ func (s *service) readProcess() Tool {
 		})
 		return res, err
 	})
+}
+
+// readWholeRunes reads output that does not begin or end inside a rune, as long
+// as more may come. The guest counts bytes, so where it has stopped inside a
+// rune the next read from there begins a little earlier.
+func readWholeRunes(ctx context.Context, ps guest.Processes, id string, req guest.ReadRequest) (guest.Process, guest.Output, error) {
+	p, out, err := ps.Read(ctx, id, req)
+	const most = utf8.UTFMax - 1
+	if err == nil && req.FromLast && out.Offset >= most && firstRune(out.Both) > 0 {
+		again := guest.ReadRequest{Offset: out.Offset - most, Max: req.Max}
+		if p, out, err = ps.Read(ctx, id, again); err == nil && len(out.Both) >= most {
+			begin := runeStart(out.Both[:most], most)
+			out.Both, out.Offset = out.Both[begin:], out.Offset+int64(begin)
+		}
+	}
+	if p.Running || p.Stdout+p.Stderr > out.Next {
+		whole := runeStart(out.Both, len(out.Both))
+		out.Next -= int64(len(out.Both) - whole)
+		out.Both = out.Both[:whole]
+	}
+	return p, out, err
 }
 
 // readResult is what read_process answers. The bytes asked for are fewer than

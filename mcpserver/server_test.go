@@ -1,0 +1,468 @@
+package mcpserver_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+// fixture is a server with tools whose calls a test holds and lets go.
+type fixture struct {
+	*mcpserver.Server
+	path    string
+	log     *lockedBuffer
+	started chan string        // a call of block has begun; its argument
+	ended   chan string        // and was cancelled
+	release chan struct{}      // closed: calls of block return
+	stop    context.CancelFunc // ends ServeListener
+	served  chan error         // what it returned
+}
+
+// lockedBuffer takes the log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func start(t *testing.T, set ...func(*mcpserver.Server)) *fixture {
+	t.Helper()
+	f := &fixture{
+		path: filepath.Join(t.TempDir(), "s"), log: &lockedBuffer{}, served: make(chan error, 1),
+		started: make(chan string, 300), ended: make(chan string, 300), release: make(chan struct{}),
+	}
+	f.Server = &mcpserver.Server{
+		Version: "1.2.3", Instructions: "how to use it", Tools: f.tools(),
+		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, set := range set {
+		set(f.Server)
+	}
+	ln, err := net.Listen("unix", f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.stop = cancel
+	go func() { f.served <- f.ServeListener(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-f.served; err != nil {
+			t.Errorf("ServeListener: %v", err)
+		}
+	})
+	return f
+}
+
+func (f *fixture) tools() []tools.Tool {
+	text := func(s string) tools.Result { return tools.Result{Content: []tools.Content{{Text: s}}, Outcome: "ok"} }
+	block := func(ctx context.Context, args json.RawMessage) tools.Result {
+		f.started <- string(args)
+		select {
+		case <-f.release:
+			return text("released")
+		case <-ctx.Done():
+			f.ended <- string(args)
+			return text("cancelled")
+		}
+	}
+	return []tools.Tool{
+		{Name: "block", Description: "blocks", Doing: "blocking", Call: block},
+		{Name: "destroy", Description: "urgent", Urgent: true, Call: func(context.Context, json.RawMessage) tools.Result { return text("destroyed") }},
+		{Name: "whoami", Description: "principal", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			p, _ := sessions.PrincipalFrom(ctx)
+			res := text(p.Name)
+			res.Meta = map[string]int{"n": 1}
+			return res
+		}},
+		{Name: "panics", Description: "panics", Call: func(context.Context, json.RawMessage) tools.Result { panic("secret detail") }},
+		{Name: "big", Description: "4 MB", Call: func(context.Context, json.RawMessage) tools.Result { return text(strings.Repeat("x", 4<<20)) }},
+	}
+}
+
+// raw is a client that writes and reads lines.
+type raw struct {
+	t *testing.T
+	*net.UnixConn
+	in *bufio.Reader
+}
+
+func (f *fixture) dial(t *testing.T) *raw {
+	t.Helper()
+	c, err := net.Dial("unix", f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	r := &raw{t, c.(*net.UnixConn), bufio.NewReader(c)}
+	if got := r.line(); got != "agentlab 1.2.3" {
+		t.Fatalf("greeting %q", got)
+	}
+	return r
+}
+
+func (r *raw) send(lines ...string) {
+	r.t.Helper()
+	if _, err := io.WriteString(r, strings.Join(lines, "\n")+"\n"); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *raw) line() string {
+	r.t.Helper()
+	_ = r.SetReadDeadline(time.Now().Add(20 * time.Second)) // only a broken server lets it pass
+	s, err := r.in.ReadString('\n')
+	if err != nil {
+		r.t.Fatalf("read line: %v (got %q)", err, s)
+	}
+	return strings.TrimSuffix(s, "\n")
+}
+
+// answer is a JSON-RPC message from the server.
+type answer struct {
+	ID     json.RawMessage
+	Method string
+	Params json.RawMessage
+	Result json.RawMessage
+	Error  *struct {
+		Code    int
+		Message string
+	}
+}
+
+func (r *raw) answer() answer {
+	r.t.Helper()
+	var a answer
+	line := r.line()
+	if err := json.Unmarshal([]byte(line), &a); err != nil {
+		r.t.Fatalf("answer %q: %v", line, err)
+	}
+	return a
+}
+
+// want reads an answer and checks its id and its text.
+func (r *raw) want(id, text string) {
+	r.t.Helper()
+	a := r.answer()
+	if got := string(a.Result); a.Error != nil {
+		r.t.Fatalf("answer to %s: error %d %s", a.ID, a.Error.Code, a.Error.Message)
+	} else if string(a.ID) != id || !strings.Contains(got, text) {
+		r.t.Fatalf("answer to %s: %s; want %s: %s", a.ID, got, id, text)
+	}
+}
+
+// wantError reads an answer and checks that it is this error.
+func (r *raw) wantError(id string, code int, text string) {
+	r.t.Helper()
+	a := r.answer()
+	if a.Error == nil || string(a.ID) != id || a.Error.Code != code || !strings.Contains(a.Error.Message, text) {
+		r.t.Fatalf("answer %s, result %s, error %+v; want id %s, error %d %s", a.ID, a.Result, a.Error, id, code, text)
+	}
+}
+
+func callLine(id, tool, args string) string {
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"arguments":%s}}`, id, tool, args)
+}
+
+func modernCall(id, tool, args string) string {
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"arguments":%s,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`, id, tool, args)
+}
+
+const ping = `{"jsonrpc":"2.0","id":"ping","method":"ping"}`
+
+func (r *raw) ping() {
+	r.t.Helper()
+	r.send(ping)
+	r.want(`"ping"`, "{}")
+}
+
+func TestClientOfAnother(t *testing.T) {
+	f := start(t)
+	c, err := net.Dial("unix", f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	if _, err := in.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil)
+	session, err := client.Connect(t.Context(), &mcp.IOTransport{Reader: readCloser{in, c}, Writer: c}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if got := session.InitializeResult().Instructions; got != "how to use it" {
+		t.Errorf("instructions %q", got)
+	}
+	list, err := session.ListTools(t.Context(), nil)
+	if err != nil || len(list.Tools) != 5 {
+		t.Fatalf("tools %v, error %v", list, err)
+	}
+	res, err := session.CallTool(t.Context(), &mcp.CallToolParams{Name: "whoami"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := res.Content[0].(*mcp.TextContent).Text; !strings.HasPrefix(text, "local:") {
+		t.Errorf("principal %q", text)
+	}
+	if res.Meta[tools.MetaKey] == nil {
+		t.Errorf("no %s in %v", tools.MetaKey, res.Meta)
+	}
+	if n := f.Clients(); n != 1 {
+		t.Errorf("%d clients", n)
+	}
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+func TestBothEras(t *testing.T) {
+	for _, version := range []string{"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"} {
+		t.Run(version, func(t *testing.T) {
+			r := start(t).dial(t)
+			r.send(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"` + version + `","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`)
+			r.want("1", `"protocolVersion":"`+version+`"`)
+			r.send(`{"jsonrpc":"2.0","method":"notifications/initialized"}`, callLine("2", "whoami", "{}"))
+			r.want("2", "local:")
+		})
+	}
+	t.Run("2026-07-28", func(t *testing.T) {
+		r := start(t).dial(t)
+		r.send(`{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`)
+		r.want("1", `"resultType":"complete"`)
+		r.send(modernCall("2", "whoami", "{}"))
+		r.want("2", `"resultType":"complete"`)
+		r.send(`{"jsonrpc":"2.0","id":3,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`)
+		if a := r.answer(); a.Method != "notifications/subscriptions/acknowledged" {
+			t.Fatalf("first message %+v", a)
+		}
+		r.want("3", "subscriptionId")
+	})
+}
+
+func TestBadMessages(t *testing.T) {
+	for _, tt := range []struct {
+		name, line, id string
+		code           int
+		text           string
+	}{
+		{"not-json", `{"jsonrpc":`, "null", -32700, "not valid JSON"},
+		{"invalid-utf8", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}", "null", -32700, "UTF-8"},
+		{"batch", `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`, "null", -32600, "batches"},
+		{"number", `5`, "null", -32600, "not a JSON-RPC message"},
+		{"null-id", `{"jsonrpc":"2.0","id":{},"method":"ping"}`, "null", -32600, "id must be"},
+		{"params-array", `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":[1]}`, "7", -32600, "not a JSON-RPC message"},
+		{"wrong-version", `{"jsonrpc":"1.0","id":7,"method":"ping"}`, "7", -32600, "version"},
+		{"unknown-method", `{"jsonrpc":"2.0","id":7,"method":"nope"}`, "7", -32601, "not found"},
+		{"unknown-tool", callLine("7", "nope", "{}"), "7", -32602, "not found"},
+		{"too-long-id-first", `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"x":"` + strings.Repeat("x", 33<<20) + `"}}`, "7", -32600, "more than 32 MiB"},
+		{"too-long-id-last", `{"method":"tools/call","params":{"x":"` + strings.Repeat("x", 33<<20) + `"},"jsonrpc":"2.0","id":"a"}`, `"a"`, -32600, "more than 32 MiB"},
+		{"too-long-id-unseen", strings.Repeat("x", 33<<20), "null", -32600, "more than 32 MiB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := start(t).dial(t)
+			r.send(tt.line)
+			r.wantError(tt.id, tt.code, tt.text)
+			r.ping() // the connection has survived
+		})
+	}
+}
+
+func TestIDsComeBackAsTheyWere(t *testing.T) {
+	r := start(t).dial(t)
+	for _, id := range []string{"9007199254740993", `"9007199254740993"`, `"ä\u0022"`, "0", "-1"} {
+		r.send(callLine(id, "destroy", "{}"))
+		r.want(id, "destroyed")
+	}
+}
+
+func TestCancelledCallIsNotAnswered(t *testing.T) {
+	for name, line := range map[string]func(id, tool, args string) string{"legacy": callLine, "modern": modernCall} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			r := f.dial(t)
+			r.send(line(`"a\u0062"`, "block", "{}"))
+			<-f.started
+			r.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"ab"}}`)
+			<-f.ended
+			close(f.release)
+			r.send(line("2", "block", "{}"))
+			r.want("2", "released") // and nothing before it
+			r.ping()
+		})
+	}
+}
+
+func TestOneClientDoesNotCancelAnothers(t *testing.T) {
+	f := start(t)
+	a, b := f.dial(t), f.dial(t)
+	a.send(callLine("1", "block", "{}"))
+	<-f.started
+	b.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
+	b.ping()
+	close(f.release)
+	a.want("1", "released")
+}
+
+func TestIDInUseIsRefused(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "block", "{}"))
+	<-f.started
+	r.send(callLine("1", "destroy", "{}"))
+	r.wantError("null", -32600, "id 1 is being served")
+	close(f.release)
+	r.want("1", "released")
+	r.send(callLine("1", "destroy", "{}"))
+	r.want("1", "destroyed")
+}
+
+// What must get through has room of its own: a destroy, a cancellation.
+func TestFullConnectionStillDestroysAndCancels(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	for i := range 100 {
+		r.send(callLine(fmt.Sprint(i), "block", "{}"))
+		<-f.started
+	}
+	r.send(callLine("100", "block", "{}"))
+	r.wantError("100", -32000, "100 calls running")
+	r.send(callLine(`"d"`, "destroy", "{}"))
+	r.want(`"d"`, "destroyed")
+	r.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}`)
+	<-f.ended
+	close(f.release)
+	for range 99 {
+		if a := r.answer(); string(a.ID) == "5" {
+			t.Error("answer to the cancelled call")
+		}
+	}
+	r.ping()
+}
+
+// A pipe that is closed right after the requests gets all the answers.
+func TestHalfClosedClientGetsItsAnswers(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "block", "{}"))
+	r.send(strings.TrimSuffix(callLine("2", "block", "{}"), "\n"))
+	if err := r.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	<-f.started
+	<-f.started
+	close(f.release)
+	r.answer()
+	r.answer()
+	if _, err := r.in.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last answer: %v, want EOF", err)
+	}
+}
+
+func TestLostClientCancelsItsCalls(t *testing.T) {
+	for name, leave := range map[string]func(*raw){
+		"at-once":          func(r *raw) { r.Close() },
+		"after-half-close": func(r *raw) { _ = r.CloseWrite(); r.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			r := f.dial(t)
+			r.send(callLine("1", "block", "{}"))
+			<-f.started
+			leave(r)
+			<-f.ended
+		})
+	}
+}
+
+func TestPanicIsSurvivedAndHidden(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "panics", "{}"))
+	a := r.answer()
+	if text := string(a.Result); !strings.Contains(text, `"isError":true`) || !strings.Contains(text, "internal error (ref ") || strings.Contains(text, "secret") {
+		t.Errorf("answer %s", text)
+	}
+	r.ping()
+	if log := f.log.String(); !strings.Contains(log, "secret detail") || !strings.Contains(log, "server_test.go") {
+		t.Errorf("log has no panic with its stack:\n%s", log)
+	}
+}
+
+// A client that reads nothing is disconnected, and others don't notice.
+func TestSlowReaderIsDisconnected(t *testing.T) {
+	f := start(t, func(s *mcpserver.Server) { s.WriteTimeout = 50 * time.Millisecond })
+	slow, other := f.dial(t), f.dial(t)
+	slow.send(callLine("1", "block", "{}"))
+	<-f.started
+	slow.send(callLine("2", "big", "{}"))
+	<-f.ended // the disconnection cancels what it had running
+	other.ping()
+}
+
+func TestProgressComesBeforeTheAnswer(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"block","arguments":{},"_meta":{"progressToken":"tok"}}}`)
+	a := r.answer()
+	if a.Method != "notifications/progress" || !strings.Contains(string(a.Params), `"progressToken":"tok"`) || !strings.Contains(string(a.Params), "blocking") {
+		t.Fatalf("first message %+v %s", a, a.Params)
+	}
+	close(f.release)
+	r.want("1", "released")
+}
+
+func TestLogHasNoArguments(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "destroy", `{"sandbox_id":"x","command":"hunter2"}`))
+	r.want("1", "destroyed")
+	if log := f.log.String(); !strings.Contains(log, "tool=destroy") || !strings.Contains(log, "principal=local:") || strings.Contains(log, "hunter2") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestEndOfServerEndsConnections(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "block", "{}"))
+	<-f.started
+	f.stop()
+	<-f.ended
+	err := <-f.served
+	f.served <- err // for the cleanup
+	if n := f.Clients(); n != 0 || err != nil {
+		t.Errorf("%d clients, error %v", n, err)
+	}
+}
