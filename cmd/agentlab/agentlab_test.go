@@ -27,14 +27,18 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon":  cmdDaemon,
-			"daemons": cmdDaemons,
-			"kill":    cmdKill,
-			"forge":   cmdForge,
-			"tmpfs":   cmdTmpfs,
-			"fill":    cmdFill,
-			"mode":    cmdMode,
-			"gone":    cmdGone,
+			"daemon":     cmdDaemon,
+			"daemons":    cmdDaemons,
+			"slay":       cmdSlay,
+			"exits":      cmdExits,
+			"forge":      cmdForge,
+			"tmpfs":      cmdTmpfs,
+			"fill":       cmdFill,
+			"mode":       cmdMode,
+			"gone":       cmdGone,
+			"planted":    cmdPlanted,
+			"killguest":  cmdKillguest,
+			"opensocket": cmdOpensocket,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -83,7 +87,11 @@ func searchable(t *testing.T, dir string) {
 // the script has not: only then is a leftover an error, so that one failure
 // does not become many.
 func setup(env *testscript.Env, bin string) error {
-	for _, d := range []string{env.WorkDir, filepath.Dir(env.WorkDir)} {
+	self, err := exec.LookPath("agentlab")
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{env.WorkDir, filepath.Dir(env.WorkDir), filepath.Dir(filepath.Dir(self))} {
 		if err := os.Chmod(d, 0o711); err != nil {
 			return err
 		}

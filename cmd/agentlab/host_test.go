@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -20,8 +21,8 @@ import (
 // process is one that has the script's directory in its arguments or its
 // environment: the daemon, a bridge, the host's half of a sandbox.
 type process struct {
-	pid  int
-	args string
+	pid, parent int
+	args        string
 }
 
 // patience of the tests with what the program must do by itself.
@@ -37,16 +38,29 @@ func processes(work string) []process {
 		if err != nil || pid == os.Getpid() || !bytes.Contains(append(args, env...), []byte(work+"/")) {
 			continue
 		}
-		all = append(all, process{pid, string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))})
+		stat, _ := os.ReadFile(dir + "/stat") // "1 (name) S 0 ...", the fourth is the parent
+		var parent int
+		if _, after, ok := bytes.Cut(stat, []byte(") ")); ok {
+			_, _ = fmt.Sscanf(string(after[1:]), "%d", &parent)
+		}
+		all = append(all, process{pid, parent, string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))})
 	}
 	return all
 }
 
-// named returns the processes whose arguments match.
+// named returns the processes whose arguments match. A child of such a process
+// is not counted: it has its parent's arguments until it executes a program.
 func named(work, pattern string) []process {
-	var some []process
+	args := regexp.MustCompile(pattern)
+	match := map[int]process{}
 	for _, p := range processes(work) {
-		if regexp.MustCompile(pattern).MatchString(p.args) {
+		if args.MatchString(p.args) {
+			match[p.pid] = p
+		}
+	}
+	var some []process
+	for _, p := range match {
+		if _, child := match[p.parent]; !child {
 			some = append(some, p)
 		}
 	}
@@ -112,12 +126,17 @@ func (p process) send(ts *testscript.TestScript, sig unix.Signal) {
 	ts.Fatalf("process %d (%s) does not end", p.pid, p.args)
 }
 
+// one returns the one process whose arguments match, waiting until it is there.
 func one(ts *testscript.TestScript, pattern string) process {
-	some := named(ts.Getenv("WORK"), pattern)
-	if len(some) != 1 {
-		ts.Fatalf("want one process like %s, got %v", pattern, some)
+	for end := time.Now().Add(testPatience); ; time.Sleep(10 * time.Millisecond) {
+		some := named(ts.Getenv("WORK"), pattern)
+		if len(some) == 1 {
+			return some[0]
+		}
+		if len(some) > 1 || time.Now().After(end) {
+			ts.Fatalf("want one process like %s, got %v", pattern, some)
+		}
 	}
-	return some[0]
 }
 
 const daemonArgs = ` serve( |$)`
@@ -137,9 +156,24 @@ func cmdDaemons(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdKill: "kill PATTERN" kills the one process whose arguments match.
-func cmdKill(ts *testscript.TestScript, _ bool, args []string) {
+// cmdSlay: "slay PATTERN" kills the one process whose arguments match.
+func cmdSlay(ts *testscript.TestScript, _ bool, args []string) {
 	one(ts, args[0]).send(ts, unix.SIGKILL)
+}
+
+// cmdExits: "exits CODE PROGRAM..." runs a program and checks its exit code.
+func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
 }
 
 // cmdForge: "forge FILE OFFSET BYTE" changes a byte of a file.
@@ -206,4 +240,46 @@ func cmdGone(ts *testscript.TestScript, _ bool, _ []string) {
 			ts.Fatalf("still there: %v %v", entries, left)
 		}
 	}
+}
+
+// cmdOpensocket: "opensocket" lets everybody connect to the daemon's socket.
+func cmdOpensocket(ts *testscript.TestScript, _ bool, _ []string) {
+	paths, err := filepath.Glob(ts.MkAbs("run/agentlab/*.sock"))
+	ts.Check(err)
+	if len(paths) != 1 {
+		ts.Fatalf("sockets: %v", paths)
+	}
+	ts.Check(os.Chmod(paths[0], 0o666))
+}
+
+// cmdKillguest: "killguest" kills the first process in the only sandbox.
+func cmdKillguest(ts *testscript.TestScript, _ bool, _ []string) {
+	id, err := os.ReadFile(ts.MkAbs(".ID"))
+	ts.Check(err)
+	args := []string{"--root=" + ts.MkAbs("state/agentlab/local/runsc")}
+	if os.Geteuid() != 0 {
+		args = append(args, "--rootless")
+	}
+	ts.Check(ts.Exec("runsc", append(args, "kill", string(id), "KILL")...))
+}
+
+// cmdPlanted: "planted SOCKET" puts a socket, as soon as somebody listens on
+// it, where the daemon's was: the last name that the log tells.
+func cmdPlanted(ts *testscript.TestScript, _ bool, args []string) {
+	log, err := os.ReadFile(ts.MkAbs("state/agentlab/agentlab.log"))
+	ts.Check(err)
+	name := regexp.MustCompile(`agentlab-[0-9a-f]+\.sock`).Find(log)
+	for end := time.Now().Add(testPatience); ; time.Sleep(10 * time.Millisecond) {
+		info, err := os.Lstat(ts.MkAbs(args[0]))
+		if err == nil && info.Mode().Perm() == 0o666 {
+			break
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("nobody listens on %s: %v", args[0], err)
+		}
+	}
+	planted := ts.MkAbs("run/agentlab/" + string(name))
+	ts.Check(os.Rename(ts.MkAbs(args[0]), planted))
+	ts.Defer(func() { ts.Check(os.Remove(planted)) })
+	ts.Check(os.Chmod(ts.MkAbs("run/agentlab"), 0o700))
 }

@@ -62,10 +62,7 @@ func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) 
 			in.told = err.Error()
 			in.log.Error("cannot open the installation", "error", err)
 		}
-		return nil, &sessions.Error{
-			Kind: sessions.Unavailable,
-			Msg:  fmt.Sprintf("AgentLab is not working: %v\nOnce this is mended call again; nothing needs to be restarted.", err),
-		}
+		return nil, fmt.Errorf("%w\nOnce this is mended call again; nothing needs to be restarted.", err)
 	}
 	in.opened.Store(o)
 	return o.manager, nil
@@ -107,6 +104,8 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
 		Log:      in.log,
+
+		ReconcileEvery: cfg.ReconcileEvery,
 	}}, nil
 }
 

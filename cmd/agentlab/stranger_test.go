@@ -17,6 +17,7 @@ import (
 //
 //	stranger exec PROGRAM...  runs a program
 //	stranger dial GLOB        connects to a socket and prints what it is told
+//	stranger listen PATH      listens in the place of a daemon, for one client
 func strangerMain() {
 	flag.Parse()
 	if os.Geteuid() == 0 {
@@ -30,6 +31,8 @@ func strangerMain() {
 		err = cmd.Run()
 	case "dial":
 		err = strangerDials(arg)
+	case "listen":
+		err = strangerListens(arg)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,6 +65,27 @@ func strangerDials(glob string) error {
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
+	told, err := io.ReadAll(conn)
+	fmt.Printf("told %q\n", told)
+	return err
+}
+
+// strangerListens plays a daemon until its first client has gone, and prints
+// what that client told it.
+func strangerListens(path string) error {
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	if err := os.Chmod(path, 0o666); err != nil {
+		return err
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(conn, "agentlab %s\n", version()) // who checks first is gone by now
 	told, err := io.ReadAll(conn)
 	fmt.Printf("told %q\n", told)
 	return err

@@ -25,6 +25,9 @@ type Config struct {
 	// IdleExit is how long a daemon that was started by a client stays when it
 	// has neither sandbox nor client. At least 1s.
 	IdleExit time.Duration `yaml:"idle_exit"`
+	// ReconcileEvery is how often the records are compared with the machines
+	// there are. At least 1s.
+	ReconcileEvery time.Duration `yaml:"reconcile_every"`
 	// DefaultProfile names the profile of a sandbox that asks for none.
 	DefaultProfile string `yaml:"default_profile"`
 
@@ -52,6 +55,7 @@ func Default() Config {
 	return Config{
 		LogLevel:       "info",
 		IdleExit:       5 * time.Minute,
+		ReconcileEvery: 30 * time.Second,
 		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
 		LocalPlatform:  "systrap",
@@ -85,6 +89,7 @@ func (c Config) Validate() error {
 	p.check(c.LogLevel == "debug" || c.LogLevel == "info" || c.LogLevel == "warn" || c.LogLevel == "error",
 		"log_level: got %q, want debug, info, warn or error", c.LogLevel)
 	p.check(c.IdleExit >= time.Second, "idle_exit: got %v, want at least 1s", c.IdleExit)
+	p.check(c.ReconcileEvery >= time.Second, "reconcile_every: got %v, want at least 1s", c.ReconcileEvery)
 	p.check(c.QuotaSandboxes >= 0, "quota_sandboxes: got %d, want 0 (no limit) or more", c.QuotaSandboxes)
 	p.check(c.QuotaMemoryMB >= 0, "quota_memory_mb: got %d, want 0 (no limit) or more", c.QuotaMemoryMB)
 	p.check(slices.Contains([]string{"systrap", "kvm", "ptrace"}, c.LocalPlatform),

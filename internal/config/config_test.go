@@ -95,6 +95,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"binary", "\x00\x01", "", `config.yaml:1: want lines of the form`},
 		{"bad-level", "log_level: loud", "", `config.yaml: log_level: got "loud", want debug, info, warn or error`},
 		{"bad-idle", "idle_exit: 1ms", "", `config.yaml: idle_exit: got 1ms, want at least 1s`},
+		{"bad-period", "reconcile_every: 0s", "", `config.yaml: reconcile_every: got 0s, want at least 1s`},
 		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml: quota_memory_mb: got -1`},
 		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},
 		{"relative-runsc", "local_runsc: runsc", "", `local_runsc: got "runsc", want an absolute path`},

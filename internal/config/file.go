@@ -16,7 +16,8 @@ import (
 // database of their own there. What is done in the directory goes through the
 // open file, so that it can't be exchanged after it was checked.
 func OpenDir(path string, mode fs.FileMode) (*os.File, error) {
-	if err := os.MkdirAll(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.MkdirAll(path, mode)
+	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTDIR) { // these are told better below
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	dir, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)

@@ -95,7 +95,7 @@ func TestOpenDir(t *testing.T) {
 		{"writable-by-others", func(t *testing.T, p string) { must(t, os.Mkdir(p, 0o700)); must(t, os.Chmod(p, 0o702)) }, "others may use it"},
 		{"link", func(t *testing.T, p string) { must(t, os.Symlink(t.TempDir(), p)) }, "symbolic link"},
 		{"dangling-link", func(t *testing.T, p string) { must(t, os.Symlink("/nowhere", p)) }, "symbolic link"},
-		{"file", func(t *testing.T, p string) { must(t, os.WriteFile(p, nil, 0o600)) }, "directory"},
+		{"file", func(t *testing.T, p string) { must(t, os.WriteFile(p, nil, 0o600)) }, "want a directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "agentlab")
