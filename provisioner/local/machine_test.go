@@ -222,11 +222,11 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self := filepath.Join(bin, "local.test")
+	home := tempDir(t)
+	self := filepath.Join(filepath.Dir(home), "local.test")
 	if err := os.WriteFile(self, test, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	home := tempDir(t)
 	if err := errors.Join(os.Mkdir(home, 0o755), os.Chown(home, uid, uid)); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func (st *state) ociSpec(root rootfs, spec provisioner.Spec, dir, papers string)
 		Process: &specs.Process{
 			Args:         []string{guestBinary, "serve", guestShared},
 			Env:          []string{"PATH=" + guestPath, "HOME=" + guestHome, "LANG=C.UTF-8"},
-			Cwd:          "/",
+			Cwd:          guestHome, // runsc makes it where the root has none
 			Capabilities: &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_NOFILE", Soft: 65536, Hard: 65536},
