@@ -97,6 +97,42 @@ func TestSandboxEndsExactlyInTime(t *testing.T) {
 	})
 }
 
+// An end that is sooner than the one the reaper sleeps for wakes it. The other
+// clocks, which would notice within a minute, are kept away.
+func TestReaperWakesForASoonerEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+		l.Profiles[0].MinTTL = time.Second
+		l.ReconcileEvery = 24 * time.Hour
+		l.run()
+		defer l.stop()
+		time.Sleep(time.Second)
+		created := l.create(t, sessions.CreateRequest{TTL: 7 * time.Second})
+		extended := l.create(t, sessions.CreateRequest{})
+		synctest.Wait()
+		time.Sleep(8 * time.Second)
+		synctest.Wait()
+		l.mustBe(t, created.ID, sessions.Destroyed)
+		if _, err := l.Extend(as(t, "alice"), extended.ID, 7*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		l.mustBe(t, extended.ID, sessions.Destroyed)
+	})
+}
+
+// Whoever asks for it: the machine of a sandbox that lives, and is in time, is
+// not removed.
+func TestRemoveOfALiveSandboxIsRefused(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		l.Remove(sb)
+		synctest.Wait()
+		l.mustBe(t, sb.ID, sessions.Ready)
+	})
+}
+
 // Past its end a sandbox is of no use, also while nobody reaps it.
 func TestPastItsEndWithoutReaper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -307,7 +343,11 @@ func TestDestroyWhileMaking(t *testing.T) {
 	for _, op := range []string{"create", "dial", "run"} {
 		for _, deaf := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s-deaf-%v", op, deaf), func(t *testing.T) {
-				inLab(t, func(t *testing.T, l *lab) {
+				synctest.Test(t, func(t *testing.T) {
+					l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+					l.ReconcileEvery = 24 * time.Hour // which would mend it, too
+					l.run()
+					defer l.stop()
 					l.world.onStep(func(ctx context.Context, o, _ string, do func() error) error {
 						if o != op {
 							return do()
@@ -333,6 +373,33 @@ func TestDestroyWhileMaking(t *testing.T) {
 			})
 		}
 	}
+}
+
+// That a sandbox is destroyed means that nothing can make its machine any more.
+func TestDestroyWaitsForTheMaking(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		making := make(chan struct{})
+		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+			if op == "create" {
+				defer close(making)
+				time.Sleep(10 * time.Second)
+			}
+			return do()
+		})
+		sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Destroy(as(t, "alice"), sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-making:
+		default:
+			t.Error("destroyed while the backend still makes it")
+		}
+		l.mustBe(t, sb.ID, sessions.Destroyed)
+	})
 }
 
 // One machine that hangs delays neither the end of others nor Destroy for ever.
