@@ -5,10 +5,12 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,6 +29,10 @@ const nobody = 65534
 var guestBinary string
 
 func TestMain(m *testing.M) {
+	// As its ProxyCommand, ssh runs this binary to reach a Unix socket.
+	if len(os.Args) == 2 && strings.HasPrefix(os.Args[1], "-proxy=") {
+		os.Exit(proxy(strings.TrimPrefix(os.Args[1], "-proxy=")))
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "sshguest")
 		if err != nil {
@@ -47,6 +53,17 @@ func TestMain(m *testing.M) {
 		}
 		return m.Run()
 	}())
+}
+
+// proxy joins standard input and output to the Unix socket at path.
+func proxy(path string) int {
+	nc, err := net.Dial("unix", path)
+	if err != nil {
+		return 1
+	}
+	go func() { _, _ = io.Copy(nc, os.Stdin) }()
+	_, _ = io.Copy(os.Stdout, nc)
+	return 0
 }
 
 // machine is a running agentlab-guest.

@@ -40,6 +40,9 @@ type Host struct {
 	Home string // where the default user starts; empty is /
 	Fork Fork   // nil is syscall.ForkExec
 
+	// Started, if it is not nil and has room, gets a value at each start.
+	Started chan struct{}
+
 	once     sync.Once
 	reaper   reaper
 	user     account // who we are
@@ -127,6 +130,10 @@ func (h *Host) Start(cmd Cmd) (*Proc, error) {
 	if err := h.reaper.start(p, func() (int, error) { return h.Fork(l.path, cmd.Args, attr) }); err != nil {
 		p.CloseFiles()
 		return nil, forkError(cmd.Args[0], err)
+	}
+	select {
+	case h.Started <- struct{}{}:
+	default:
 	}
 	return p, nil
 }

@@ -28,6 +28,7 @@ const (
 	maxStrangers  = 16
 	handshakeTime = 10 * time.Second
 	maxAuthTries  = 3
+	acceptPause   = 50 * time.Millisecond // after a failure
 )
 
 // Server serves one machine.
@@ -77,6 +78,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	strangers := make(chan struct{}, maxStrangers)
+	failing := false
 	for {
 		strangers <- struct{}{}
 		nc, err := l.Accept()
@@ -84,11 +86,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			s.Log.Warn("accept", "err", err) // out of files, perhaps: it passes
-			time.Sleep(50 * time.Millisecond)
+			if !failing { // out of files, perhaps: it passes
+				s.Log.Warn("accept", "err", err)
+			}
+			failing = true
+			time.Sleep(acceptPause)
 			<-strangers
 			continue
 		}
+		failing = false
 		go s.serveConn(ctx, nc, func() { <-strangers })
 	}
 }

@@ -1,0 +1,266 @@
+package sshguest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/sshguest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
+)
+
+// hostile is a real SSH server with the right key that misbehaves once a
+// channel is open.
+type hostile struct {
+	calls  func(ch ssh.Channel)              // serves the short calls; nil answers none
+	stream func(ch ssh.Channel, nc net.Conn) // serves each other channel
+	raw    func(nc net.Conn) net.Conn        // what the connection is wrapped in
+}
+
+// conn returns a Conn to h that waits for little.
+func (h hostile) conn(t *testing.T) *sshguest.Conn {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	signer, err := ssh.NewSignerFromSigner(private)
+	check(t, err)
+	hostKey, err := ssh.NewPublicKey(public)
+	check(t, err)
+	c := sshguest.New(sshguest.Config{
+		HostKey: hostKey, Signer: signer, KeepAlive: 50 * time.Millisecond, DialTimeout: 2 * time.Second,
+		Dial: func(context.Context) (net.Conn, error) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return nil, err
+			}
+			defer l.Close()
+			ours, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				return nil, err
+			}
+			theirs, err := l.Accept()
+			if err != nil {
+				return nil, err
+			}
+			t.Cleanup(func() { _ = theirs.Close() })
+			go h.serve(theirs, signer)
+			return ours, nil
+		},
+	})
+	t.Cleanup(func() { check(t, c.Close()) })
+	return c
+}
+
+func (h hostile) serve(nc net.Conn, key ssh.Signer) {
+	if h.raw != nil {
+		nc = h.raw(nc)
+	}
+	cfg := &ssh.ServerConfig{ServerVersion: wire.Version, NoClientAuth: true}
+	cfg.AddHostKey(key)
+	_, channels, requests, err := ssh.NewServerConn(nc, cfg)
+	if err != nil {
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	for c := range channels {
+		ch, requests, err := c.Accept()
+		if err != nil {
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		switch {
+		case c.ChannelType() != wire.Calls:
+			go h.stream(ch, nc)
+		case h.calls != nil:
+			go h.calls(ch)
+		}
+	}
+}
+
+// everything calls all methods of c and returns their errors.
+func everything(ctx context.Context, c *sshguest.Conn) map[string]error {
+	errs := map[string]error{}
+	_, errs["Run"] = c.Run(ctx, guest.Cmd{Args: []string{"x"}}, guest.Streams{Stdin: bytes.NewReader(make([]byte, 8<<20)), Stdout: io.Discard})
+	r, _, err := c.ReadFile(ctx, "/x", 0, 100)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+		err = errors.Join(err, r.Close())
+	}
+	errs["ReadFile"] = err
+	_, errs["WriteFile"] = c.WriteFile(ctx, "/x", bytes.NewReader(make([]byte, 8<<20)), guest.WriteOptions{})
+	_, errs["ListFiles"] = c.ListFiles(ctx, "/x", guest.ListOptions{Limit: 1})
+	_, _, errs["Start"] = c.Processes().Start(ctx, guest.Cmd{Args: []string{"x"}}, guest.StartOptions{Max: 1})
+	_, _, errs["Read"] = c.Processes().Read(ctx, "p_1", guest.ReadRequest{Max: 1})
+	_, errs["Control"] = c.Processes().Control(ctx, "p_1", guest.Input{Signal: "INT"})
+	_, errs["List"] = c.Processes().List(ctx)
+	return errs
+}
+
+// answer answers every call with result.
+func answer(result any) func(ssh.Channel) {
+	return func(ch ssh.Channel) {
+		for {
+			var req wire.Request
+			if wire.ReadFrame(ch, &req) != nil {
+				return
+			}
+			text, err := json.Marshal(result)
+			if err != nil {
+				return
+			}
+			frame, err := wire.Frame(wire.Answer{ID: req.ID, Result: text})
+			if err != nil {
+				return
+			}
+			if _, err := ch.Write(frame); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func last(ch ssh.Channel, e any) {
+	text, err := json.Marshal(e)
+	if err == nil {
+		_, _ = ch.SendRequest(wire.End, false, text)
+	}
+	_ = ch.Close()
+}
+
+func TestHostileGuest(t *testing.T) {
+	big := make([]byte, 1000)
+	lies := map[string]any{
+		"process": map[string]any{"ID": "p_1", "Exit": map[string]any{"Code": 12345}},
+		"output":  guest.Output{Stdout: guest.Clip{Head: big}, Both: big},
+		"files":   []wire.FileInfo{{}, {}}, "total": -5,
+		"processes": []any{map[string]any{"ID": string(big)}},
+	}
+	for name, h := range map[string]hostile{
+		"closes_in_the_middle": {
+			calls:  func(ch ssh.Channel) { _ = ch.Close() },
+			stream: func(_ ssh.Channel, nc net.Conn) { _ = nc.Close() },
+		},
+		"closes_the_channel": {
+			calls:  answer(lies),
+			stream: func(ch ssh.Channel, _ net.Conn) { _, _ = ch.Write([]byte("part")); _ = ch.Close() },
+		},
+		"lies": {
+			calls: answer(lies),
+			stream: func(ch ssh.Channel, _ net.Conn) {
+				_, _ = ch.SendRequest(wire.Begin, false, []byte(`{"size":-1}`))
+				_, _ = ch.Write(big)
+				last(ch, map[string]any{"exit": map[string]any{"Code": -1}})
+			},
+		},
+		"nonsense": {
+			calls: func(ch ssh.Channel) { _, _ = ch.Write(bytes.Repeat([]byte("\x00\x00\x00\x04nope"), 1000)) },
+			stream: func(ch ssh.Channel, _ net.Conn) {
+				_, _ = ch.SendRequest(wire.Begin, false, []byte(`nope`))
+				_, _ = ch.SendRequest(wire.End, false, []byte(`[`))
+				_ = ch.Close()
+			},
+		},
+		"claims_a_length": {
+			calls: func(ch ssh.Channel) {
+				_, _ = ch.Write(binary.BigEndian.AppendUint32(nil, 1<<31))
+			},
+			stream: func(ch ssh.Channel, _ net.Conn) { _ = ch.Close() },
+		},
+		"floods": {
+			calls: func(ch ssh.Channel) {
+				for { // with answers nobody asked for
+					frame, _ := wire.Frame(wire.Answer{ID: 1 << 40, Result: json.RawMessage(`"` + string(bytes.Repeat([]byte("x"), 1<<20)) + `"`)})
+					if _, err := ch.Write(frame); err != nil {
+						return
+					}
+				}
+			},
+			stream: func(ch ssh.Channel, _ net.Conn) {
+				for {
+					if _, err := ch.Write(make([]byte, 1<<20)); err != nil {
+						return
+					}
+				}
+			},
+		},
+		"hangs": {stream: func(ssh.Channel, net.Conn) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := h.conn(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			for call, err := range everything(ctx, c) {
+				if err == nil {
+					t.Errorf("%s believes it", call)
+				}
+			}
+			runtime.GC()
+			var mem runtime.MemStats
+			runtime.ReadMemStats(&mem)
+			if mem.HeapInuse > 64<<20 {
+				t.Errorf("heap has %d bytes", mem.HeapInuse)
+			}
+		})
+	}
+}
+
+// frozen is a connection whose far side stops reading and writing.
+type frozen struct {
+	net.Conn
+	freeze <-chan struct{}
+}
+
+func (f frozen) Read(b []byte) (int, error) {
+	n, err := f.Conn.Read(b)
+	select {
+	case <-f.freeze:
+		select {}
+	default:
+	}
+	return n, err
+}
+
+// A guest that hangs is noticed by its silence: callers without a limit of
+// their own are not left waiting.
+func TestSilentGuestIsGivenUp(t *testing.T) {
+	freeze := make(chan struct{})
+	c := hostile{
+		raw: func(nc net.Conn) net.Conn { return frozen{nc, freeze} },
+		stream: func(ssh.Channel, net.Conn) {
+			select {
+			case <-freeze:
+			default:
+				close(freeze)
+			}
+		},
+	}.conn(t)
+	_, err := c.Run(t.Context(), guest.Cmd{Args: []string{"x"}}, guest.Streams{})
+	if !errors.Is(err, guest.ErrUnreachable) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A guest with another key than the pinned one gets nothing.
+func TestHostKeyIsPinned(t *testing.T) {
+	m := start(t, os.Getuid())
+	public, _, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	m.host, err = ssh.NewPublicKey(public)
+	check(t, err)
+	_, err = m.conn(t).Run(t.Context(), guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+	if !errors.Is(err, guest.ErrUnreachable) || !bytes.Contains([]byte(err.Error()), []byte("host key mismatch")) {
+		t.Errorf("error %v", err)
+	}
+}
