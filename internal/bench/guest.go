@@ -75,14 +75,14 @@ func (b *bench) startGuest(ctx context.Context) (_ guest.Conn, stop func() error
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	stop = func() error {
+	terminate := func() error {
 		return errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait())
 	}
 	conn, err := connect(filepath.Join(dir, guest.Socket), host, client)
 	if err != nil {
-		return nil, nil, errors.Join(err, stop())
+		return nil, nil, errors.Join(err, terminate())
 	}
-	return conn, func() error { return errors.Join(conn.Close(), stop()) }, nil
+	return conn, func() error { return errors.Join(conn.Close(), terminate()) }, nil
 }
 
 // connect returns a channel to the guest that listens, or soon will, at path.

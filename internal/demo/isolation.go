@@ -38,7 +38,7 @@ func (d *demo) isolation(ctx context.Context) error {
 	for _, p := range []probe{
 		{"cat /etc/shadow", succeeded},
 		{"cat " + file, succeeded},
-		{"ls -A /home /root /srv /var 2>/dev/null | grep -v :$ | grep .", d.homesOfHost},
+		{"ls -A /home /root /srv", d.homesOfHost},
 		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }},
 		{"env | grep " + strings.Split(secret, "=")[0], succeeded},
 		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded},

@@ -44,8 +44,10 @@ for (const protocolEra of ['legacy', 'modern']) {
     });
 
     await t.test('sees a refusal as one', async () => {
-      const ran = await inspect('--method', 'tools/call', '--tool-name', 'create_sandbox', '--tool-args-json', '{"ttl_seconds":"1h"}');
-      assert.equal(ran.code, 5, ran.stderr);
+      const args = JSON.stringify({ sandbox_id: 'sb-aaaaaaaaaaaaaaaaaaaa', command: 'true' });
+      const ran = await inspect('--method', 'tools/call', '--tool-name', 'exec', '--tool-args-json', args);
+      assert.equal(ran.code, 5, ran.stderr); // its code for isError
+      assert.match(ran.stdout, /create_sandbox/);
     });
   });
 }

@@ -35,7 +35,6 @@ export function scenario(title, connect, expectProtocol) {
     };
     const created = await ok('create_sandbox', {});
     const sandbox_id = created.structuredContent.sandbox_id;
-    t.after(() => client.call('destroy', { sandbox_id }));
     const exec = async (command, more = {}) => {
       const result = await ok('exec', { sandbox_id, command, ...more });
       return { text: text(result), ...result._meta[META] };

@@ -62,7 +62,7 @@ func (c *Client) Call(ctx context.Context, tool string, args Args, into any) (st
 		}
 	}
 	if res.IsError {
-		return "", fmt.Errorf("%s: %w", tool, ToolError(text.String()))
+		return "", ToolError(text.String())
 	}
 	if into == nil {
 		return text.String(), nil
