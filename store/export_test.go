@@ -17,3 +17,6 @@ func LimitPages(t *testing.T, db *DB, n int) {
 		t.Fatal(err)
 	}
 }
+
+// MoveAside is what Open does with a damaged file.
+var MoveAside = moveAside
