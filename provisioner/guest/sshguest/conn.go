@@ -128,7 +128,7 @@ func (c *Conn) connect(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc := &watchedConn{Conn: raw}
+	nc := &watchedConn{Conn: wire.NewConn(raw)}
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
 	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.clientConfig())
 	if err != nil {
@@ -184,7 +184,7 @@ func closeQuietly(c interface{ Close() error }) error {
 	return nil
 }
 
-// ignoreCtx prefers the reason of ctx for an error that its end caused.
+// reason prefers the reason of ctx for an error that its end caused.
 func reason(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()

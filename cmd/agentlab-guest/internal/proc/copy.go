@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,10 @@ const (
 	smallRead = 4 << 10
 	bigRead   = 128 << 10
 )
+
+// gather is how long much output may gather in the pipe: a program that writes
+// it in small pieces would cost a packet, and several switches, for each.
+const gather = 100 * time.Microsecond
 
 // maxLeft bounds what is read from a pipe that others hold open after the
 // command has ended: more than a pipe holds is not the command's.
@@ -49,6 +54,9 @@ func (p *Proc) Copy(w io.Writer, r *os.File) (held bool, err error) {
 			return false, nil
 		case err != nil:
 			return false, err
+		}
+		if big && n < bigRead/2 {
+			time.Sleep(gather)
 		}
 		if !big && n == smallRead {
 			big = true

@@ -105,7 +105,8 @@ type conn struct {
 	ctx context.Context // ends with the connection
 }
 
-func (s *Server) serveConn(ctx context.Context, nc net.Conn, known func()) {
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, known func()) {
+	nc := wire.NewConn(raw)
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(handshakeTime)) // fails on a closed connection only
 	sc, channels, requests, err := ssh.NewServerConn(nc, s.config)
