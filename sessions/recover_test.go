@@ -180,15 +180,15 @@ func TestVanishedMachine(t *testing.T) {
 				sb := l.create(t, sessions.CreateRequest{TTL: 4 * time.Hour})
 				mach, _ := l.world.machine(sb.ID)
 				time.Sleep(time.Second)
-				for range 3 { // gone in every second look
+				for range 3 { // gone in one look, there again in the one soon after it
 					vanish(l, sb.ID)
 					time.Sleep(30 * time.Second)
 					l.world.put(mach)
-					time.Sleep(30 * time.Second)
+					time.Sleep(2 * time.Second)
 				}
 				l.mustBe(t, sb.ID, sessions.Ready)
 				vanish(l, sb.ID)
-				time.Sleep(time.Minute)
+				time.Sleep(33 * time.Second) // one period and the second look
 				synctest.Wait()
 				l.mustBe(t, sb.ID, sessions.Destroyed)
 				if sb := l.recorded(t, sb.ID); !strings.HasPrefix(sb.Reason, "failed: its machine ") {

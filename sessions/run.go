@@ -15,6 +15,7 @@ const (
 	retention  = 30 * 24 * time.Hour // of what has ended
 	keepEvents = 1_000_000           // of all, however young
 	pruneEvery = time.Hour
+	secondLook = 2 * time.Second // after a look that called for another one
 	reapBatch  = 64
 )
 
@@ -79,17 +80,20 @@ func (m *Manager) sweep(ctx context.Context) time.Time {
 // reconcileLoop compares records and machines of one backend. Each has its
 // own, so that one that hangs holds up no other.
 func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.Provisioner) {
-	tick := time.NewTicker(m.ReconcileEvery)
-	defer tick.Stop()
 	var doubts map[string]bool
 	for {
 		var err error
 		if doubts, err = m.reconcile(ctx, name, p, doubts); err != nil && ctx.Err() == nil {
 			m.Log.Error("reconcile: nothing decided", "backend", name, "err", err)
 		}
+		wait := time.NewTimer(m.ReconcileEvery)
+		if len(doubts) > 0 { // what is dead is to be gone within one period
+			wait.Reset(min(secondLook, m.ReconcileEvery))
+		}
 		select {
-		case <-tick.C:
+		case <-wait.C:
 		case <-ctx.Done():
+			wait.Stop()
 			return
 		}
 	}
