@@ -17,9 +17,9 @@ import (
 type editFileIn struct {
 	target
 	Path string `arg:"path,required" bytes:"4095"`
-	Old  string `arg:"old_string,required" bytes:"1048576" doc:"Exact text, once in the file"`
+	Old  string `arg:"old_string,required" bytes:"1048576" doc:"Text to replace"`
 	New  string `arg:"new_string,required" bytes:"1048576"`
-	All  bool   `arg:"replace_all"`
+	All  bool   `arg:"replace_all" doc:"All places"`
 }
 
 type editMeta struct {
@@ -30,7 +30,7 @@ type editMeta struct {
 func (s *service) editFile() Tool {
 	return define(s, Tool{
 		Name: "edit_file", Title: "Edit file",
-		Description: "Replace a text in a file.",
+		Description: "Replace a text in a file, exactly as it stands there, white space included. Fails if it is not there, or there more than once without replace_all.",
 		Annotations: Annotations{Destructive: true},
 		Meta:        hint("change a file, search and replace"),
 		Doing:       "editing the file",

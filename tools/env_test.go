@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		guestBinary = filepath.Join(dir, "agentlab-guest")
-		build := exec.Command("go", "build", "-o", guestBinary, "github.com/agentlab-mcp/agentlab/cmd/agentlab-guest")
+		build := exec.CommandContext(context.Background(), "go", "build", "-o", guestBinary, "github.com/agentlab-mcp/agentlab/cmd/agentlab-guest")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build agentlab-guest: %v\n%s", err, out)
@@ -104,9 +104,7 @@ func (shared) Close() error { return nil }
 // startGuest runs agentlab-guest and returns its home and a Conn to it.
 func startGuest(t *testing.T) (home string, conn guest.Conn) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "g") // t.TempDir's path is too long for a socket
-	check(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	home = filepath.Join(dir, "home")
 	check(t, os.Mkdir(home, 0o755))
 	hostKey := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
@@ -119,7 +117,7 @@ func startGuest(t *testing.T) (home string, conn guest.Conn) {
 	seed, err := json.Marshal(guest.Seed{HostKey: hostKey.Seed(), ClientKey: public, Home: home})
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(dir, guest.SeedFile), seed, 0o600))
-	cmd := exec.Command(guestBinary, "serve", dir)
+	cmd := exec.CommandContext(context.Background(), guestBinary, "serve", dir)
 	cmd.Stderr = os.Stderr
 	check(t, cmd.Start())
 	t.Cleanup(func() {
@@ -128,7 +126,7 @@ func startGuest(t *testing.T) (home string, conn guest.Conn) {
 	})
 	c := sshguest.New(sshguest.Config{User: "root", HostKey: hostPublic, Signer: signer, Dial: func(ctx context.Context) (net.Conn, error) {
 		for {
-			nc, err := net.Dial("unix", filepath.Join(dir, guest.Socket))
+			nc, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, guest.Socket))
 			if err == nil || ctx.Err() != nil {
 				return nc, err
 			}

@@ -23,13 +23,13 @@ func bootWait(then int) time.Duration { return seconds(max(5, 55-then)) }
 // 131,071 bytes.
 type execIn struct {
 	target
-	Command string            `arg:"command,required" bytes:"100000" doc:"Shell command line (bash -lc)"`
+	Command string            `arg:"command,required" bytes:"100000" doc:"Shell command line, run by bash -lc; each call is a new shell"`
 	Workdir string            `arg:"workdir" bytes:"4095" doc:"Default home"`
-	Env     map[string]string `arg:"env" bytes:"100000"`
-	Stdin   string            `arg:"stdin" bytes:"1048576" nul:"ok"`
-	User    string            `arg:"user" bytes:"100"`
-	Timeout int               `arg:"timeout_seconds" default:"600" min:"1" max:"86400" doc:"Then it is killed"`
-	Wait    int               `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait for its end; 0: background, stdin stays open"`
+	Env     map[string]string `arg:"env" bytes:"100000" doc:"Variables to add"`
+	Stdin   string            `arg:"stdin" bytes:"1048576" nul:"ok" doc:"Given to the command, then closed"`
+	User    string            `arg:"user" bytes:"100" doc:"Default root"`
+	Timeout int               `arg:"timeout_seconds" default:"600" min:"1" max:"86400" doc:"Then the command and all it started is killed"`
+	Wait    int               `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait for its end; 0: background, stdin stays open if none is given"`
 	Max     int               `arg:"max_output_chars" default:"30000" min:"1000" max:"45000"`
 }
 

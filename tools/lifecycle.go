@@ -43,14 +43,14 @@ type createIn struct {
 	Profile  string `arg:"profile" bytes:"100"`
 	Name     string `arg:"name" bytes:"40" doc:"a-z 0-9 -. A live sandbox of yours with this name is returned instead"`
 	TTL      int    `arg:"ttl_seconds" min:"60" max:"86400" doc:"Lifetime; default the profile's"`
-	Cores    int    `arg:"cpu" min:"1"`
-	MemoryMB int    `arg:"memory_mb" min:"1"`
-	DiskGB   int    `arg:"disk_gb" min:"1"`
-	Network  string `arg:"network" bytes:"100"`
-	Wait     int    `arg:"wait_seconds" default:"45" min:"0" max:"55"`
+	Cores    int    `arg:"cpu" min:"1" doc:"Cores; default the profile's"`
+	MemoryMB int    `arg:"memory_mb" min:"1" doc:"Default the profile's"`
+	DiskGB   int    `arg:"disk_gb" min:"1" doc:"Default the profile's"`
+	Network  string `arg:"network" bytes:"100" doc:"Default the profile's"`
+	Wait     int    `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait until it is ready"`
 }
 
-// sandboxOut is a sandbox as clients see it.
+// sandboxOut is a sandbox as clients see it in a list.
 type sandboxOut struct {
 	SandboxID string    `json:"sandbox_id"`
 	Name      string    `json:"name,omitempty"`
@@ -92,7 +92,7 @@ func view(sb sessions.Sandbox) sandboxOut {
 func (s *service) createSandbox() Tool {
 	return define(s, Tool{
 		Name: "create_sandbox", Title: "Create sandbox",
-		Description: "Make a disposable Linux machine of your own. Returns sandbox_id for the other tools. It and all its files are gone at expires_at. State starting after wait_seconds: wait with list_sandboxes.",
+		Description: "Make a disposable Linux machine of your own. Returns sandbox_id for the other tools. It and all its files are gone at expires_at. If its state is not ready yet, the other tools wait for it by themselves.",
 		Output:      outputOf[createOut](),
 		Meta:        map[string]any{"anthropic/alwaysLoad": true},
 		Doing:       "creating the sandbox",

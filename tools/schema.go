@@ -118,8 +118,9 @@ func jsonType(t reflect.Type) string {
 		return "boolean"
 	case reflect.Map:
 		return "object"
+	default:
+		panic("tools: no JSON type for " + t.String())
 	}
-	panic("tools: no JSON type for " + t.String())
 }
 
 // param is an argument of a tool: what the schema says of it and what decode
