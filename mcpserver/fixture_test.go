@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mark3labs/mcp-go/server"
+
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -101,6 +103,13 @@ func (f *fixture) tools() []tools.Tool {
 			return res
 		}},
 		{Name: "panics", Description: "panics", Call: func(context.Context, json.RawMessage) tools.Result { panic("secret detail") }},
+		{Name: "late", Description: "notifies after its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			f.started <- ""
+			<-ctx.Done()
+			err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, "notifications/progress", nil)
+			f.ended <- fmt.Sprint(err)
+			return text("late")
+		}},
 		{Name: "big", Description: "4 MB", Call: func(context.Context, json.RawMessage) tools.Result { return text(strings.Repeat("x", 4<<20)) }},
 	}
 }

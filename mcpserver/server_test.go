@@ -36,7 +36,7 @@ func TestClientOfAnother(t *testing.T) {
 		t.Errorf("instructions %q", got)
 	}
 	list, err := session.ListTools(t.Context(), nil)
-	if err != nil || len(list.Tools) != 5 {
+	if err != nil || len(list.Tools) != 6 {
 		t.Fatalf("tools %v, error %v", list, err)
 	}
 	res, err := session.CallTool(t.Context(), &mcp.CallToolParams{Name: "whoami"})
@@ -133,6 +133,23 @@ func TestCancelledCallIsNotAnswered(t *testing.T) {
 			r.want("2", "released") // and nothing before it
 			r.ping()
 		})
+	}
+}
+
+func TestCancelledCallSendsNoNotification(t *testing.T) {
+	f := start(t)
+	r := f.dial(t)
+	r.send(callLine("1", "late", "{}"))
+	<-f.started
+	r.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
+	if err := <-f.ended; err != "<nil>" {
+		t.Fatalf("notification was not accepted: %s", err)
+	}
+	if err := r.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(r.in); err != nil || len(rest) > 0 {
+		t.Errorf("sent after the cancellation: %q, error %v", rest, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -101,6 +102,19 @@ type shared struct{ guest.Conn }
 
 func (shared) Close() error { return nil }
 
+// hooked is a Conn that lets a test act just before a file is written.
+type hooked struct {
+	guest.Conn
+	beforeWrite func()
+}
+
+func (c *hooked) WriteFile(ctx context.Context, path string, r io.Reader, opt guest.WriteOptions) (guest.WriteResult, error) {
+	if c.beforeWrite != nil {
+		c.beforeWrite()
+	}
+	return c.Conn.WriteFile(ctx, path, r, opt)
+}
+
 // startGuest runs agentlab-guest and returns its home and a Conn to it.
 func startGuest(t *testing.T) (home string, conn guest.Conn) {
 	t.Helper()
@@ -141,7 +155,7 @@ type env struct {
 	t       *testing.T
 	tools   map[string]tools.Tool
 	home    string
-	conn    guest.Conn
+	conn    *hooked
 	sandbox string
 }
 
@@ -149,7 +163,9 @@ func newEnv(t *testing.T) *env {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	b := &backend{listed: map[string]provisioner.Machine{}}
-	b.home, b.conn = startGuest(t)
+	home, real := startGuest(t)
+	conn := &hooked{Conn: real}
+	b.home, b.conn = home, conn
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"), log)
 	check(t, err)
 	m := &sessions.Manager{
@@ -166,7 +182,7 @@ func newEnv(t *testing.T) *env {
 		}
 		check(t, db.Close())
 	})
-	e := &env{t: t, tools: map[string]tools.Tool{}, home: b.home, conn: b.conn}
+	e := &env{t: t, tools: map[string]tools.Tool{}, home: home, conn: conn}
 	for _, tool := range tools.All(func(context.Context) (*sessions.Manager, error) { return m, nil }, m.Profiles, log) {
 		e.tools[tool.Name] = tool
 	}

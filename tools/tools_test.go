@@ -246,6 +246,17 @@ func TestEditFile(t *testing.T) {
 	e.wantError("edit_file", args{"path": "big", "old_string": "x", "new_string": "y"}, "larger than 5 MiB")
 }
 
+// A change by another between reading and writing is not lost.
+func TestEditOfAFileThatChangesMeanwhile(t *testing.T) {
+	e := newEnv(t)
+	e.write("f", "one\n")
+	e.conn.beforeWrite = func() { e.write("f", "another's\n") }
+	e.wantError("edit_file", args{"path": "f", "old_string": "one", "new_string": "two"}, "changed meanwhile; read it again")
+	if got := e.file("f"); got != "another's\n" {
+		t.Errorf("file %q", got)
+	}
+}
+
 func TestListFiles(t *testing.T) {
 	e := newEnv(t)
 	e.wantText("exec", args{"command": `mkdir -p d/e; touch b.go d/c.go d/e/d.go; ln -s b.go l; touch $'n\nl' $'\xff'`}, "exit_code: 0")
