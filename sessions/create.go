@@ -145,7 +145,7 @@ func (m *Manager) bringUp(ctx context.Context, id string) error {
 	if shown.Kind == Internal {
 		reason = "internal error"
 	}
-	if _, eerr := m.end(m.ctx, Sandbox{ID: id}, Failed, Change{Reason: "failed: " + reason}); eerr != nil {
+	if eerr := m.end(m.ctx, Sandbox{ID: id}, Failed, Change{Reason: "failed: " + reason}); eerr != nil {
 		m.Log.Error("record a failed sandbox", "id", id, "err", eerr) // past its deadline the reconciler does
 	}
 	return err

@@ -35,7 +35,7 @@ func (m *Manager) Destroy(ctx context.Context, id string) (gone bool, err error)
 		return true, nil
 	}
 	if sb.State.Live() {
-		_, err = m.end(ctx, sb, Destroying, Change{By: sb.Owner, Reason: reasonOwner})
+		err = m.end(ctx, sb, Destroying, Change{By: sb.Owner, Reason: reasonOwner})
 		if err != nil && !errors.Is(err, ErrConflict) { // else it ended by itself meanwhile
 			return false, internal(id, err)
 		}
@@ -54,21 +54,21 @@ func (m *Manager) Destroy(ctx context.Context, id string) (gone bool, err error)
 // end moves a live sandbox to TIMEOUT, FAILED or DESTROYING and sets in motion
 // what follows: who uses it is cancelled, its machine is removed. All ends
 // lead through here.
-func (m *Manager) end(ctx context.Context, sb Sandbox, to State, ch Change) (Sandbox, error) {
+func (m *Manager) end(ctx context.Context, sb Sandbox, to State, ch Change) error {
 	sb, err := m.move(ctx, sb.ID, to, ch)
 	if err != nil {
-		return Sandbox{}, err
+		return err
 	}
 	m.detach(sb)
 	m.remove(sb)
-	return sb, nil
+	return nil
 }
 
 // expire ends a sandbox that is past its end. Its recorded end is decision
 // enough: where the store can't be written, such as on a full disk, the
 // machine goes all the same, or nothing would ever free that disk.
 func (m *Manager) expire(ctx context.Context, sb Sandbox) error {
-	_, err := m.end(ctx, sb, Timeout, Change{Reason: reasonTTL})
+	err := m.end(ctx, sb, Timeout, Change{Reason: reasonTTL})
 	if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoRecord) {
 		return nil
 	}

@@ -15,16 +15,16 @@ const relabelLimit = 30 * time.Second
 // past its MaxEnd: that is an Invalid error which says the most there may be.
 func (m *Manager) Extend(ctx context.Context, id string, ttl time.Duration) (Sandbox, error) {
 	m.init()
-	sb, err := m.own(ctx, id)
-	if err != nil {
-		return Sandbox{}, err
+	if _, err := m.own(ctx, id); err != nil {
+		return Sandbox{}, err // before the lock: who may not, learns nothing from waiting
 	}
 	unlock, err := m.extend.lock(ctx, id) // papers and record change in step
 	if err != nil {
 		return Sandbox{}, err
 	}
 	defer unlock()
-	if sb, err = m.own(ctx, id); err != nil {
+	sb, err := m.own(ctx, id)
+	if err != nil {
 		return Sandbox{}, err
 	}
 	now := m.now()
@@ -53,7 +53,7 @@ func (m *Manager) mayEnd(sb Sandbox, now time.Time, ttl time.Duration) error {
 	}
 	left := sb.MaxEnd.Sub(now)
 	if err := validTTL(ttl, min(least, left), left); err != nil {
-		return Errorf(Invalid, "%s: sandbox %s may live until %s at most", err.(*Error).Msg, sb.ID, sb.MaxEnd.Format(time.RFC3339))
+		return Errorf(Invalid, "%v: sandbox %s may live until %s at most", err, sb.ID, sb.MaxEnd.Format(time.RFC3339))
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func TestSandboxEndsExactlyInTime(t *testing.T) {
 		time.Sleep(2*time.Minute - 1)
 		synctest.Wait()
 		l.mustBe(t, soon.ID, sessions.Running)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if k, msg := kind(t, <-used); k != sessions.NotFound || !strings.Contains(msg, soon.ID+" ended just now (ttl)") {
 			t.Errorf("Use of a sandbox that ends: %v %q", k, msg)
 		}
@@ -83,7 +83,7 @@ func TestSandboxEndsExactlyInTime(t *testing.T) {
 		time.Sleep(58*time.Minute - 1)
 		synctest.Wait()
 		l.mustBe(t, sb.ID, sessions.Ready)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		l.mustBe(t, sb.ID, sessions.Destroyed)
 		time.Sleep(4 * time.Minute)

@@ -18,7 +18,8 @@ import (
 // file system, passes unchanged: who asked for the file words it best.
 func present(id string, err error) error {
 	var known *Error
-	kind, msg := Internal, ""
+	var kind Kind
+	var msg string
 	switch {
 	case err == nil, errors.As(err, &known):
 		return err

@@ -217,7 +217,7 @@ func TestUnreadableWorld(t *testing.T) {
 				time.Sleep(time.Hour - 1)
 				synctest.Wait()
 				l.mustBe(t, sb.ID, sessions.Ready)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				l.mustBe(t, sb.ID, sessions.Destroyed)
 			})

@@ -178,7 +178,7 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 	case doExpire:
 		err = m.expire(ctx, a.sb)
 	case doFail:
-		_, err = m.end(ctx, a.sb, Failed, Change{Reason: a.reason})
+		err = m.end(ctx, a.sb, Failed, Change{Reason: a.reason})
 	case doRemove:
 		a.sb.Backend = backend
 		m.remove(a.sb)

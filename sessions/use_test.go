@@ -50,7 +50,7 @@ func TestUseSharesOneConnection(t *testing.T) {
 		if n := l.world.conns(); n != 1 {
 			t.Errorf("%d connections before it is idle for long", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if n := l.world.conns(); n != 0 {
 			t.Errorf("%d connections when idle", n)
@@ -119,7 +119,7 @@ func TestErrorsOfUse(t *testing.T) {
 			}
 		}
 		for _, err := range []error{fs.ErrNotExist, guest.ErrNoDir, guest.ErrIsDir, context.Canceled, errors.New("other")} {
-			if got := use(err); got != err {
+			if got := use(err); got != err { //nolint:errorlint // unchanged, not wrapped
 				t.Errorf("%v became %v", err, got)
 			}
 		}
