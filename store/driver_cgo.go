@@ -14,8 +14,7 @@ func sqliteDriver() driver.Driver { return &sqlite3.SQLiteDriver{} }
 
 // resultCode returns SQLite's primary result code for err, 0 if it has none.
 func resultCode(err error) int {
-	var e sqlite3.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[sqlite3.Error](err); ok {
 		return int(e.Code)
 	}
 	return 0

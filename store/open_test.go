@@ -144,7 +144,7 @@ func TestUnreadableFileIsNotDamaged(t *testing.T) {
 			if err := os.WriteFile(filepath.Dir(path), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { os.Remove(filepath.Dir(path)); os.Mkdir(filepath.Dir(path), 0o700) })
+			t.Cleanup(func() { _ = errors.Join(os.Remove(filepath.Dir(path)), os.Mkdir(filepath.Dir(path), 0o700)) })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -51,7 +51,7 @@ func sandbox(id string) sessions.Sandbox {
 func at(d time.Duration) sessions.Change { return sessions.Change{At: noon.Add(d)} }
 
 // add adds a sandbox and moves it through states.
-func add(t *testing.T, db *store.DB, sb sessions.Sandbox, states ...sessions.State) sessions.Sandbox {
+func add(t *testing.T, db *store.DB, sb sessions.Sandbox, states ...sessions.State) {
 	t.Helper()
 	sb, existing, err := db.Add(t.Context(), sb, sessions.Quota{}, at(0))
 	if err != nil || existing {
@@ -62,7 +62,6 @@ func add(t *testing.T, db *store.DB, sb sessions.Sandbox, states ...sessions.Sta
 			t.Fatal(err)
 		}
 	}
-	return sb
 }
 
 // events reads the events of a sandbox past the store, as "what FROM TO detail".
