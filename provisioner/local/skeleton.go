@@ -167,12 +167,15 @@ func (b *builder) link(target, name string) {
 // copyTree copies what is at path on the host to the same place.
 func (b *builder) copyTree(path string) {
 	b.fail(filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
+		var fi fs.FileInfo
+		if err == nil {
+			fi, err = d.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			return nil // went away, or is not for everyone to read
 		}
-		fi, err := d.Info()
 		if err != nil {
-			return nil
+			return err
 		}
 		if fi.IsDir() && fi.Mode()&0o005 != 0o005 {
 			return fs.SkipDir
