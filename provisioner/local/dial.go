@@ -175,7 +175,7 @@ func (st *state) connectNow(ctx context.Context, id string) (net.Conn, error) {
 	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return nil, fmt.Errorf("%s: %w", guest.Socket, errSocket)
 	}
-	if stat.Uid != uint32(st.uid) && !(st.uid == 0 && stat.Uid == nobody) {
+	if stat.Uid != uint32(st.uid) && (st.uid != 0 || stat.Uid != nobody) {
 		return nil, fmt.Errorf("%s: of user %d, %w of the guest's", guest.Socket, stat.Uid, errSocket)
 	}
 	var d net.Dialer

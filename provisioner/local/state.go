@@ -127,7 +127,7 @@ func (st *state) room(spec provisioner.Spec) error {
 	if err := unix.Sysinfo(&si); err != nil {
 		return fmt.Errorf("look for memory: %w", err)
 	}
-	if total := uint64(si.Totalram) * uint64(si.Unit) >> 20; uint64(spec.MemoryMB) > total {
+	if total := si.Totalram * uint64(si.Unit) >> 20; uint64(spec.MemoryMB) > total {
 		return fmt.Errorf("machine wants %d MB of memory, this host has %d MB: %w", spec.MemoryMB, total, provisioner.ErrExhausted)
 	}
 	return nil
