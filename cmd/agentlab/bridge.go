@@ -88,7 +88,7 @@ func (b *bridge) connect(ctx context.Context) (*net.UnixConn, error) {
 func (b *bridge) start(ctx context.Context) (*net.UnixConn, error) {
 	lock := flock.New(config.At(b.dir, b.paths.Socket+".start"), flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW))
 	if err := lock.Lock(); err != nil {
-		return nil, fail(exitUnsafe, fmt.Errorf("lock the start of a daemon in %s: %w", b.dir.Name(), unpath(err)))
+		return nil, fail(exitUnsafe, fmt.Errorf("lock the start of a daemon in %s: %w", b.dir.Name(), config.Cause(err)))
 	}
 	defer func() { _ = lock.Close() }()
 	conn, err := dial(ctx, b.dir, b.paths.Socket)

@@ -62,7 +62,7 @@ func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) 
 			in.told = err.Error()
 			in.log.Error("cannot open the installation", "error", err)
 		}
-		return nil, fmt.Errorf("%w\nOnce this is mended call again; nothing needs to be restarted.", err)
+		return nil, fmt.Errorf("%w\nonce this is mended, call again; nothing needs to be restarted", err)
 	}
 	in.opened.Store(o)
 	return o.manager, nil

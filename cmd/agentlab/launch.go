@@ -29,7 +29,7 @@ func launch(configFile string) (said string, err error) {
 		return "", err
 	}
 	defer func() { _ = r.Close() }()
-	cmd := exec.Command(self, "serve", "--auto", "--config", configFile)
+	cmd := exec.Command(self, "serve", "--auto", "--config", configFile) //nolint:noctx // no end of ours is its end
 	cmd.Dir = "/"
 	cmd.Stderr = w
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -46,5 +46,5 @@ func hold(ctx context.Context, dir *os.File, name, note string, wait time.Durati
 		held, _ := os.ReadFile(config.At(dir, name))
 		return nil, errHeld{path, strings.TrimSpace(string(held))}
 	}
-	return nil, fmt.Errorf("lock %s: %w", path, unpath(err))
+	return nil, fmt.Errorf("lock %s: %w", path, config.Cause(err))
 }

@@ -63,8 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	_, _ = fmt.Fprintf(stderr, "agentlab: %v\n", err)
-	var f failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[failure](err); ok {
 		return f.code
 	}
 	return exitUsage

@@ -19,14 +19,14 @@ import (
 func listen(dir *os.File, name string) (*net.UnixListener, error) {
 	path := config.At(dir, name)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale socket %s/%s: %w", dir.Name(), name, unpath(err))
+		return nil, fmt.Errorf("remove stale socket %s/%s: %w", dir.Name(), name, config.Cause(err))
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s/%s: %w", dir.Name(), name, unpath(err))
+		return nil, fmt.Errorf("listen on %s/%s: %w", dir.Name(), name, config.Cause(err))
 	}
 	if err := os.Chmod(path, 0o600); err != nil { // nobody could reach it before: its directory is ours alone
-		return nil, errors.Join(fmt.Errorf("listen on %s/%s: %w", dir.Name(), name, unpath(err)), ln.Close())
+		return nil, errors.Join(fmt.Errorf("listen on %s/%s: %w", dir.Name(), name, config.Cause(err)), ln.Close())
 	}
 	return ln, nil
 }
@@ -37,7 +37,7 @@ func dial(ctx context.Context, dir *os.File, name string) (*net.UnixConn, error)
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", config.At(dir, name))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s/%s: %w", dir.Name(), name, unpath(err))
+		return nil, fmt.Errorf("connect to %s/%s: %w", dir.Name(), name, config.Cause(err))
 	}
 	conn := c.(*net.UnixConn)
 	uid, err := peerUID(conn)
@@ -69,14 +69,4 @@ func peerUID(conn *net.UnixConn) (int, error) {
 		return 0, err
 	}
 	return int(cred.Uid), nil
-}
-
-// unpath reduces an error to its cause when it names a path of config.At,
-// which tells nobody anything.
-func unpath(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }

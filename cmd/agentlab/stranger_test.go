@@ -86,7 +86,7 @@ func strangerListens(path string) error {
 		return err
 	}
 	_, _ = fmt.Fprintf(conn, "agentlab %s\n", version()) // who checks first is gone by now
-	told, _ := io.ReadAll(conn) // and may have reset the connection
+	told, _ := io.ReadAll(conn)                          // and may have reset the connection
 	fmt.Printf("told %q\n", told)
 	return nil
 }

@@ -148,8 +148,8 @@ func TestTheDocumentNamesEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, typ := range []reflect.Type{reflect.TypeFor[config.Config](), reflect.TypeFor[sessions.Profile]()} {
-		for i := range typ.NumField() {
-			key := typ.Field(i).Tag.Get("yaml")
+		for field := range typ.Fields() {
+			key := field.Tag.Get("yaml")
 			if key != "-" && !strings.Contains(string(doc), "| `"+key+"` |") {
 				t.Errorf("docs/configuration.md has no row for %s of %s", key, typ.Name())
 			}

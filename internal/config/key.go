@@ -48,12 +48,12 @@ func InstanceID(k provisioner.Key) (string, error) {
 func readKey(dir *os.File) ([]byte, error) {
 	f, err := os.OpenFile(At(dir, KeyFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, cause(err)
+		return nil, Cause(err)
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, cause(err)
+		return nil, Cause(err)
 	}
 	if err := ownedAndClosed(info, 0o077, os.Geteuid()); err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func readKey(dir *os.File) ([]byte, error) {
 	}
 	secret := make([]byte, provisioner.KeySize)
 	_, err = io.ReadFull(f, secret)
-	return secret, cause(err)
+	return secret, Cause(err)
 }
 
 // neverUsed returns an error if the directory holds what was made under a key
@@ -83,29 +83,29 @@ func neverUsed(dir *os.File) error {
 func makeKey(dir *os.File) error {
 	draft := At(dir, KeyFile+".new")
 	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a start that was killed
-		return cause(err)
+		return Cause(err)
 	}
 	defer func() { _ = os.Remove(draft) }()
 	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return cause(err)
+		return Cause(err)
 	}
 	secret := make([]byte, provisioner.KeySize)
-	rand.Read(secret) //nolint:errcheck // never fails
+	rand.Read(secret)
 	_, err = f.Write(secret)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return cause(err)
+		return Cause(err)
 	}
 	if err := os.Link(draft, At(dir, KeyFile)); err != nil {
-		return cause(err)
+		return Cause(err)
 	}
 	return dir.Sync()
 }
 
-// cause drops the path from an error of the file system: it is one of At's.
-func cause(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+// Cause reduces an error of the file system to its errno: a path of [At] would
+// tell nobody anything.
+func Cause(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}
 	return err
