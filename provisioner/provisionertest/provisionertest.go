@@ -106,9 +106,10 @@ func (s *suite) spec(n int) provisioner.Spec {
 	return spec
 }
 
-func (s *suite) create(t *testing.T, p provisioner.Provisioner, n int) provisioner.Machine {
+// create makes the machine of spec 1.
+func (s *suite) create(t *testing.T, p provisioner.Provisioner) provisioner.Machine {
 	t.Helper()
-	m, err := p.Create(s.ctx, s.spec(n))
+	m, err := p.Create(s.ctx, s.spec(1))
 	if err != nil {
 		t.Fatalf("Create: %v", err)
 	}

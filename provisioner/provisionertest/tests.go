@@ -14,9 +14,9 @@ import (
 )
 
 func createTwice(t *testing.T, s *suite) {
-	first := s.create(t, s.p, 1)
+	first := s.create(t, s.p)
 	s.run(t, s.p, first.Ref, "echo one > /tmp/mark")
-	second := s.create(t, s.p, 1)
+	second := s.create(t, s.p)
 	if diff := cmp.Diff(first, second); diff != "" {
 		t.Errorf("second Create (-first +second):\n%s", diff)
 	}
@@ -30,11 +30,11 @@ func createTwice(t *testing.T, s *suite) {
 }
 
 func createAdopts(t *testing.T, s *suite) {
-	first := s.create(t, s.p, 1)
+	first := s.create(t, s.p)
 	s.run(t, s.p, first.Ref, "echo one > /tmp/mark")
 	after := s.Open(t, instance, s.key)
 	s.wantList(t, after, first)
-	second := s.create(t, after, 1)
+	second := s.create(t, after)
 	if diff := cmp.Diff(first, second); diff != "" {
 		t.Errorf("Create after a crash (-before +after):\n%s", diff)
 	}
@@ -106,7 +106,7 @@ func createCancelled(t *testing.T, s *suite) {
 }
 
 func destroyTwice(t *testing.T, s *suite) {
-	m := s.create(t, s.p, 1)
+	m := s.create(t, s.p)
 	for i := range 2 {
 		if err := s.p.Destroy(s.ctx, m.Ref); err != nil {
 			t.Fatalf("Destroy, time %d: %v", i+1, err)
@@ -118,14 +118,14 @@ func destroyTwice(t *testing.T, s *suite) {
 	}
 	_, err := s.p.Dial(s.ctx, m.Ref)
 	wantErr(t, "Dial after Destroy", err, provisioner.ErrNotFound)
-	again := s.create(t, s.p, 1)
+	again := s.create(t, s.p)
 	s.run(t, s.p, again.Ref, "true")
 }
 
 // destroyByOthers lets other installations have a go at a machine: one with
 // another key, one with the key but another name.
 func destroyByOthers(t *testing.T, s *suite) {
-	m := s.create(t, s.p, 1)
+	m := s.create(t, s.p)
 	s.run(t, s.p, m.Ref, "echo one > /tmp/mark")
 	for name, other := range map[string]provisioner.Provisioner{
 		"another-key":      s.Open(t, instance, Key(t, 2)),
@@ -162,7 +162,7 @@ func (s *suite) wantRefused(t *testing.T, p provisioner.Provisioner, ref provisi
 }
 
 func forgedPapers(t *testing.T, s *suite) {
-	m := s.create(t, s.p, 1)
+	m := s.create(t, s.p)
 	s.run(t, s.p, m.Ref, "echo one > /tmp/mark")
 	seal := func(key provisioner.Key, edit func(*provisioner.Papers)) string {
 		papers := m.Papers
@@ -173,17 +173,17 @@ func forgedPapers(t *testing.T, s *suite) {
 		}
 		return sealed
 	}
-	true_ := seal(s.key, func(*provisioner.Papers) {})
+	genuine := seal(s.key, func(*provisioner.Papers) {})
 	for name, sealed := range map[string]string{
 		"none":             "",
 		"another-key":      seal(Key(t, 2), func(*provisioner.Papers) {}),
-		"edited":           strings.Replace(true_, `"local:1000"`, `"local:1001"`, 1),
+		"edited":           strings.Replace(genuine, `"local:1000"`, `"local:1001"`, 1),
 		"another-sandbox":  seal(s.key, func(p *provisioner.Papers) { p.Sandbox = "sb-contract2" }),
 		"another-instance": seal(s.key, func(p *provisioner.Papers) { p.Instance = "inst-2" }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.SetPapers(t, m.Ref, sealed)
-			defer s.SetPapers(t, m.Ref, true_)
+			defer s.SetPapers(t, m.Ref, genuine)
 			s.wantRefused(t, s.p, m.Ref, m.Papers)
 			s.wantList(t, s.p)
 		})
@@ -198,7 +198,7 @@ func relabel(t *testing.T, s *suite) {
 	if !ok {
 		t.Fatal("no Relabeler: extending a sandbox needs it")
 	}
-	m := s.create(t, s.p, 1)
+	m := s.create(t, s.p)
 	m.Papers.End = m.Papers.End.Add(30 * time.Minute)
 	if err := r.Relabel(s.ctx, m.Ref, m.Papers); err != nil {
 		t.Fatalf("Relabel: %v", err)

@@ -143,11 +143,10 @@ func (r *halfway) Read(b []byte) (int, error) {
 func testWriteFails(t *testing.T, h Harness) {
 	h.write(t, "f", "old", guest.WriteOptions{})
 	h.sh(t, "ln f hardlink")
-	old := func() error { // nobody sees a part
+	old := func() { // nobody sees a part
 		if got, _ := h.get(t, "f", 0, -1); got != "old" {
 			t.Errorf("meanwhile the file has %q", got)
 		}
-		return nil
 	}
 	boom := errors.New("boom")
 	fail := func(name string, want error, ctx context.Context, call func() error) {
@@ -155,16 +154,16 @@ func testWriteFails(t *testing.T, h Harness) {
 		if !errors.Is(err, want) {
 			t.Errorf("%s: error %v, want %v", name, err, want)
 		}
-		check(t, old())
+		old()
 	}
-	fail("reader fails", boom, within(t), func() error { return errors.Join(old(), boom) })
+	fail("reader fails", boom, within(t), func() error { old(); return boom })
 	ctx, cancel := context.WithCancel(within(t))
 	fail("cancelled", context.Canceled, ctx, func() error { cancel(); return nil })
 	if h.Break != nil {
 		fail("connection breaks", guest.ErrUnreachable, within(t), func() error { h.Break(); return nil })
 	}
 	h.sh(t, "while [ \"$(find . -name '.agentlab*')\" ]; do sleep 0.02; done")
-	_, err := h.Conn.WriteFile(within(t), h.Dir+"/f", &halfway{first: "new", second: "er", call: old}, guest.WriteOptions{})
+	_, err := h.Conn.WriteFile(within(t), h.Dir+"/f", &halfway{first: "new", second: "er", call: func() error { old(); return nil }}, guest.WriteOptions{})
 	check(t, err)
 	if got := h.sh(t, "cat f hardlink"); got != "newerold" {
 		t.Errorf("after it %q", got)
