@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(filepath.Join(dir, guest.Socket))
+	listener, err := listen(ctx, filepath.Join(dir, guest.Socket))
 	if err != nil {
 		return err
 	}
@@ -89,10 +89,11 @@ func readSeed(path string) (guest.Seed, error) {
 }
 
 // listen returns a socket at path that only its owner may connect to.
-func listen(path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (net.Listener, error) {
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
-	l, err := net.Listen("unix", path)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

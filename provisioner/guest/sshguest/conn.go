@@ -133,7 +133,8 @@ func (c *Conn) connect(ctx context.Context) (*link, error) {
 	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.clientConfig())
 	if err != nil {
 		stop()
-		return nil, errors.Join(context.Cause(ctx), err, closeQuietly(nc))
+		_ = nc.Close()
+		return nil, errors.Join(context.Cause(ctx), err)
 	}
 	go ssh.DiscardRequests(requests)
 	go refuse(channels)
@@ -142,7 +143,8 @@ func (c *Conn) connect(ctx context.Context) (*link, error) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, closeQuietly(sc))
+		_ = sc.Close()
+		return nil, err
 	}
 	return l, nil
 }
@@ -176,12 +178,6 @@ func refuse(channels <-chan ssh.NewChannel) {
 	for nc := range channels {
 		_ = nc.Reject(ssh.Prohibited, "") // fails with the connection
 	}
-}
-
-// closeQuietly closes what failed already: its second error says nothing.
-func closeQuietly(c interface{ Close() error }) error {
-	_ = c.Close()
-	return nil
 }
 
 // reason prefers the reason of ctx for an error that its end caused.

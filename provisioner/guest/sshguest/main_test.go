@@ -82,7 +82,7 @@ type machine struct {
 func start(t testing.TB, uid int) *machine {
 	t.Helper()
 	// Not t.TempDir: the path of a socket must be short, and its parents open to uid.
-	root, err := os.MkdirTemp("", "g")
+	root, err := os.MkdirTemp("", "g") //nolint:usetesting // see above
 	check(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	check(t, os.Chmod(root, 0o711))

@@ -52,8 +52,7 @@ func (l *link) open(ctx context.Context, kind string, frame []byte) (*stream, er
 		ch, requests, err := l.ssh.OpenChannel(kind, nil)
 		if err != nil {
 			l.done()
-			var refused *ssh.OpenChannelError
-			if !errors.As(err, &refused) {
+			if _, refused := errors.AsType[*ssh.OpenChannelError](err); !refused {
 				err = errNotSent
 			}
 			result <- opened{err: fmt.Errorf("%w: %w", guest.ErrUnreachable, err)}

@@ -129,12 +129,10 @@ var errnos = []struct {
 
 // explain says what was done to path and which of guest's errors it met.
 func explain(verb, path string, err error) error {
-	var cause *fs.PathError
-	if errors.As(err, &cause) {
+	if cause, ok := errors.AsType[*fs.PathError](err); ok {
 		err = cause.Err
 	}
-	var link *os.LinkError
-	if errors.As(err, &link) {
+	if link, ok := errors.AsType[*os.LinkError](err); ok {
 		err = link.Err
 	}
 	for _, e := range errnos {

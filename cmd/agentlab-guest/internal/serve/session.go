@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"io"
 	"strings"
 
@@ -144,7 +145,7 @@ func (s *session) sftp() {
 	if err == nil {
 		err = server.Serve()
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		code = 1
 	}
 	s.exit(guest.Exit{Code: code})
