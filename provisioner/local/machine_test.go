@@ -117,8 +117,18 @@ func (p *place) destroy(t *testing.T, ref provisioner.Ref) {
 	}
 }
 
-// sh runs a shell command in a machine and returns its output and exit.
+// sh runs a shell command in a machine and returns all its output and its exit.
 func (p *place) sh(t *testing.T, ref provisioner.Ref, command string) (string, guest.Exit) {
+	t.Helper()
+	out, exit, err := p.try(t, ref, command)
+	if err != nil {
+		t.Fatalf("%s: %v", command, err)
+	}
+	return out, exit
+}
+
+// try is sh for a command that may not even start.
+func (p *place) try(t *testing.T, ref provisioner.Ref, command string) (string, guest.Exit, error) {
 	t.Helper()
 	conn, err := p.Dial(t.Context(), ref)
 	if err != nil {
@@ -126,11 +136,8 @@ func (p *place) sh(t *testing.T, ref provisioner.Ref, command string) (string, g
 	}
 	defer conn.Close()
 	var out bytes.Buffer
-	exit, err := conn.Run(t.Context(), guest.Cmd{Args: []string{"/bin/sh", "-c", command}}, guest.Streams{Stdout: &out, Stderr: &out})
-	if err != nil {
-		t.Fatalf("%s: %v", command, err)
-	}
-	return strings.TrimSpace(out.String()), exit
+	exit, err := conn.Run(t.Context(), guest.Cmd{Args: []string{"/bin/sh", "-c", "exec 2>&1\n" + command}}, guest.Streams{Stdout: &out})
+	return strings.TrimSpace(out.String()), exit, err
 }
 
 // leftovers names all that exists of machines in a Dir: processes, mounts,
