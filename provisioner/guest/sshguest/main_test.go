@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -44,6 +45,9 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		// Under nohup the guest, and all it starts, would ignore HUP. What is
+		// caught here is not ignored there.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 		guestBinary = filepath.Join(dir, "agentlab-guest")
 		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", guestBinary, "github.com/agentlab-mcp/agentlab/cmd/agentlab-guest")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
