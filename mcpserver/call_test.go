@@ -1,0 +1,69 @@
+package mcpserver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+// A call of a tool that never returns by itself ends, and until then whoever
+// wants to know is told that it goes on.
+func TestCallThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		s := &Server{Log: slog.New(slog.DiscardHandler)}
+		s.build()
+		hang := tools.Tool{Name: "hang", Doing: "hanging", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			<-ctx.Done()
+			return tools.Result{Outcome: "over"}
+		}}
+		client := &call{conn: &conn{id: "c"}, notes: make(chan mcp.JSONRPCNotification, 100)}
+		req := mcp.CallToolRequest{Params: mcp.CallToolParams{Meta: &mcp.Meta{ProgressToken: "tok"}}}
+		if _, err := s.handler(hang)(s.mcp.WithContext(t.Context(), client), req); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 2*time.Minute {
+			t.Errorf("given up after %v, want 2m", took)
+		}
+		close(client.notes)
+		var got, want []string
+		for n := range client.notes {
+			f := n.Params.AdditionalFields
+			got = append(got, fmt.Sprint(n.Method, " ", f["progressToken"], " ", f["progress"], " ", f["message"]))
+		}
+		for at := 2; at < 120; at += 5 {
+			want = append(want, fmt.Sprintf("notifications/progress tok %d hanging, %d s", at, at))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("progress (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// Who did not ask for progress gets none.
+func TestNoProgressUnasked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Log: slog.New(slog.DiscardHandler)}
+		s.build()
+		client := &call{conn: &conn{id: "c"}, notes: make(chan mcp.JSONRPCNotification, 1)}
+		slow := tools.Tool{Name: "slow", Call: func(context.Context, json.RawMessage) tools.Result {
+			time.Sleep(time.Minute)
+			return tools.Result{Outcome: "ok"}
+		}}
+		if _, err := s.handler(slow)(s.mcp.WithContext(t.Context(), client), mcp.CallToolRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if len(client.notes) != 0 {
+			t.Errorf("told %+v", <-client.notes)
+		}
+	})
+}
