@@ -39,6 +39,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"Streams", testStreams},
 		{"Environment", testEnvironment},
 		{"NoStart", testNoStart},
+		{"User", testUser},
 		{"StdinIsFed", testStdin},
 		{"Background", testBackground},
 		{"MuchOutput", testMuchOutput},

@@ -12,7 +12,7 @@ import (
 func TestContract(t *testing.T) {
 	guesttest.Run(t, func(t *testing.T) guesttest.Harness {
 		uid := os.Getuid()
-		if uid == 0 {
+		if uid == 0 && t.Name() != "TestContract/User" { // root would be denied nothing
 			uid = nobody
 		}
 		m := start(t, uid)
