@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -86,6 +88,26 @@ func TestNoRoom(t *testing.T) {
 	spec.MemoryMB = 1 << 30
 	_, err := p.Create(t.Context(), spec)
 	if !errors.Is(err, provisioner.ErrExhausted) || !strings.Contains(err.Error(), "1073741824 MB") {
+		t.Errorf("Create: %v; want ErrExhausted with the figures", err)
+	}
+}
+
+func TestNoDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("only root can make a small disk; root's run covers it")
+		return
+	}
+	p := newPlace(t, programs(t))
+	if err := unix.Mount("tmpfs", p.Dir, "tmpfs", 0, "mode=0711,size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(p.Dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err := p.Create(t.Context(), testSpec("sb-nodisk"))
+	if !errors.Is(err, provisioner.ErrExhausted) || !strings.Contains(err.Error(), "256 MB are needed") {
 		t.Errorf("Create: %v; want ErrExhausted with the figures", err)
 	}
 }
