@@ -138,7 +138,7 @@ func (m *Manager) bringUp(ctx context.Context, id string) error {
 		return ended(cur, m.now())
 	}
 	m.Log.Error("making a sandbox", "id", id, "err", err)
-	err = m.makeError(id, err)
+	err = m.makeError(ctx, id, err)
 	var shown *Error
 	errors.As(err, &shown)
 	reason := clip(shown.Msg, 500)
@@ -181,7 +181,13 @@ func (m *Manager) build(ctx context.Context, sb Sandbox) error {
 			return err
 		}
 	}
-	if err := m.greet(ctx, sb); err != nil {
+	// A guest that is only slow is asked again: a loaded host costs no sandbox.
+	err = m.greet(ctx, sb)
+	for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		m.Log.Warn("a new sandbox is slow to answer", "id", sb.ID, "err", err)
+		err = m.greet(ctx, sb)
+	}
+	if err != nil {
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s did not boot and its machine is removed; try again", sb.ID), err}
 	}
 	_, err = m.move(ctx, sb.ID, Ready, Change{})
@@ -207,10 +213,15 @@ func (m *Manager) greet(ctx context.Context, sb Sandbox) error {
 	return nil
 }
 
-// makeError words a failed making.
-func (m *Manager) makeError(id string, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
+// makeError words a failed making, of which ctx was the context. A step may
+// have had a shorter limit than the whole, so not every deadline is that of ctx.
+func (m *Manager) makeError(ctx context.Context, id string, err error) error {
+	var known *Error
+	switch late := errors.Is(err, context.DeadlineExceeded); {
+	case late && ctx.Err() != nil:
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s was not ready within %v and is removed; try again later", id, m.MakeTimeout), err}
+	case late && !errors.As(err, &known):
+		return &Error{Unavailable, fmt.Sprintf("sandbox %s could not be made, a step of it took too long, and it is removed; try again later", id), err}
 	}
 	return internal(id, err)
 }

@@ -55,7 +55,7 @@ func TestCreateValidates(t *testing.T) {
 			"cpu":          {sessions.CreateRequest{Cores: 9}, "cpu is 9, allowed: 1 to 8"},
 			"cpu-negative": {sessions.CreateRequest{Cores: -1}, "cpu is -1, allowed: 1 to 8"},
 			"memory":       {sessions.CreateRequest{MemoryMB: 401}, "memory_mb is 401, allowed: 64 to 400"},
-			"disk":         {sessions.CreateRequest{DiskMB: 1}, "disk in MB is 1, allowed: 16 to 16384"},
+			"disk":         {sessions.CreateRequest{DiskMB: 100 << 10}, "disk_gb is 100, allowed: 0.0156 to 16"},
 			"network":      {sessions.CreateRequest{Network: "internet"}, `network is "internet", allowed by profile small: none`},
 		} {
 			_, _, err := l.Create(as(t, "alice"), tt.req)
@@ -169,6 +169,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		"internal":    {"create", errors.New("secret 10.0.0.1"), sessions.Internal, ""},
 		"dial":        {"dial", guest.ErrUnreachable, sessions.Unavailable, "did not boot"},
 		"run":         {"run", guest.ErrUnreachable, sessions.Unavailable, "did not boot"},
+		"slow-step":   {"create", fmt.Errorf("runsc: %w", context.DeadlineExceeded), sessions.Unavailable, "a step of it took too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(t *testing.T, l *lab) {
@@ -187,6 +188,25 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The limit of one attempt to reach the guest is not that of the making.
+func TestCreateAsksASlowGuestAgain(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		slow := 3
+		l.world.onStep(func(ctx context.Context, op, _ string, do func() error) error {
+			if op == "run" && slow > 0 {
+				slow--
+				time.Sleep(10 * time.Second)
+				return fmt.Errorf("%w: %w", guest.ErrUnreachable, context.DeadlineExceeded)
+			}
+			return do()
+		})
+		sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Minute})
+		if err != nil || sb.State != sessions.Ready || slow != 0 {
+			t.Errorf("Create: %s, %v, %d attempts left", sb.State, err, slow)
+		}
+	})
 }
 
 func TestCreateThatHangsFails(t *testing.T) {

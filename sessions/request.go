@@ -49,11 +49,13 @@ func (r CreateRequest) validate(p Profile) error {
 	}{
 		{"cpu", r.Cores, 1, p.MaxCores},
 		{"memory_mb", r.MemoryMB, minMemoryMB, p.MaxMemoryMB},
-		{"disk in MB", r.DiskMB, minDiskMB, p.MaxDiskMB},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.max) {
 			return Errorf(Invalid, "%s is %d, allowed: %d to %d", f.name, f.value, f.least, f.max)
 		}
+	}
+	if mb := r.DiskMB; mb != 0 && (mb < minDiskMB || mb > p.MaxDiskMB) {
+		return Errorf(Invalid, "disk_gb is %.3g, allowed: %.3g to %.3g", gigabytes(mb), gigabytes(minDiskMB), gigabytes(p.MaxDiskMB))
 	}
 	if r.Network != "" {
 		allowed := networks[:slices.Index(networks, p.Network)+1]
@@ -66,6 +68,8 @@ func (r CreateRequest) validate(p Profile) error {
 	}
 	return nil
 }
+
+func gigabytes(mb int) float64 { return float64(mb) / 1024 }
 
 func validTTL(ttl, least, most time.Duration) error {
 	if ttl < least || ttl > most {
