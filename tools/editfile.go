@@ -23,8 +23,10 @@ type editFileIn struct {
 }
 
 type editMeta struct {
-	fileMeta
-	Replacements int `json:"replacements"`
+	Path         string `json:"path"`
+	Size         int64  `json:"size"`
+	Mode         string `json:"mode"`
+	Replacements int    `json:"replacements"`
 }
 
 func (s *service) editFile() Tool {
@@ -69,13 +71,9 @@ func edit(ctx context.Context, conn guest.Conn, name string, in editFileIn) (Res
 	if err != nil {
 		return Result{}, err
 	}
-	noun := "replacements"
-	if len(e.at) == 1 {
-		noun = "replacement"
-	}
-	meta := editMeta{metaOfFile(info), len(e.at)}
-	meta.Size = wrote.Bytes
-	return plain(fmt.Sprintf("%d %s in %s\n%s", len(e.at), noun, quoted(name), e.diff()), meta), nil
+	n := len(e.at)
+	return plain(fmt.Sprintf("%s in %s\n%s", count(n, "replacement", "replacements"), quoted(name), e.diff()),
+		editMeta{info.Path, wrote.Bytes, octal(info.Mode), n}), nil
 }
 
 // readWhole reads a file that is small enough to be edited.

@@ -22,8 +22,6 @@ var guestErrors = []struct {
 	kind sessions.Kind
 	text string
 }{
-	{guest.ErrNoDir, sessions.Invalid, "the working directory does not exist or is not a directory; make it first (mkdir -p) or leave workdir out"},
-	{guest.ErrNoUser, sessions.Invalid, "the sandbox has no such user; leave user out for the default user"},
 	{guest.ErrNoCommand, sessions.Invalid, "the shell of this profile is not in the sandbox; tell the operator"},
 	{guest.ErrNoProcess, sessions.NotFound, "no such process; list_sandboxes with this sandbox_id names the known ones"},
 	{guest.ErrExited, sessions.Conflict, "the process has ended; read_process gives its output"},

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -80,7 +81,12 @@ func (s *service) exec() Tool {
 				Stdin: []byte(in.Stdin), KeepStdin: in.Wait == 0 && in.Stdin == "",
 				Timeout: seconds(in.Timeout), Wait: seconds(in.Wait), Max: in.Max,
 			})
-			if err == nil {
+			switch {
+			case errors.Is(err, guest.ErrNoDir):
+				return invalid("workdir: %s does not exist or is not a directory; make it first (mkdir -p) or leave workdir out", quoted(absolute(sb, in.Workdir)))
+			case errors.Is(err, guest.ErrNoUser):
+				return invalid("user: the sandbox has no user %q; leave user out for root", brief(in.User))
+			case err == nil:
 				res = execResult(p, out, in)
 			}
 			return err
@@ -93,7 +99,11 @@ func (s *service) exec() Tool {
 func execResult(p guest.Process, out guest.Output, in execIn) Result {
 	head := status(p)
 	if p.Running {
-		head = fmt.Sprintf("still running after %d s · process_id: %s · use read_process; killed %d s after its start", in.Wait, p.ID, in.Timeout)
+		after := "running in the background"
+		if in.Wait > 0 {
+			after = fmt.Sprintf("still running after %d s", in.Wait)
+		}
+		head = fmt.Sprintf("%s · process_id: %s · use read_process; killed %d s after its start", after, p.ID, in.Timeout)
 	}
 	const separator = "--- stderr ---\n"
 	most := in.Max - utf8.RuneCountInString(head) - len(separator) - 2*markerRoom

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/agnivade/levenshtein"
+	"github.com/bmatcuk/doublestar/v4"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -73,7 +74,7 @@ func (s *service) writeFile() Tool {
 			if err != nil {
 				return fileError(ctx, conn, name, err)
 			}
-			res = structured(writeFileOut{name, wrote.Bytes, wrote.Created}, fmt.Sprintf("%s bytes written to %s", thousands(int(wrote.Bytes)), name))
+			res = structured(writeFileOut{name, wrote.Bytes, wrote.Created}, fmt.Sprintf("%s written to %s", count(int(wrote.Bytes), "byte", "bytes"), name))
 			return nil
 		})
 		return res, err
@@ -209,6 +210,9 @@ func (s *service) listFiles() Tool {
 		Meta:        hint("directory listing, find files by glob"),
 		Doing:       "listing files",
 	}, func(ctx context.Context, m *sessions.Manager, in listFilesIn) (Result, error) {
+		if !doublestar.ValidatePattern(in.Pattern) {
+			return Result{}, invalid("pattern: %q is not a glob: a [ or { is not closed, or it ends with \\", brief(in.Pattern))
+		}
 		var res Result
 		err := m.Use(ctx, in.SandboxID, "list_files", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			name := absolute(sb, in.Path)

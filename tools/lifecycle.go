@@ -113,7 +113,7 @@ func (s *service) createSandbox() Tool {
 }
 
 type listIn struct {
-	SandboxID string `arg:"sandbox_id" bytes:"100" doc:"Only this one, with its processes"`
+	SandboxID string `arg:"sandbox_id" bytes:"100" doc:"Only this one, with its latest processes"`
 	Wait      int    `arg:"wait_ready_seconds" default:"0" min:"0" max:"55" doc:"With sandbox_id: wait until it is ready"`
 }
 
@@ -122,6 +122,25 @@ func (in listIn) sandboxID() string { return in.SandboxID }
 type listOut struct {
 	Sandboxes []sandboxOut `json:"sandboxes"`
 	Processes []processOut `json:"processes,omitempty"`
+}
+
+// text is for clients that show no structured results.
+func (out listOut) text() string {
+	var b strings.Builder
+	b.WriteString(count(len(out.Sandboxes), "sandbox", "sandboxes"))
+	for _, sb := range out.Sandboxes {
+		fmt.Fprintf(&b, "\n%s is %s until %s · profile %s", sb.SandboxID, sb.State, clock(sb.ExpiresAt), sb.Profile)
+		if sb.Name != "" {
+			b.WriteString(" · name " + sb.Name)
+		}
+		if sb.Reason != "" {
+			b.WriteString(" · " + sb.Reason)
+		}
+	}
+	for _, p := range out.Processes {
+		fmt.Fprintf(&b, "\n%s %s · %s", p.ProcessID, p.State, brief(p.Command))
+	}
+	return b.String()
 }
 
 type processOut struct {
@@ -134,7 +153,7 @@ type processOut struct {
 func (s *service) listSandboxes() Tool {
 	return define(s, Tool{
 		Name: "list_sandboxes", Title: "List sandboxes",
-		Description: "Your live sandboxes; with sandbox_id one of them and its processes.",
+		Description: "Your live sandboxes; with sandbox_id one of them and its processes: the running and the last that ended.",
 		Output:      outputOf[listOut](),
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Meta:        hint("sandbox status, wait until ready, processes"),
@@ -151,7 +170,7 @@ func (s *service) listSandboxes() Tool {
 		for _, sb := range list {
 			out.Sandboxes = append(out.Sandboxes, view(sb))
 		}
-		return structured(out, fmt.Sprintf("%d sandboxes", len(list))), nil
+		return structured(out, out.text()), nil
 	})
 }
 
@@ -168,7 +187,7 @@ func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) 
 		defer cancel()
 		err := m.Use(ctx, sb.ID, "list_processes", 0, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 			list, err := conn.Processes().List(ctx)
-			for _, p := range list {
+			for _, p := range latest(list) {
 				out.Processes = append(out.Processes, processOut{p.ID, p.Command, state(p), p.Started.UTC().Truncate(time.Second)})
 			}
 			return err
@@ -177,7 +196,7 @@ func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) 
 			s.log.WarnContext(ctx, "list processes", "sandbox", sb.ID, "err", err)
 		}
 	}
-	return structured(out, fmt.Sprintf("%s is %s until %s", sb.ID, out.Sandboxes[0].State, clock(sb.End))), nil
+	return structured(out, out.text()), nil
 }
 
 type extendIn struct {
@@ -196,6 +215,7 @@ func (s *service) extendTTL() Tool {
 		Name: "extend_ttl", Title: "Extend lifetime",
 		Description: "Set a sandbox's end to ttl_seconds from now, at most max_expires_at.",
 		Output:      outputOf[extendOut](),
+		Annotations: Annotations{Idempotent: true},
 		Meta:        hint("keep a sandbox longer, lifetime, expiry"),
 		Doing:       "extending the sandbox",
 	}, func(ctx context.Context, m *sessions.Manager, in extendIn) (Result, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -86,7 +87,12 @@ func readResult(p guest.Process, out guest.Output, in readProcessIn) Result {
 	if rest := total - out.Next; rest > 0 {
 		head += fmt.Sprintf(" (%s bytes more)", thousands(int(rest)))
 	}
-	if in.Offset != nil && *in.Offset >= 0 && int64(*in.Offset) < out.First {
+	switch {
+	case in.Offset == nil && total > 0 && len(out.Both) == 0:
+		head += " · nothing new; offset=0 reads from the start"
+	case in.Offset != nil && int64(*in.Offset) > total:
+		head += fmt.Sprintf(" · offset=%d is past the end", *in.Offset)
+	case in.Offset != nil && *in.Offset >= 0 && int64(*in.Offset) < out.First:
 		head += fmt.Sprintf(" · bytes before %d are no longer kept", out.First)
 	}
 	meta := metaOf(p)
@@ -135,7 +141,7 @@ func (s *service) controlProcess() Tool {
 func controlled(in controlProcessIn) string {
 	var done []string
 	if in.Stdin != "" {
-		done = append(done, fmt.Sprintf("%s bytes written to stdin", thousands(len(in.Stdin))))
+		done = append(done, count(len(in.Stdin), "byte", "bytes")+" written to stdin")
 	}
 	if in.CloseStdin {
 		done = append(done, "stdin closed")
@@ -156,16 +162,36 @@ func (s *service) processError(ctx context.Context, conn guest.Conn, id string, 
 	if err != nil {
 		return cause
 	}
-	const most = 20
 	var known []string
 	for _, p := range list {
 		if exited && p.ID == id {
 			return sessions.Errorf(sessions.Conflict, "process %s has ended (exit_code: %d); read_process gives its output", id, p.Exit.Code)
 		}
+	}
+	for _, p := range latest(list) {
 		known = append(known, p.ID+" ("+state(p)+")")
 	}
 	if len(known) == 0 {
 		return sessions.Errorf(sessions.NotFound, "no process %q; this sandbox has none yet, exec starts one", brief(id))
 	}
-	return sessions.Errorf(sessions.NotFound, "no process %q; the latest of this sandbox: %s", brief(id), strings.Join(known[max(0, len(known)-most):], ", "))
+	return sessions.Errorf(sessions.NotFound, "no process %q; the latest of this sandbox: %s", brief(id), strings.Join(known, ", "))
+}
+
+// latest returns the processes worth telling of: those that ended last, and of
+// those that run the latest, which may be older than any of them.
+func latest(list []guest.Process) []guest.Process {
+	const mostEnded, mostRunning = 10, 30
+	ended, running := 0, 0
+	var some []guest.Process
+	for _, p := range slices.Backward(list) {
+		n, most := &ended, mostEnded
+		if p.Running {
+			n, most = &running, mostRunning
+		}
+		if *n++; *n <= most {
+			some = append(some, p)
+		}
+	}
+	slices.Reverse(some)
+	return some
 }

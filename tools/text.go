@@ -203,6 +203,14 @@ func share(budget, a, b int) (int, int) {
 	}
 }
 
+// count writes 1 byte, 2 bytes.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return thousands(n) + " " + many
+}
+
 // thousands writes 48213 as 48,213.
 func thousands(n int) string {
 	s := strconv.Itoa(n)

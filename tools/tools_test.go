@@ -65,8 +65,8 @@ func TestBadCallsOfExec(t *testing.T) {
 		{"nul-command", args{"command": "a\x00b"}, []string{"command: must not contain a NUL"}},
 		{"env-name", args{"command": "true", "env": args{"A B": "x"}}, []string{`"A B" is not a name`}},
 		{"nul-env", args{"command": "true", "env": args{"A": "\x00"}}, []string{"NUL"}},
-		{"workdir", args{"command": "true", "workdir": "/nope"}, []string{"working directory does not exist"}},
-		{"user", args{"command": "true", "user": "nosuchuser"}, []string{"no such user"}},
+		{"workdir", args{"command": "true", "workdir": "/nope"}, []string{"workdir: /nope does not exist or is not a directory"}},
+		{"user", args{"command": "true", "user": "nosuchuser"}, []string{`no user "nosuchuser"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) { e.wantError("exec", tt.args, tt.want...) })
 	}
@@ -110,7 +110,7 @@ func TestBackgroundProcess(t *testing.T) {
 	e := newEnv(t)
 	res := e.call("exec", args{"command": `echo ready; while read x; do echo "got $x"; done; echo bye; exit 4`, "wait_seconds": 0})
 	id := metaOf(t, res)["process_id"].(string)
-	if text := textOf(res); !strings.HasPrefix(text, "still running after 0 s · process_id: "+id+" · use read_process") {
+	if text := textOf(res); !strings.HasPrefix(text, "running in the background · process_id: "+id+" · use read_process") {
 		t.Errorf("line 1: %s", text)
 	}
 	e.wantText("read_process", args{"process_id": id, "until": "read."}, "running · ", "until matched", "\nready\n")
@@ -124,10 +124,26 @@ func TestBackgroundProcess(t *testing.T) {
 	e.wantText("read_process", args{"process_id": id, "until": "never"}, "bye", "until did not match", "exit_code: 4") // its end ends the wait
 	e.wantText("read_process", args{"process_id": id, "offset": -4}, "exit_code: 4", "\nbye\n")
 	e.wantText("read_process", args{"process_id": id, "offset": 0}, "\nready\ngot é\nbye\n")
+	e.wantText("read_process", args{"process_id": id}, "nothing new; offset=0 reads from the start")
+	e.wantText("read_process", args{"process_id": id, "offset": 1000}, "next_offset: 17 · offset=1000 is past the end")
 	e.wantError("control_process", args{"process_id": id, "signal": "term"}, "has ended (exit_code: 4)")
 	e.wantError("control_process", args{"process_id": id}, "nothing to do")
 	e.wantError("read_process", args{"process_id": "p_99"}, `no process "p_99"`, id+" (exited 4)")
 	e.wantError("read_process", args{"process_id": id, "until": "("}, "until: not a regular expression", "missing closing )")
+}
+
+// What runs is listed however many processes came after it.
+func TestListOfManyProcesses(t *testing.T) {
+	e := newEnv(t)
+	e.wantText("exec", args{"command": "sleep 100", "wait_seconds": 0}, "process_id: p_1 ")
+	for range 12 {
+		e.wantText("exec", args{"command": "exit 7"}, "exit_code: 7")
+	}
+	e.wantError("read_process", args{"process_id": "p_99"}, "p_1 (running), p_4 (exited 7), p_5")
+	text := e.wantText("list_sandboxes", args{"sandbox_id": e.sandbox}, "\np_1 running · sleep 100\np_4 exited 7 · exit 7\n", "\np_13 exited 7")
+	if strings.Contains(text, "p_3 ") {
+		t.Errorf("more than the last processes:\n%s", text)
+	}
 }
 
 // Reading on from where one stopped never parts a rune, however small the pieces.
@@ -184,8 +200,8 @@ func TestLifecycle(t *testing.T) {
 	}
 	id := first.Sandbox
 	e.wantText("extend_ttl", args{"sandbox_id": id, "ttl_seconds": 600}, "lives until")
-	e.wantText("list_sandboxes", args{}, "2 sandboxes")
-	e.wantText("list_sandboxes", args{"sandbox_id": id}, id+" is ready")
+	e.wantText("list_sandboxes", args{}, "2 sandboxes\n", id+" is ready until", "profile default · name a")
+	e.wantText("list_sandboxes", args{"sandbox_id": id}, "1 sandbox\n"+id+" is ready")
 	for _, tool := range []string{"exec", "extend_ttl", "list_sandboxes", "read_file"} { // another's
 		raw := fmt.Sprintf(`{"sandbox_id":%q}`, id)
 		switch tool {
@@ -210,7 +226,7 @@ func TestLifecycle(t *testing.T) {
 func TestWriteFile(t *testing.T) {
 	e := newEnv(t)
 	e.wantText("write_file", args{"path": "new/dir/f", "content": "a\x00ü"}, "4 bytes written to "+e.home+"/new/dir/f")
-	e.wantText("write_file", args{"path": "~/new/dir/f", "content": base64.StdEncoding.EncodeToString([]byte{0xff}), "encoding": "base64", "append": true}, "1 bytes")
+	e.wantText("write_file", args{"path": "~/new/dir/f", "content": base64.StdEncoding.EncodeToString([]byte{0xff}), "encoding": "base64", "append": true}, "1 byte written")
 	if got := e.file("new/dir/f"); got != "a\x00ü\xff" {
 		t.Errorf("file %q", got)
 	}
@@ -268,6 +284,7 @@ func TestListFiles(t *testing.T) {
 	e.wantText("list_files", args{"limit": 2}, "[2 of 5; narrow pattern or raise limit]")
 	e.wantText("list_files", args{"path": "d/e", "pattern": "x*"}, "[nothing]")
 	e.wantError("list_files", args{"path": "nope"}, "/nope does not exist")
+	e.wantError("list_files", args{"pattern": "["}, `pattern: "[" is not a glob`)
 }
 
 // While the configuration is broken the tools are listed, and each call says
