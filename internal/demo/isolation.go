@@ -42,7 +42,7 @@ func (d *demo) isolation(ctx context.Context) error {
 		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }},
 		{"env | grep " + strings.Split(secret, "=")[0], succeeded},
 		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded},
-		{"timeout 2 bash -c 'echo hello > /dev/tcp/1.1.1.1/53'", succeeded},
+		{"timeout 2 bash -c 'echo hello > /dev/tcp/192.0.2.1/53'", succeeded}, // of no host, RFC 5737
 	} {
 		text, ex, err := d.exec(ctx, p.command)
 		if err != nil {
