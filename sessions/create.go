@@ -187,12 +187,18 @@ func (m *Manager) build(ctx context.Context, sb Sandbox) error {
 		m.Log.Warn("a new sandbox is slow to answer", "id", sb.ID, "err", err)
 		err = m.greet(ctx, sb)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, guest.ErrNoCommand):
+		return &Error{Unavailable, fmt.Sprintf("the root of profile %s has no program %q, so it can't be used until the operator mends it", sb.Profile, firstCommand), err}
+	case err != nil:
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s did not boot and its machine is removed; try again", sb.ID), err}
 	}
 	_, err = m.move(ctx, sb.ID, Ready, Change{})
 	return err
 }
+
+// firstCommand is what a guest must have beside the shell of its profile.
+const firstCommand = "true"
 
 // greet runs a command over the channel that will be used: only that shows
 // that a sandbox is READY.
@@ -203,7 +209,7 @@ func (m *Manager) greet(ctx context.Context, sb Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("dial: %w", err)
 	}
-	exit, err := conn.Run(ctx, guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+	exit, err := conn.Run(ctx, guest.Cmd{Args: []string{firstCommand}}, guest.Streams{})
 	if err != nil {
 		return fmt.Errorf("first command: %w", err)
 	}

@@ -169,6 +169,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		"internal":    {"create", errors.New("secret 10.0.0.1"), sessions.Internal, ""},
 		"dial":        {"dial", guest.ErrUnreachable, sessions.Unavailable, "did not boot"},
 		"run":         {"run", guest.ErrUnreachable, sessions.Unavailable, "did not boot"},
+		"no-command":  {"run", guest.ErrNoCommand, sessions.Unavailable, `the root of profile small has no program "true"`},
 		"slow-step":   {"create", fmt.Errorf("runsc: %w", context.DeadlineExceeded), sessions.Unavailable, "a step of it took too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
