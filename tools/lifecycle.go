@@ -11,28 +11,33 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// adjust fills in what the definitions take from the profiles.
-func (s *service) adjust(p *Property) {
-	if len(s.profiles) == 0 {
-		return
+// adjust returns what fills in what the definitions take from the profiles.
+func adjust(profiles []sessions.Profile) func(*Property) {
+	return func(p *Property) {
+		if len(profiles) > 0 {
+			p.take(profiles)
+		}
 	}
+}
+
+func (p *Property) take(profiles []sessions.Profile) {
 	switch p.Name {
 	case "profile":
 		var about []string
-		for _, f := range s.profiles {
+		for _, f := range profiles {
 			p.Enum = append(p.Enum, f.Name)
 			about = append(about, fmt.Sprintf("%s: %s, %d MB, network %s", f.Name, strings.TrimSuffix(f.Description, "."), f.MemoryMB, f.Network))
 		}
 		p.Description = strings.Join(about, "; ")
 	case "network":
-		for _, f := range s.profiles {
+		for _, f := range profiles {
 			if !slices.Contains(p.Enum, f.Network) && f.Network != "" {
 				p.Enum = append(p.Enum, f.Network)
 			}
 		}
 	case "ttl_seconds":
 		least, most := *p.Max, *p.Min
-		for _, f := range s.profiles {
+		for _, f := range profiles {
 			least, most = min(least, int(f.MinTTL.Seconds())), max(most, int(f.MaxTTL.Seconds()))
 		}
 		p.Min, p.Max = &least, &most

@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"sync"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
@@ -75,7 +76,8 @@ type service struct {
 }
 
 // All returns the tools. The profiles are those named in the definitions, which
-// can be listed while open still fails; the calls use those of the Manager.
+// can be listed while open still fails, none if they are not known yet; the
+// calls use those of the Manager.
 // Details of internal errors go to log.
 func All(open Source, profiles []sessions.Profile, log *slog.Logger) []Tool {
 	s := &service{open: open, profiles: profiles, log: log}
@@ -99,14 +101,17 @@ type body[In any] func(ctx context.Context, m *sessions.Manager, in In) (Result,
 // define completes t with the schema of In and a Call that decodes, runs do,
 // and words what went wrong.
 func define[In any](s *service, t Tool, do body[In]) Tool {
-	ps := paramsOf[In](s.adjust)
-	t.Input = ps.schema()
+	t.Input = paramsOf[In](adjust(s.profiles)).schema()
+	var once sync.Once
+	var ps params
 	t.Call = func(ctx context.Context, args json.RawMessage) Result {
 		var in In
 		m, err := s.open(ctx)
 		if err != nil {
 			return s.broken(t.Name, err)
 		}
+		// What is shown is as old as the daemon, what holds is the Manager's.
+		once.Do(func() { ps = paramsOf[In](adjust(m.Profiles)) })
 		res, err := Result{}, ps.decode(args, &in)
 		if err == nil {
 			res, err = do(ctx, m, in)

@@ -300,3 +300,23 @@ func TestBrokenSource(t *testing.T) {
 		}
 	}
 }
+
+// Once it is mended the profiles that it has now hold, not those of the start.
+func TestMendedSource(t *testing.T) {
+	big := sessions.BuiltinProfiles()[0]
+	big.Name = "big"
+	var m *sessions.Manager
+	open := func(context.Context) (*sessions.Manager, error) {
+		if m == nil {
+			return nil, errors.New("broken")
+		}
+		return m, nil
+	}
+	create := tools.All(open, sessions.BuiltinProfiles(), slog.New(slog.DiscardHandler))[0]
+	create.Call(as(t.Context(), "local:1"), json.RawMessage(`{}`))
+	m = &sessions.Manager{Profiles: []sessions.Profile{big}}
+	res := create.Call(as(t.Context(), "local:1"), json.RawMessage(`{"profile":"nope"}`))
+	if want := `"nope" is not one of big`; !strings.Contains(textOf(res), want) {
+		t.Errorf("%s, want %q", textOf(res), want)
+	}
+}

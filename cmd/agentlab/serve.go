@@ -123,6 +123,7 @@ func (d *daemon) serve(ctx context.Context, in *installation, ln *net.UnixListen
 	cfg, err := config.Load(in.paths.Config)
 	if err != nil {
 		cfg = config.Default() // each call tells what is wrong
+		cfg.Profiles = nil     // no client must believe that there is but the default
 	}
 	server := &mcpserver.Server{
 		Tools:        tools.All(in.Manager, cfg.Profiles, in.log),
