@@ -9,6 +9,9 @@ import (
 // Pool opens the file at path past the store, with the same settings.
 func Pool(path string) *sql.DB { return pool(path, 2) }
 
+// Readers are the connections that read.
+func Readers(db *DB) *sql.DB { return db.r }
+
 // LimitPages makes SQLite find the disk full when the file has n pages, or is
 // as long as it is now.
 func LimitPages(t *testing.T, db *DB, n int) {

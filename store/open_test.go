@@ -31,6 +31,27 @@ func TestFilesAreTheOwnersOnly(t *testing.T) {
 	}
 }
 
+// What was made otherwise, or is back from a backup, is closed at the next start.
+func TestFileIsClosedToOthers(t *testing.T) {
+	db, path := open(t)
+	if err := errors.Join(db.Close(), os.Chmod(path, 0o664)); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, path)
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+}
+
+func TestReadersDoNotWrite(t *testing.T) {
+	db, _ := open(t)
+	add(t, db, sandbox("sb-1"))
+	_, err := store.Readers(db).ExecContext(t.Context(), "DELETE FROM sandboxes")
+	if err == nil || !strings.Contains(err.Error(), "readonly") {
+		t.Errorf("error %v, want one of a read-only database", err)
+	}
+}
+
 func TestPragmas(t *testing.T) {
 	_, path := open(t)
 	for pragma, want := range map[string]string{"journal_mode": "wal", "busy_timeout": "5000", "synchronous": "1", "foreign_keys": "1"} {
