@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,6 +248,17 @@ func TestExtend(t *testing.T) {
 
 // Wherever an extension is cut short, the papers must not name an earlier end
 // than the record, and neither may lose the sandbox an end.
+func TestExtendOnAFullDisk(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		l.world.fail("relabel", fmt.Errorf("write papers: %w", syscall.ENOSPC))
+		_, err := l.Extend(as(t, "alice"), sb.ID, 2*time.Hour)
+		if k, msg := kind(t, err); k != sessions.Unavailable || !strings.Contains(msg, "the server's disk is full") {
+			t.Errorf("Extend: %v %q", k, msg)
+		}
+	})
+}
+
 func TestExtendCutShort(t *testing.T) {
 	for name, ttl := range map[string]time.Duration{"later": 3 * time.Hour, "sooner": 10 * time.Minute} {
 		for _, broken := range []string{"papers", "papers-done", "record"} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -50,6 +51,9 @@ func internal(id string, err error) error {
 	var known *Error
 	if err = present(id, err); err == nil || errors.As(err, &known) || isCanceled(err) {
 		return err
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return &Error{Unavailable, "the server's disk is full. Try again later, or destroy a sandbox", err}
 	}
 	return &Error{Kind: Internal, Err: err}
 }
