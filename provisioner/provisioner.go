@@ -67,6 +67,14 @@ type Checker interface {
 	Check(ctx context.Context) error
 }
 
+// Guarder is the ability to hold machines to limits that nothing else holds
+// them to.
+type Guarder interface {
+	// Guard watches the machines, and ends one that is over a limit, until ctx
+	// ends; it returns at once when there is nothing to guard.
+	Guard(ctx context.Context)
+}
+
 // Ref names one machine. Handle is the backend's own name for it.
 type Ref struct {
 	Sandbox string

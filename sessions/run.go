@@ -28,6 +28,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.spawn(m.prune)
 	for name, p := range m.Backends {
 		m.spawn(func(ctx context.Context) { m.reconcileLoop(ctx, name, p) })
+		if g, ok := provisioner.As[provisioner.Guarder](p); ok {
+			m.spawn(g.Guard)
+		}
 	}
 	<-ctx.Done()
 	m.mu.Lock()

@@ -45,6 +45,7 @@ var (
 	_ provisioner.Provisioner = (*Provisioner)(nil)
 	_ provisioner.Relabeler   = (*Provisioner)(nil)
 	_ provisioner.Checker     = (*Provisioner)(nil)
+	_ provisioner.Guarder     = (*Provisioner)(nil)
 )
 
 const (

@@ -83,23 +83,29 @@ func (st *state) mayBeOurs(pid int) bool {
 	return err == nil && (uid == st.uid || st.uid == 0 && uid == nobody)
 }
 
-// running says whether machine id is alive and was started to the end: runsc
-// may have been killed between making its sandbox and starting it. The number
-// of the process is runsc's word; that it is this machine's, its own.
+// running says whether machine id is alive and was started to the end.
 func (st *state) running(id string) bool {
+	_, ok := st.sandbox(id)
+	return ok
+}
+
+// sandbox returns the process of machine id if it is alive and was started to
+// the end: runsc may have been killed between making its sandbox and starting
+// it. The number of the process is runsc's word; that it is this machine's, its own.
+func (st *state) sandbox(id string) (pid int, ok bool) {
 	data, err := os.ReadFile(st.runscState(id, "state"))
 	if err != nil {
-		return false
+		return 0, false
 	}
 	var s struct {
 		Status  string
 		Sandbox struct{ Pid int }
 	}
 	if json.Unmarshal(data, &s) != nil || s.Status != "running" {
-		return false
+		return 0, false
 	}
 	got, proc, ok := st.process(s.Sandbox.Pid)
-	return ok && got == id && proc.sentry
+	return s.Sandbox.Pid, ok && got == id && proc.sentry
 }
 
 func (st *state) runscState(id, ext string) string {

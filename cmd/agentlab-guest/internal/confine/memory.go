@@ -5,21 +5,34 @@ import (
 	"context"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/proc"
 )
 
-// How often memory is looked at while a command runs: the less is left, the
+// How often memory is looked at while a process runs: the less is left, the
 // more often, as if a program could fill fillRate bytes a second.
 const (
 	shortLook = 50 * time.Millisecond
 	longLook  = 500 * time.Millisecond
 	fillRate  = 2 << 30
+
+	// deathLook is between looks whether what was killed has given back its
+	// memory, and deathTime what it may take: it is dead before that is done,
+	// and to kill the next biggest meanwhile is to kill an innocent one.
+	deathLook = 5 * time.Millisecond
+	deathTime = 200 * time.Millisecond
+
+	// patience is for how long memory may stay over the limit, whatever is
+	// killed. What then holds it are files in memory, or programs that start
+	// faster than they are killed, and only the end of the machine frees it.
+	patience = 3 * time.Second
 )
 
 // guardMemory kills the biggest process whenever all together use more than
-// limit bytes. While no command runs it sleeps.
+// limit bytes, and ends the machine when that does not help. While no process
+// runs it sleeps.
 func guardMemory(ctx context.Context, host *proc.Host, limit int64) {
 	for {
 		select {
@@ -27,12 +40,20 @@ func guardMemory(ctx context.Context, host *proc.Host, limit int64) {
 		case <-ctx.Done():
 			return
 		}
-		for host.Busy() {
-			pause := shortLook
-			if left := limit - used(); left > 0 {
-				pause = min(max(time.Duration(left)*time.Second/fillRate, shortLook), longLook)
-			} else {
+		within := time.Now()
+		for host.Busy() || others() {
+			left := limit - used()
+			pause := min(max(time.Duration(left)*time.Second/fillRate, shortLook), longLook)
+			switch now := time.Now(); {
+			case left > 0:
+				within = now
+			case now.Sub(within) > patience:
+				_ = syscall.Kill(os.Getpid(), syscall.SIGTERM) // with us the machine ends
+				return
+			default:
 				host.KillBiggest()
+				awaitRoom(limit, limit-left)
+				pause = 0
 			}
 			select {
 			case <-time.After(pause):
@@ -41,6 +62,34 @@ func guardMemory(ctx context.Context, host *proc.Host, limit int64) {
 			}
 		}
 	}
+}
+
+// awaitRoom waits a moment for less than limit bytes to be used, unless they
+// grow from n on: then there is more than one to be killed.
+func awaitRoom(limit, n int64) {
+	for end := time.Now().Add(deathTime); time.Now().Before(end); time.Sleep(deathLook) {
+		if u := used(); u < limit || u > n+limit/8 {
+			return
+		}
+	}
+}
+
+// others says whether there is any process but this one: a command that has
+// ended may have left some.
+func others() bool {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	self := strconv.Itoa(os.Getpid())
+	for _, name := range names {
+		if name[0] >= '1' && name[0] <= '9' && name != self {
+			return true
+		}
+	}
+	return false
 }
 
 // used returns how many bytes of memory the machine uses, files in memory too;
