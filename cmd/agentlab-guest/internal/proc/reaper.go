@@ -77,7 +77,7 @@ func (r *reaper) reap(pid int) bool {
 	r.mu.Unlock()
 	end := time.Now().Add(grace)
 	for _, f := range []*os.File{p.Stdout, p.Stderr} {
-		if f != nil && !hungUp(f) {
+		if f != nil && (p.TTY || !hungUp(f)) { // a terminal may be opened again
 			_ = f.SetReadDeadline(end) // fails if the stream has ended and is closed
 		}
 	}
