@@ -1,9 +1,11 @@
 // Package sshguest reaches the inside of a machine over SSH: it is the
 // guest.Conn of machines that run agentlab-guest.
 //
-// All calls share one connection, which is dialled when it is first needed and
-// again after it broke. A connection on which somebody waits is watched: a
-// guest that hangs is noticed by its silence.
+// SSH is how both sides get to know each other, and is over when they do: they
+// share a session (package wire) then, which is made when it is first needed
+// and again after it broke. Short calls share one connection of the session, and
+// each call that streams has its own. A session on which somebody waits is
+// watched: a guest that hangs is noticed by its silence.
 package sshguest
 
 import (
@@ -29,6 +31,10 @@ const (
 	defaultKeepAlive   = 5 * time.Second
 )
 
+// maxJoining is how many connections of streams are made at once: a guest serves
+// few strangers, and the queue before a Unix socket is short.
+const maxJoining = 8
+
 // Config says how to reach a guest.
 type Config struct {
 	Dial        func(ctx context.Context) (net.Conn, error) // required
@@ -44,6 +50,8 @@ type Conn struct {
 	cfg    Config
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+
+	joining chan struct{} // holds one for each connection being made
 
 	mu      sync.Mutex
 	current *link
@@ -65,7 +73,7 @@ func New(cfg Config) *Conn {
 	if cfg.KeepAlive <= 0 {
 		cfg.KeepAlive = defaultKeepAlive
 	}
-	c := &Conn{cfg: cfg}
+	c := &Conn{cfg: cfg, joining: make(chan struct{}, maxJoining)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -123,30 +131,65 @@ func (c *Conn) dial(d *dial) {
 	close(d.done)
 }
 
+// connect makes a session and its connection for short calls.
 func (c *Conn) connect(ctx context.Context) (*link, error) {
-	raw, err := c.cfg.Dial(ctx)
+	session, err := c.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nc := &watchedConn{Conn: wire.NewConn(raw)}
-	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
+	nc, err := c.join(ctx, session, wire.Open{For: wire.Calls})
+	if err != nil {
+		return nil, err
+	}
+	return newLink(nc, session, c.cfg.KeepAlive), nil
+}
+
+// session gets to know the guest over SSH.
+func (c *Conn) session(ctx context.Context) (*wire.Session, error) {
+	nc, err := c.cfg.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	defer closeWith(ctx, nc)()
 	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.clientConfig())
 	if err != nil {
-		stop()
-		_ = nc.Close()
 		return nil, errors.Join(context.Cause(ctx), err)
 	}
 	go ssh.DiscardRequests(requests)
 	go refuse(channels)
-	l, err := newLink(sc, nc, c.cfg.KeepAlive)
-	if err == nil && !stop() {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		_ = sc.Close()
+	if err := checkVersion(sc); err != nil {
 		return nil, err
 	}
-	return l, nil
+	ok, payload, err := sc.SendRequest(wire.NewSession, true, nil)
+	if err != nil || !ok {
+		return nil, errors.Join(context.Cause(ctx), err, errors.New("the guest gives no session"))
+	}
+	return wire.ParseSession(payload)
+}
+
+// join makes one more connection of a session. With an error nothing of open
+// took effect.
+func (c *Conn) join(ctx context.Context, session *wire.Session, open any) (net.Conn, error) {
+	first, err := wire.Frame(open)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := c.cfg.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer closeWith(ctx, nc)()
+	if err := session.Join(nc, first); err != nil {
+		_ = nc.Close()
+		return nil, errors.Join(context.Cause(ctx), err)
+	}
+	return nc, nil // also if ctx ends now: what left can't be called back
+}
+
+// closeWith closes nc when ctx ends, unless stop is called before.
+func closeWith(ctx context.Context, nc net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = nc.Close() })
 }
 
 // clientConfig offers one algorithm of each kind: those that are fastest on

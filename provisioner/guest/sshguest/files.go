@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strconv"
 	"sync"
 
@@ -18,81 +19,128 @@ func (c *Conn) ReadFile(ctx context.Context, path string, off, n int64) (io.Read
 	if err != nil {
 		return nil, guest.FileInfo{}, reason(ctx, err)
 	}
-	var fi wire.FileInfo
-	select {
-	case fi = <-s.begun:
-	case <-s.over:
-		select {
-		case fi = <-s.begun: // a short file is over at once
-		default:
-			if _, err = s.result(ctx); err == nil {
-				err = errLies("a file without a description")
-			}
-		}
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	info, err := s.begin(ctx)
 	if err != nil {
 		s.close()
 		return nil, guest.FileInfo{}, err
 	}
-	info := fi.Guest()
 	info.Path = path
-	return s.reader(ctx, n), info, nil
+	return &fileReader{ctx: ctx, s: s, n: n}, info, nil
 }
 
-// reader returns the data of s as a reader that ctx ends.
-func (s *stream) reader(ctx context.Context, n int64) io.ReadCloser {
-	pr, pw := io.Pipe()
-	r := &fileReader{PipeReader: pr, s: s}
-	r.stop = context.AfterFunc(ctx, func() {
-		_ = pw.CloseWithError(ctx.Err())
-		s.close()
-	})
-	go func() {
-		piece := pieces.Get().(*[pieceSize]byte)
-		defer pieces.Put(piece)
-		err := copyAtMost(pw, s.ch, n, piece[:])
+// begin reads the description of the file that is to come.
+func (s *stream) begin(ctx context.Context) (guest.FileInfo, error) {
+	kind, err := s.in.Next()
+	if err != nil {
+		return guest.FileInfo{}, s.broken(ctx, err)
+	}
+	switch kind {
+	case wire.Begin:
+		var fi wire.FileInfo
+		if err := s.in.JSON(&fi); err != nil {
+			return guest.FileInfo{}, s.broken(ctx, err)
+		}
+		return fi.Guest(), nil
+	case wire.End:
+		if _, err := s.end(ctx); err != nil {
+			return guest.FileInfo{}, err
+		}
+	}
+	return guest.FileInfo{}, errLies("a file without a description")
+}
+
+// fileReader reads the content of a file.
+type fileReader struct {
+	ctx context.Context
+	n   int64 // at most that many; negative is any number
+
+	closing sync.Once
+	mu      sync.Mutex // held while reading
+	s       *stream
+	rest    []byte // of a piece
+	total   int64
+	err     error // what is left to say
+}
+
+// piece returns what has come next, valid until the next call.
+func (r *fileReader) piece() ([]byte, error) {
+	for r.err == nil {
+		b, err := r.s.in.Piece()
 		if err == nil {
-			_, err = s.result(ctx)
+			if r.total += int64(len(b)); r.n >= 0 && r.total > r.n {
+				r.err = errLies("more of a file than asked for")
+				break
+			}
+			return b, nil
 		}
-		_ = pw.CloseWithError(err)
-		s.close()
-	}()
-	return r
+		if !errors.Is(err, io.EOF) {
+			r.err = r.s.broken(r.ctx, err)
+			break
+		}
+		kind, err := r.s.in.Next()
+		switch {
+		case err != nil:
+			r.err = r.s.broken(r.ctx, err)
+		case kind == wire.End:
+			if _, r.err = r.s.end(r.ctx); r.err == nil {
+				r.err = io.EOF
+			}
+		case kind != wire.Data:
+			r.err = errLies("not the content of a file")
+		}
+	}
+	return nil, r.err
 }
 
-// copyAtMost copies all of r, which must be no longer than n unless that is
-// negative.
-func copyAtMost(w io.Writer, r io.Reader, n int64, buf []byte) error {
-	for total := int64(0); ; {
-		m, err := r.Read(buf)
-		if total += int64(m); n >= 0 && total > n {
-			return errLies("more of a file than asked for")
+// Read implements io.Reader.
+func (r *fileReader) Read(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if len(r.rest) == 0 {
+		var err error
+		if r.rest, err = r.piece(); err != nil {
+			return 0, err
 		}
-		if _, err := w.Write(buf[:m]); err != nil {
-			return err
+	}
+	n := copy(b, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo.
+func (r *fileReader) WriteTo(w io.Writer) (total int64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if len(r.rest) > 0 {
+			n, err := w.Write(r.rest)
+			r.rest = r.rest[n:]
+			if total += int64(n); err != nil {
+				return total, err
+			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
+		if r.rest, err = r.piece(); errors.Is(err, io.EOF) {
+			return total, nil
 		}
 		if err != nil {
-			return err
+			return total, err
 		}
 	}
 }
 
-type fileReader struct {
-	*io.PipeReader
-	s    *stream
-	stop func() bool
-}
-
-// Close ends the reading.
+// Close ends the reading, also one that is under way.
 func (r *fileReader) Close() error {
-	r.stop()
-	r.s.close()
-	return r.PipeReader.Close()
+	r.closing.Do(func() {
+		_ = r.s.nc.Close() // so that a reader lets go of the lock
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.rest, r.err = nil, fs.ErrClosed
+		r.s.close()
+	})
+	return nil
 }
 
 // WriteFile implements guest.Conn.
@@ -109,21 +157,22 @@ func (c *Conn) WriteFile(ctx context.Context, path string, r io.Reader, opt gues
 	defer s.close()
 	src := &source{r: r}
 	defer src.abandon()
-	sent := make(chan error, 1)
-	go func() { sent <- s.send(ctx, src) }()
-	select {
-	case err = <-sent:
-		if err != nil && src.failed() != nil {
-			return guest.WriteResult{}, fmt.Errorf("write %s: %w", path, src.failed())
+	go func() {
+		if s.send(ctx, src); src.failed() != nil {
+			_ = s.nc.Close() // the guest forgets it all
 		}
-		if ctx.Err() != nil {
-			return guest.WriteResult{}, ctx.Err()
-		}
-	case <-s.over: // refused before all was sent
-	case <-ctx.Done():
-		return guest.WriteResult{}, ctx.Err()
+	}()
+	kind, err := s.in.Next()
+	if failed := src.failed(); failed != nil {
+		return guest.WriteResult{}, fmt.Errorf("write %s: %w", path, failed)
 	}
-	end, err := s.result(ctx)
+	if err != nil {
+		return guest.WriteResult{}, s.broken(ctx, err)
+	}
+	if kind != wire.End {
+		return guest.WriteResult{}, errLies("not the result of a write")
+	}
+	end, err := s.end(ctx)
 	if err != nil {
 		return guest.WriteResult{}, err
 	}
@@ -133,33 +182,28 @@ func (c *Conn) WriteFile(ctx context.Context, path string, r io.Reader, opt gues
 	return *end.Wrote, nil
 }
 
-// send sends the content and then that it is all.
-func (s *stream) send(ctx context.Context, src *source) error {
+// send sends the content and then that it is all. The guest may refuse it
+// before that: its last word says why.
+func (s *stream) send(ctx context.Context, src *source) {
 	piece := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(piece)
 	var total int64
 	for {
 		n, err := src.Read(piece[:])
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if n > 0 {
-			if _, err := s.ch.Write(piece[:n]); err != nil {
-				return err
+			if s.out.Send(wire.Data, piece[:n]) != nil {
+				return
 			}
 			total += int64(n)
 		}
-		if errors.Is(err, io.EOF) {
-			break
+		if err == nil {
+			continue
 		}
-		if err != nil {
-			return err
+		if errors.Is(err, io.EOF) && ctx.Err() == nil {
+			_ = s.out.Send(wire.Commit, strconv.AppendInt(nil, total, 10)) // fails with the stream
 		}
+		return
 	}
-	if _, err := s.ch.SendRequest(wire.Commit, false, strconv.AppendInt(nil, total, 10)); err != nil {
-		return err
-	}
-	return s.ch.CloseWrite()
 }
 
 // source is the caller's reader, which is not read any more after abandon.

@@ -21,12 +21,12 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
-// hostile is a real SSH server with the right key that misbehaves once a
-// channel is open.
+// hostile is a real SSH server with the right key that misbehaves once there is
+// a session.
 type hostile struct {
-	calls  func(ch ssh.Channel)              // serves the short calls; nil answers none
-	stream func(ch ssh.Channel, nc net.Conn) // serves each other channel
-	raw    func(nc net.Conn) net.Conn        // what the connection is wrapped in
+	calls  func(nc net.Conn)          // serves the short calls; nil answers none
+	stream func(nc net.Conn)          // serves each other connection
+	raw    func(nc net.Conn) net.Conn // what a connection is wrapped in
 }
 
 // conn returns a Conn to h that waits for little.
@@ -38,6 +38,7 @@ func (h hostile) conn(t *testing.T) *sshguest.Conn {
 	check(t, err)
 	hostKey, err := ssh.NewPublicKey(public)
 	check(t, err)
+	session := wire.MakeSession()
 	c := sshguest.New(sshguest.Config{
 		HostKey: hostKey, Signer: signer, KeepAlive: 50 * time.Millisecond, DialTimeout: 2 * time.Second,
 		Dial: func(context.Context) (net.Conn, error) {
@@ -55,7 +56,7 @@ func (h hostile) conn(t *testing.T) *sshguest.Conn {
 				return nil, err
 			}
 			t.Cleanup(func() { _ = theirs.Close() })
-			go h.serve(theirs, signer)
+			go h.serve(theirs, signer, session)
 			return ours, nil
 		},
 	})
@@ -63,29 +64,43 @@ func (h hostile) conn(t *testing.T) *sshguest.Conn {
 	return c
 }
 
-func (h hostile) serve(nc net.Conn, key ssh.Signer) {
+func (h hostile) serve(nc net.Conn, key ssh.Signer, session *wire.Session) {
 	if h.raw != nil {
 		nc = h.raw(nc)
 	}
-	cfg := &ssh.ServerConfig{ServerVersion: wire.Version, NoClientAuth: true}
-	cfg.AddHostKey(key)
-	_, channels, requests, err := ssh.NewServerConn(nc, cfg)
+	joins, nc, err := wire.Joins(nc)
 	if err != nil {
 		return
 	}
-	go ssh.DiscardRequests(requests)
-	for c := range channels {
-		ch, requests, err := c.Accept()
-		if err != nil {
-			return
-		}
-		go ssh.DiscardRequests(requests)
-		switch {
-		case c.ChannelType() != wire.Calls:
-			go h.stream(ch, nc)
-		case h.calls != nil:
-			go h.calls(ch)
-		}
+	if !joins {
+		h.door(nc, key, session)
+		return
+	}
+	if _, err := wire.Accept(nc, func(wire.ID) *wire.Session { return session }); err != nil {
+		return
+	}
+	var open wire.Open
+	if wire.ReadFrame(nc, &open) != nil {
+		return
+	}
+	switch {
+	case open.For != wire.Calls:
+		h.stream(nc)
+	case h.calls != nil:
+		h.calls(nc)
+	}
+}
+
+// door gives out the session over SSH.
+func (h hostile) door(nc net.Conn, key ssh.Signer, session *wire.Session) {
+	cfg := &ssh.ServerConfig{ServerVersion: wire.Version, NoClientAuth: true}
+	cfg.AddHostKey(key)
+	_, _, requests, err := ssh.NewServerConn(nc, cfg)
+	if err != nil {
+		return
+	}
+	for r := range requests {
+		_ = r.Reply(true, session.Payload())
 	}
 }
 
@@ -109,8 +124,8 @@ func everything(ctx context.Context, c *sshguest.Conn) map[string]error {
 }
 
 // answer answers every call with result.
-func answer(result any) func(ssh.Channel) {
-	return func(ch ssh.Channel) {
+func answer(result any) func(net.Conn) {
+	return func(ch net.Conn) {
 		for {
 			var req wire.Request
 			if wire.ReadFrame(ch, &req) != nil {
@@ -131,12 +146,12 @@ func answer(result any) func(ssh.Channel) {
 	}
 }
 
-func last(ch ssh.Channel, e any) {
-	text, err := json.Marshal(e)
-	if err == nil {
-		_, _ = ch.SendRequest(wire.End, false, text)
+// say sends parts of a stream.
+func say(nc net.Conn, parts ...any) {
+	w := wire.NewStreamWriter(nc)
+	for i := 0; i < len(parts); i += 2 {
+		_ = w.Send(parts[i].(wire.Kind), parts[i+1].([]byte))
 	}
-	_ = ch.Close()
 }
 
 func TestHostileGuest(t *testing.T) {
@@ -149,37 +164,43 @@ func TestHostileGuest(t *testing.T) {
 	}
 	for name, h := range map[string]hostile{
 		"closes_in_the_middle": {
-			calls:  func(ch ssh.Channel) { _ = ch.Close() },
-			stream: func(_ ssh.Channel, nc net.Conn) { _ = nc.Close() },
+			calls:  func(ch net.Conn) { _ = ch.Close() },
+			stream: func(nc net.Conn) { _ = nc.Close() },
 		},
-		"closes_the_channel": {
+		"closes_the_stream": {
 			calls:  answer(lies),
-			stream: func(ch ssh.Channel, _ net.Conn) { _, _ = ch.Write([]byte("part")); _ = ch.Close() },
+			stream: func(nc net.Conn) { say(nc, wire.Begin, []byte(`{}`), wire.Data, []byte("part")); _ = nc.Close() },
 		},
 		"lies": {
 			calls: answer(lies),
-			stream: func(ch ssh.Channel, _ net.Conn) {
-				_, _ = ch.SendRequest(wire.Begin, false, []byte(`{"size":-1}`))
-				_, _ = ch.Write(big)
-				last(ch, map[string]any{"exit": map[string]any{"Code": -1}})
+			stream: func(nc net.Conn) {
+				say(nc, wire.Begin, []byte(`{"size":-1}`), wire.Data, big, wire.End, []byte(`{"exit":{"Code":-1}}`))
 			},
 		},
 		"nonsense": {
-			calls: func(ch ssh.Channel) { _, _ = ch.Write(bytes.Repeat([]byte("\x00\x00\x00\x04nope"), 1000)) },
-			stream: func(ch ssh.Channel, _ net.Conn) {
-				_, _ = ch.SendRequest(wire.Begin, false, []byte(`nope`))
-				_, _ = ch.SendRequest(wire.End, false, []byte(`[`))
-				_ = ch.Close()
+			calls: func(nc net.Conn) { _, _ = nc.Write(bytes.Repeat([]byte("\x00\x00\x00\x04nope"), 1000)) },
+			stream: func(nc net.Conn) {
+				say(nc, wire.Begin, []byte(`nope`), wire.End, []byte(`[`))
+				_ = nc.Close()
+			},
+		},
+		"speaks_out_of_turn": {
+			calls: answer(lies),
+			stream: func(nc net.Conn) {
+				for range 1000 {
+					say(nc, wire.More, []byte("more"), wire.EOF, []byte{}, wire.Kind(77), big)
+				}
+				say(nc, wire.End, []byte(`{"exit":{"Code":-1}}`))
 			},
 		},
 		"claims_a_length": {
-			calls: func(ch ssh.Channel) {
+			calls: func(ch net.Conn) {
 				_, _ = ch.Write(binary.BigEndian.AppendUint32(nil, 1<<31))
 			},
-			stream: func(ch ssh.Channel, _ net.Conn) { _ = ch.Close() },
+			stream: func(nc net.Conn) { _, _ = nc.Write([]byte{byte(wire.End), 0xff, 0xff, 0xff}) },
 		},
 		"floods": {
-			calls: func(ch ssh.Channel) {
+			calls: func(ch net.Conn) {
 				for { // with answers nobody asked for
 					frame, _ := wire.Frame(wire.Answer{ID: 1 << 40, Result: json.RawMessage(`"` + string(bytes.Repeat([]byte("x"), 1<<20)) + `"`)})
 					if _, err := ch.Write(frame); err != nil {
@@ -187,15 +208,24 @@ func TestHostileGuest(t *testing.T) {
 					}
 				}
 			},
-			stream: func(ch ssh.Channel, _ net.Conn) {
+			stream: func(nc net.Conn) {
+				w := wire.NewStreamWriter(nc)
+				_ = w.Send(wire.Begin, []byte(`{}`))
+				for w.Send(wire.Data, make([]byte, wire.MaxPart)) == nil {
+				}
+			},
+		},
+		"floods_with_a_last_word": {
+			stream: func(nc net.Conn) {
+				_, _ = nc.Write([]byte{byte(wire.End), 0x04, 0, 0})
 				for {
-					if _, err := ch.Write(make([]byte, 1<<20)); err != nil {
+					if _, err := nc.Write(make([]byte, 1<<20)); err != nil {
 						return
 					}
 				}
 			},
 		},
-		"hangs": {stream: func(ssh.Channel, net.Conn) {}},
+		"hangs": {stream: func(net.Conn) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := h.conn(t)
@@ -238,7 +268,7 @@ func TestSilentGuestIsGivenUp(t *testing.T) {
 	freeze := make(chan struct{})
 	c := hostile{
 		raw: func(nc net.Conn) net.Conn { return frozen{nc, freeze} },
-		stream: func(ssh.Channel, net.Conn) {
+		stream: func(net.Conn) {
 			select {
 			case <-freeze:
 			default:

@@ -6,12 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
@@ -23,25 +22,15 @@ const maxMissed = 3
 // errNotSent: the request certainly never left.
 var errNotSent = errors.New("request was not sent")
 
-// watchedConn counts what it reads, so that silence is noticed.
-type watchedConn struct {
-	net.Conn
-	reads atomic.Int64
-}
-
-func (c *watchedConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.reads.Add(1)
-	return n, err
-}
-
-// link is one connection to the guest.
+// link is a session with the guest.
 type link struct {
-	ssh       ssh.Conn
-	nc        *watchedConn
+	nc        net.Conn // for short calls
+	session   *wire.Session
 	keepAlive time.Duration
-	out       *wire.Sender // of the channel for short calls
-	dead      chan struct{}
+	out       *wire.Sender
+	ctx       context.Context // ends with the link
+	cancel    context.CancelFunc
+	heard     atomic.Int64 // reads that gave something, on any connection
 	busy      atomic.Int64 // calls and streams under way
 	resting   atomic.Bool  // watch sleeps, since nobody waits
 	wake      chan struct{}
@@ -50,29 +39,36 @@ type link struct {
 	err     error // why it is dead
 	lastID  uint64
 	pending map[uint64]chan wire.Answer
+	streams map[*stream]struct{}
 }
 
-func newLink(sc ssh.Conn, nc *watchedConn, keepAlive time.Duration) (*link, error) {
-	if err := checkVersion(sc); err != nil {
-		return nil, err
-	}
-	ch, requests, err := sc.OpenChannel(wire.Calls, nil)
-	if err != nil {
-		return nil, err
-	}
-	go ssh.DiscardRequests(requests)
+func newLink(nc net.Conn, session *wire.Session, keepAlive time.Duration) *link {
 	l := &link{
-		ssh: sc, nc: nc, keepAlive: keepAlive,
-		dead: make(chan struct{}), wake: make(chan struct{}, 1), pending: map[uint64]chan wire.Answer{},
+		nc: nc, session: session, keepAlive: keepAlive,
+		wake:    make(chan struct{}, 1),
+		pending: map[uint64]chan wire.Answer{}, streams: map[*stream]struct{}{},
 	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.resting.Store(true)
-	l.out = wire.NewSender(ch, l.dead, l.fail)
-	go l.receive(ch)
+	l.out = wire.NewSender(nc, l.ctx.Done(), l.fail)
+	go l.receive()
 	go l.watch()
-	return l, nil
+	return l
 }
 
-// fail ends the connection and all that waits for it.
+// heardReader counts what it reads, so that silence is noticed.
+type heardReader struct {
+	io.Reader
+	heard *atomic.Int64
+}
+
+func (r heardReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.heard.Add(1)
+	return n, err
+}
+
+// fail ends the session and all that waits for it.
 func (l *link) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,18 +76,31 @@ func (l *link) fail(err error) {
 		return
 	}
 	l.err = fmt.Errorf("%w: %w", guest.ErrUnreachable, err)
-	close(l.dead)
-	_ = l.nc.Close() // not ssh.Close, which may wait for a packet to leave
-}
-
-func (l *link) failed() bool {
-	select {
-	case <-l.dead:
-		return true
-	default:
-		return false
+	l.cancel()
+	_ = l.nc.Close() // whatever it says, it is of no use any more
+	for s := range l.streams {
+		_ = s.nc.Close()
 	}
 }
+
+// add makes s end with the link.
+func (l *link) add(s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		_ = s.nc.Close()
+		return
+	}
+	l.streams[s] = struct{}{}
+}
+
+func (l *link) remove(s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.streams, s)
+}
+
+func (l *link) failed() bool { return l.ctx.Err() != nil }
 
 // cause returns why the link is dead.
 func (l *link) cause() error {
@@ -116,7 +125,7 @@ func (l *link) watch() {
 	for {
 		select {
 		case <-l.wake:
-		case <-l.dead:
+		case <-l.ctx.Done():
 			return
 		}
 		if err := l.watchBusy(); err != nil {
@@ -129,11 +138,11 @@ func (l *link) watch() {
 func (l *link) watchBusy() error {
 	tick := time.NewTicker(l.keepAlive)
 	defer tick.Stop()
-	missed, seen := 0, l.nc.reads.Load()
+	missed, seen := 0, l.heard.Load()
 	for {
 		select {
 		case <-tick.C:
-		case <-l.dead:
+		case <-l.ctx.Done():
 			return nil
 		}
 		if l.busy.Load() == 0 {
@@ -143,7 +152,7 @@ func (l *link) watchBusy() error {
 				return nil
 			}
 		}
-		if now := l.nc.reads.Load(); now != seen {
+		if now := l.heard.Load(); now != seen {
 			missed, seen = 0, now
 			continue
 		}
@@ -151,21 +160,21 @@ func (l *link) watchBusy() error {
 			return fmt.Errorf("the guest was silent for %v", time.Duration(missed)*l.keepAlive)
 		}
 		if missed == 1 {
-			go l.ping()
+			go l.ping(context.Background())
 		}
 	}
 }
 
 // ping makes the guest say something; only that it does counts.
-func (l *link) ping() {
-	ctx, cancel := context.WithTimeout(context.Background(), maxMissed*l.keepAlive)
+func (l *link) ping(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maxMissed*l.keepAlive)
 	defer cancel()
 	_, _ = l.exchange(ctx, wire.OpPing, nil)
 }
 
 // receive hands out the answers as they come.
-func (l *link) receive(ch ssh.Channel) {
-	for in := bufio.NewReader(ch); ; {
+func (l *link) receive() {
+	for in := bufio.NewReader(heardReader{l.nc, &l.heard}); ; {
 		var a wire.Answer
 		if err := wire.ReadFrame(in, &a); err != nil {
 			l.fail(err)
@@ -208,7 +217,7 @@ func (l *link) exchange(ctx context.Context, op string, args any) (json.RawMessa
 	select {
 	case a := <-answer:
 		return a.Result, wire.FromError(a.Err)
-	case <-l.dead:
+	case <-l.ctx.Done():
 		return nil, l.cause()
 	case <-ctx.Done():
 		go l.giveUp(id)

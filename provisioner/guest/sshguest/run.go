@@ -2,7 +2,6 @@ package sshguest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
-// pieceSize is how much of a stream is moved at once.
+// pieceSize is how much of what goes to the guest is moved at once.
 const pieceSize = 128 << 10
 
 // pieces are shared, and held only while a stream is moved.
@@ -25,7 +24,6 @@ func (c *Conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest
 	if std.TTY != nil {
 		req.TTY, req.Term = true, std.TTY.Term
 		req.Size = wire.Size{Cols: std.TTY.Cols, Rows: std.TTY.Rows}
-		req.Stdin = true
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -34,18 +32,19 @@ func (c *Conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest
 		return guest.Exit{}, runError(cmd, reason(ctx, err))
 	}
 	defer s.close()
-	out := s.relay(ctx, cancel, std)
-	defer out.abandon()
-	select {
-	case <-out.done:
-	case <-ctx.Done():
-		return guest.Exit{}, runError(cmd, context.Cause(ctx))
+	if std.TTY != nil && std.TTY.Resize != nil {
+		go s.resize(ctx, std.TTY.Resize)
 	}
-	end, err := s.result(ctx)
+	var room chan struct{}
+	if std.Stdin != nil {
+		room = make(chan struct{}, 1)
+		go s.feed(ctx, cancel, std.Stdin, room)
+	}
+	exit, err := s.relay(ctx, std, room)
 	if err != nil {
-		return guest.Exit{}, runError(cmd, reasonCause(ctx, err))
+		return guest.Exit{}, runError(cmd, err)
 	}
-	return checkExit(end.Exit)
+	return checkExit(exit)
 }
 
 func runError(cmd guest.Cmd, err error) error {
@@ -55,114 +54,90 @@ func runError(cmd guest.Cmd, err error) error {
 	return fmt.Errorf("run %.100q: %w", cmd.Args[0], err)
 }
 
-// reasonCause prefers the cause of ctx's end for an error that it led to.
-func reasonCause(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
-// output is what moves a command's output to its writers.
-type output struct {
-	done chan struct{} // closed when both streams have ended
-	gone bool          // nobody wants it any more
-	mu   sync.Mutex    // held while a writer writes
-	out  [2]sync.Mutex
-}
-
-// relay joins the command's streams with std. An error of std ends ctx.
-func (s *stream) relay(ctx context.Context, cancel context.CancelCauseFunc, std guest.Streams) *output {
-	o := &output{done: make(chan struct{})}
-	var both sync.WaitGroup
-	for i, dir := range []struct {
-		from io.Reader
-		to   io.Writer
-	}{{s.ch, std.Stdout}, {s.ch.Stderr(), std.Stderr}} {
-		both.Go(func() {
-			if err := o.copy(i, dir.to, dir.from); err != nil {
-				cancel(err)
+// relay hands out what the guest says until its last word. Room gets a value
+// whenever the guest has room for more input.
+func (s *stream) relay(ctx context.Context, std guest.Streams, room chan<- struct{}) (guest.Exit, error) {
+	for {
+		kind, err := s.in.Next()
+		if err != nil {
+			return guest.Exit{}, s.broken(ctx, err)
+		}
+		switch kind {
+		case wire.Data:
+			err = s.copyPart(ctx, std.Stdout)
+		case wire.ErrData:
+			err = s.copyPart(ctx, std.Stderr)
+		case wire.More:
+			select {
+			case room <- struct{}{}:
+			default: // it lies, or there is no input
 			}
-		})
+		case wire.End:
+			end, err := s.end(ctx)
+			return end.Exit, err
+		}
+		if err != nil {
+			return guest.Exit{}, err
+		}
 	}
-	go func() {
-		both.Wait()
-		close(o.done)
-	}()
-	if std.Stdin != nil {
-		go s.feed(cancel, std.Stdin)
-	}
-	if std.TTY != nil && std.TTY.Resize != nil {
-		go s.resize(ctx, std.TTY.Resize)
-	}
-	return o
 }
 
-// copy moves one stream until its end. After abandon it reads on, since the
-// guest may wait for room, and drops what it gets.
-func (o *output) copy(i int, w io.Writer, r io.Reader) error {
-	if w == nil {
-		w = io.Discard
+// copyPart writes a part to w as it comes.
+func (s *stream) copyPart(ctx context.Context, w io.Writer) error {
+	for {
+		b, err := s.in.Piece()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return s.broken(ctx, err)
+		}
+		if w == nil {
+			continue
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
 	}
+}
+
+// feed sends the command its input whenever there is room for some.
+func (s *stream) feed(ctx context.Context, cancel context.CancelCauseFunc, r io.Reader, room <-chan struct{}) {
 	piece := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(piece)
-	var failed error
 	for {
-		n, err := r.Read(piece[:])
-		if n > 0 && failed == nil {
-			failed = o.write(i, w, piece[:n])
-		}
-		if err != nil {
-			return failed // how the stream ended is the last word's to say
-		}
-		if failed != nil {
-			return failed
-		}
-	}
-}
-
-func (o *output) write(i int, w io.Writer, b []byte) error {
-	o.out[i].Lock()
-	defer o.out[i].Unlock()
-	o.mu.Lock()
-	gone := o.gone
-	o.mu.Unlock()
-	if gone {
-		return nil
-	}
-	_, err := w.Write(b)
-	return err
-}
-
-// abandon returns when no writer is being written to, and none will be.
-func (o *output) abandon() {
-	o.mu.Lock()
-	o.gone = true
-	o.mu.Unlock()
-	for i := range o.out {
-		o.out[i].Lock()
-		o.out[i].Unlock() //nolint:staticcheck // only to wait for who holds it
-	}
-}
-
-// feed sends the command its input.
-func (s *stream) feed(cancel context.CancelCauseFunc, r io.Reader) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, err := s.ch.Write(buf[:n]); err != nil {
-				return // the command may end before its input
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			_ = s.ch.CloseWrite() // fails with the channel
+		select {
+		case <-room:
+		case <-ctx.Done():
 			return
 		}
-		if err != nil {
+		n := 0
+		var err error
+		for n == 0 && err == nil {
+			n, err = r.Read(piece[:])
+		}
+		if n > 0 && s.out.Send(wire.Data, piece[:n]) != nil {
+			return // the command may end before its input
+		}
+		if n > 0 && err == nil {
+			continue
+		}
+		if !errors.Is(err, io.EOF) {
 			cancel(err)
 			return
 		}
+		if n > 0 {
+			select {
+			case <-room:
+			case <-ctx.Done():
+				return
+			}
+		}
+		_ = s.out.Send(wire.EOF, nil) // fails with the stream
+		return
 	}
 }
 
@@ -174,9 +149,7 @@ func (s *stream) resize(ctx context.Context, sizes <-chan guest.Size) {
 			if !ok {
 				return
 			}
-			if text, err := json.Marshal(wire.Size(size)); err == nil {
-				_, _ = s.ch.SendRequest(wire.Resize, false, text) // fails with the channel
-			}
+			_ = s.out.SendJSON(wire.Resize, wire.Size(size)) // fails with the stream
 		case <-ctx.Done():
 			return
 		}

@@ -5,124 +5,101 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-
-	"golang.org/x/crypto/ssh"
+	"io"
+	"net"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
-// stream is a channel of a call that streams.
+// stream is a call that streams, on a connection of its own. To close that is
+// to cancel it. One goroutine reads, and any may write.
 type stream struct {
-	ch    ssh.Channel
-	link  *link
-	begun chan wire.FileInfo // has room for one
-	over  chan struct{}      // closed when the guest has closed the channel
-	end   *wire.EndStream    // its last word, if it had one; valid after over
+	nc   net.Conn
+	link *link
+	in   *wire.StreamReader
+	out  *wire.StreamWriter
+	stop func() bool // of closing it with its context
 }
 
-// open opens a channel and sends its request. When ctx ends first, or later,
-// the channel is closed: whatever the guest does for it ends.
-func (c *Conn) open(ctx context.Context, kind string, req any) (*stream, error) {
-	frame, err := wire.Frame(req)
+// open begins a stream, which lives until ctx ends or it is closed. It is tried
+// once more if the request certainly never left.
+func (c *Conn) open(ctx context.Context, what string, req any) (*stream, error) {
+	args, err := json.Marshal(req)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("encode %s: %w", what, err)
 	}
 	for again := true; ; again = false {
 		l, err := c.link(ctx)
 		if err != nil {
 			return nil, err
 		}
-		s, err := l.open(ctx, kind, frame)
-		if errors.Is(err, errNotSent) && again {
-			continue
+		s, err := c.openOn(ctx, l, wire.Open{For: what, Args: args})
+		if err == nil {
+			return s, nil
 		}
-		return s, err
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !again {
+			return nil, fmt.Errorf("%w: %w", guest.ErrUnreachable, err)
+		}
+		l.ping(ctx) // if it is dead, that shows now
 	}
 }
 
-func (l *link) open(ctx context.Context, kind string, frame []byte) (*stream, error) {
-	type opened struct {
-		s   *stream
-		err error
+// openOn begins a stream of l. With an error it certainly never began.
+func (c *Conn) openOn(ctx context.Context, l *link, open wire.Open) (*stream, error) {
+	select {
+	case c.joining <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	result := make(chan opened, 1)
+	defer func() { <-c.joining }()
 	l.begin()
-	go func() { // neither call below heeds ctx
-		ch, requests, err := l.ssh.OpenChannel(kind, nil)
-		if err != nil {
-			l.done()
-			if _, refused := errors.AsType[*ssh.OpenChannelError](err); !refused {
-				err = errNotSent
-			}
-			result <- opened{err: fmt.Errorf("%w: %w", guest.ErrUnreachable, err)}
-			return
-		}
-		s := &stream{ch: ch, link: l, begun: make(chan wire.FileInfo, 1), over: make(chan struct{})}
-		go s.listen(requests)
-		_, err = ch.Write(frame)
-		if err != nil {
-			err = fmt.Errorf("%w: %w", guest.ErrUnreachable, err)
-		}
-		result <- opened{s, err}
-	}()
-	select {
-	case r := <-result:
-		return r.s, r.err
-	case <-l.dead:
-		return nil, l.cause()
-	case <-ctx.Done():
-		go func() {
-			if r := <-result; r.s != nil {
-				r.s.close()
-			}
-		}()
-		return nil, ctx.Err()
+	joining, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	nc, err := c.join(joining, l.session, open)
+	if err != nil {
+		l.done()
+		return nil, errors.Join(l.cause(), err)
 	}
+	s := &stream{nc: nc, link: l, in: wire.NewStreamReader(heardReader{nc, &l.heard}), out: wire.NewStreamWriter(nc)}
+	s.stop = closeWith(ctx, nc)
+	l.add(s)
+	return s, nil
 }
 
-// listen takes the guest's requests until the channel is closed.
-func (s *stream) listen(requests <-chan *ssh.Request) {
-	defer s.link.done()
-	defer close(s.over)
-	for r := range requests {
-		switch r.Type {
-		case wire.Begin:
-			var fi wire.FileInfo
-			if json.Unmarshal(r.Payload, &fi) == nil {
-				select {
-				case s.begun <- fi:
-				default:
-				}
-			}
-		case wire.End:
-			var end wire.EndStream
-			if json.Unmarshal(r.Payload, &end) == nil {
-				s.end = &end
-			}
-		}
-		if r.WantReply {
-			_ = r.Reply(false, nil) // fails with the connection
-		}
-	}
+// close ends the stream, and with it what the guest still does for it. Nobody
+// may read from it any more.
+func (s *stream) close() {
+	s.stop()
+	_ = s.nc.Close() // whatever it says, it is of no use any more
+	s.in.Release()
+	s.link.remove(s)
+	s.link.done()
 }
 
-// close closes our side: the guest stops what it does for the stream. It never
-// blocks, also when the guest reads nothing.
-func (s *stream) close() { go func() { _ = s.ch.Close() }() }
+// broken returns why the stream broke off with err.
+func (s *stream) broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if cause := s.link.cause(); cause != nil {
+		return cause
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: it broke off in the middle", guest.ErrUnreachable)
+	}
+	return fmt.Errorf("%w: %w", guest.ErrUnreachable, err)
+}
 
-// result waits for the guest's last word.
-func (s *stream) result(ctx context.Context) (*wire.EndStream, error) {
-	select {
-	case <-s.over:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// end reads the last part.
+func (s *stream) end(ctx context.Context) (wire.EndStream, error) {
+	var end wire.EndStream
+	if err := s.in.JSON(&end); err != nil {
+		return end, s.broken(ctx, err)
 	}
-	if s.end == nil {
-		if err := s.link.cause(); err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: it broke off in the middle", guest.ErrUnreachable)
-	}
-	return s.end, wire.FromError(s.end.Err)
+	return end, wire.FromError(end.Err)
 }

@@ -34,7 +34,7 @@ type Size struct {
 	Rows uint16 `json:"rows"`
 }
 
-// RunRequest opens a channel of type Run.
+// RunRequest opens a connection for Run.
 type RunRequest struct {
 	Cmd   Cmd    `json:"cmd"`
 	Stdin bool   `json:"stdin,omitempty"` // there will be some; else it is /dev/null
@@ -50,14 +50,14 @@ type EndStream struct {
 	Wrote *guest.WriteResult `json:"wrote,omitempty"`
 }
 
-// ReadRequest opens a channel of type Read.
+// ReadRequest opens a connection for Read.
 type ReadRequest struct {
 	Path Bytes `json:"path"`
 	Off  int64 `json:"off,omitempty"`
 	N    int64 `json:"n"`
 }
 
-// WriteRequest opens a channel of type Write.
+// WriteRequest opens a connection for Write.
 type WriteRequest struct {
 	Path   Bytes       `json:"path"`
 	Append bool        `json:"append,omitempty"`

@@ -2,63 +2,79 @@ package wire
 
 import (
 	"context"
-	"io"
+	"net"
+	"syscall"
 )
 
-// batch is how many bytes of frames are sent at once.
-const batch = 32 << 10
-
-// Sender sends frames from many goroutines over one stream. Those that wait
-// while one is being sent go together: under load a packet carries several.
+// Sender sends frames from many goroutines over one connection. What the
+// connection takes at once leaves on the sender's own goroutine: no other has to
+// be woken for it.
 type Sender struct {
-	queue chan []byte
-	done  chan struct{}
+	nc     net.Conn
+	raw    syscall.RawConn // nil if nc has none
+	free   chan struct{}   // holds one while something is leaving
+	stop   <-chan struct{}
+	failed func(error)
 }
 
-// NewSender returns a Sender on w that works until stop is closed or w fails,
-// when it calls failed.
-func NewSender(w io.Writer, stop <-chan struct{}, failed func(error)) *Sender {
-	s := &Sender{queue: make(chan []byte), done: make(chan struct{})}
-	go s.loop(w, stop, failed)
+// NewSender returns a Sender on nc that works until stop is closed or nc fails,
+// when it calls failed, which must close stop.
+func NewSender(nc net.Conn, stop <-chan struct{}, failed func(error)) *Sender {
+	s := &Sender{nc: nc, free: make(chan struct{}, 1), stop: stop, failed: failed}
+	if sc, ok := nc.(syscall.Conn); ok {
+		s.raw, _ = sc.SyscallConn() // fails on a closed connection only
+	}
 	return s
 }
 
-// Send hands frame over. With an error it certainly never left.
+// Send sends frame, or leaves it leaving. With an error it certainly never left
+// as a whole.
 func (s *Sender) Send(ctx context.Context, frame []byte) error {
 	select {
-	case s.queue <- frame:
-		return nil
-	case <-s.done:
-		return io.ErrClosedPipe
+	case <-s.stop: // a select would choose at random
+		return net.ErrClosed
+	default:
+	}
+	select {
+	case s.free <- struct{}{}:
+	case <-s.stop:
+		return net.ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	n, err := s.now(frame)
+	if err != nil {
+		<-s.free
+		s.failed(err)
+		return err
+	}
+	if n == len(frame) {
+		<-s.free
+		return nil
+	}
+	go func() {
+		defer func() { <-s.free }()
+		if _, err := s.nc.Write(frame[n:]); err != nil {
+			s.failed(err)
+		}
+	}()
+	return nil
 }
 
-func (s *Sender) loop(w io.Writer, stop <-chan struct{}, failed func(error)) {
-	defer close(s.done)
-	for {
-		select {
-		case b := <-s.queue:
-			if _, err := w.Write(s.more(b)); err != nil {
-				failed(err)
-				return
-			}
-		case <-stop:
-			return
-		}
+// now writes what the connection takes without waiting.
+func (s *Sender) now(b []byte) (n int, err error) {
+	if s.raw == nil {
+		return 0, nil
 	}
-}
-
-// more adds to b what is waiting.
-func (s *Sender) more(b []byte) []byte {
-	for len(b) < batch {
-		select {
-		case next := <-s.queue:
-			b = append(b, next...)
-		default:
-			return b
-		}
+	werr := s.raw.Write(func(fd uintptr) bool {
+		n, err = syscall.Write(int(fd), b)
+		return true
+	})
+	if werr != nil {
+		return 0, werr
 	}
-	return b
+	if err == syscall.EAGAIN || err == syscall.EINTR {
+		return 0, nil
+	}
+	return max(n, 0), err
 }

@@ -1,13 +1,20 @@
-// Package wire is what agentlab-guest and sshguest say to each other inside an
-// SSH connection, where standard SSH can't say it exactly: arguments as they
-// are instead of a line for a shell, errors told apart, names of any bytes, and
-// calls that are answered without a channel of their own.
+// Package wire is what agentlab-guest and sshguest say to each other where
+// standard SSH can't say it exactly or fast enough: arguments as they are
+// instead of a line for a shell, errors told apart, names of any bytes, and no
+// cipher for bytes that never leave the host.
 //
-// Short calls share one channel, [Calls], as frames: a request carries an id
-// and is answered by one frame with that id, in any order. Calls that stream
-// have a channel each: its extra data is the request as JSON; it is refused
-// with an [Error] as JSON or accepted, and ends with the request [End]. Without
-// that, it broke off.
+// SSH is the door. Inside it, once both sides have shown their keys, the host
+// asks for a [Session]; then it needs the SSH connection no more. All further
+// connections to the same address join the session. Each begins with a frame of
+// [Open], which says what it is for:
+//
+// Short calls share one, of kind [Calls], as frames: a request carries an id and
+// is answered by one frame with that id, in any order. It is the session: when
+// it ends, all of the session ends.
+//
+// Calls that stream have a connection each, in parts of a [Kind], of which the
+// last is [End]; without that, it broke off. The kernel's buffers are what makes
+// either side wait for the other, and to close it is to cancel.
 package wire
 
 import (
@@ -21,23 +28,21 @@ import (
 
 // Version is how the server's SSH version string begins; a change of this
 // package that is not compatible changes it.
-const Version = "SSH-2.0-AgentLabGuest_1"
+const Version = "SSH-2.0-AgentLabGuest_2"
 
-// Channel types of ours.
+// What a connection is for.
 const (
-	Calls = "calls@agentlab" // frames; one per connection
-	Run   = "run@agentlab"   // RunRequest; data is stdin, stdout, and stderr as extended data 1
-	Read  = "read@agentlab"  // ReadRequest; data is the file
-	Write = "write@agentlab" // WriteRequest; data is the file
+	Calls = "calls" // frames; one per session
+	Run   = "run"   // RunRequest
+	Read  = "read"  // ReadRequest
+	Write = "write" // WriteRequest
 )
 
-// Channel requests of ours, none of which is answered.
-const (
-	Begin  = "begin@agentlab"  // guest to host: FileInfo of the file that is read
-	End    = "end@agentlab"    // guest to host: EndStream, the last of a stream
-	Resize = "resize@agentlab" // host to guest: Size
-	Commit = "commit@agentlab" // host to guest: the decimal number of bytes sent; all is well
-)
+// Open is the first frame of a connection.
+type Open struct {
+	For  string          `json:"for"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
 
 // MaxFrame is the longest frame in bytes, and MaxAnswer how much output or how
 // many bytes of names an answer may carry, so that it fits a frame as base64.

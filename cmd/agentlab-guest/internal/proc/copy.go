@@ -19,8 +19,8 @@ const (
 )
 
 // gather is how long much output may gather in the pipe: a program that writes
-// it in small pieces would cost a packet, and several switches, for each.
-const gather = 100 * time.Microsecond
+// it in small pieces would cost several switches for each.
+const gather = 50 * time.Microsecond
 
 // maxLeft bounds what is read from a pipe that others hold open after the
 // command has ended: more than a pipe holds is not the command's.
@@ -56,7 +56,8 @@ func (p *Proc) Copy(w io.Writer, r *os.File) (held bool, err error) {
 			return false, err
 		}
 		if big && n < bigRead/2 {
-			time.Sleep(gather)
+			pause := unix.NsecToTimespec(int64(gather))
+			_ = unix.Nanosleep(&pause, nil) // time.Sleep takes a millisecond at least
 		}
 		if !big && n == smallRead {
 			big = true

@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -75,12 +76,28 @@ func (r *reaper) reap(pid int) bool {
 	delete(r.procs, pid)
 	r.mu.Unlock()
 	end := time.Now().Add(grace)
-	_ = p.Stdout.SetReadDeadline(end) // fails if the stream has ended and is closed
-	if p.Stderr != nil {
-		_ = p.Stderr.SetReadDeadline(end)
+	for _, f := range []*os.File{p.Stdout, p.Stderr} {
+		if f != nil && (p.TTY || !hungUp(f)) { // a terminal may be opened again
+			_ = f.SetReadDeadline(end) // fails if the stream has ended and is closed
+		}
 	}
 	close(p.done)
 	return true
+}
+
+// hungUp reports whether nobody holds the far end of f, so that it will come to
+// its end by itself. It spares most commands two timers, which wake a thread.
+func hungUp(f *os.File) (yes bool) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) { // fails if it is closed
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(fds, 0)
+		yes = err == nil && n == 1 && fds[0].Revents&unix.POLLHUP != 0
+	})
+	return yes
 }
 
 // all returns the commands that run.

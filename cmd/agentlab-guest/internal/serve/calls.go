@@ -5,42 +5,42 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"sync"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
-// caller serves the short calls of one connection.
+// caller serves the short calls of a session.
 type caller struct {
-	*conn
+	*hostSession
 	out *wire.Sender
 
 	mu      sync.Mutex
 	cancels map[uint64]context.CancelFunc
 }
 
-// calls serves a channel of type wire.Calls.
-func (c *conn) calls(ch ssh.Channel, requests <-chan *ssh.Request) {
-	go ssh.DiscardRequests(requests)
-	stop := make(chan struct{})
-	defer close(stop)
-	k := &caller{conn: c, cancels: map[uint64]context.CancelFunc{}}
-	k.out = wire.NewSender(ch, stop, func(error) { _ = ch.Close() })
-	for in := bufio.NewReader(ch); ; {
+// calls serves the connection of kind wire.Calls. The session ends with it.
+func (h *hostSession) calls(nc net.Conn) {
+	if !h.unused.Stop() {
+		return // the time is over, or there is one already
+	}
+	defer h.end()
+	k := &caller{hostSession: h, cancels: map[uint64]context.CancelFunc{}}
+	k.out = wire.NewSender(nc, h.ctx.Done(), func(error) { h.end() })
+	for in := bufio.NewReader(nc); ; {
 		var req wire.Request
 		if err := wire.ReadFrame(in, &req); err != nil {
 			return
 		}
 		if req.Op == wire.OpCancel {
-			k.cancel(req.ID)
+			k.cancelCall(req.ID)
 			continue
 		}
 		ctx := k.begin(req)
 		go func() {
-			defer k.cancel(req.ID)
+			defer k.cancelCall(req.ID)
 			result, err := k.dispatch(ctx, req)
 			k.answer(req.ID, result, err)
 		}()
@@ -61,7 +61,7 @@ func (k *caller) begin(req wire.Request) context.Context {
 	return ctx
 }
 
-func (k *caller) cancel(id uint64) {
+func (k *caller) cancelCall(id uint64) {
 	k.mu.Lock()
 	cancel := k.cancels[id]
 	delete(k.cancels, id)
@@ -79,7 +79,7 @@ func (k *caller) answer(id uint64, result any, err error) {
 			return
 		}
 	}
-	_ = k.out.Send(k.ctx, frame) // fails with the connection
+	_ = k.out.Send(k.ctx, frame) // fails with the session
 }
 
 func encode(a wire.Answer, result any) (frame []byte, err error) {

@@ -1,17 +1,17 @@
-// Package serve is the SSH server of the guest. It knows the standard session
-// channels, so that ssh and sftp work, and those of package wire for a host
-// that wants more than these can say.
+// Package serve is the server of the guest: SSH with the standard session
+// channels, so that ssh and sftp work, and package wire for a host that wants
+// more than these can say.
 package serve
 
 import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -39,6 +39,9 @@ type Server struct {
 	Log   *slog.Logger
 
 	config *ssh.ServerConfig
+
+	mu       sync.Mutex
+	sessions map[wire.ID]*hostSession
 }
 
 // New returns a server with the keys of seed.
@@ -54,7 +57,7 @@ func New(seed guest.Seed, host *proc.Host, table *keep.Table, log *slog.Logger) 
 	if err != nil {
 		return nil, fmt.Errorf("client key: %w", err)
 	}
-	s := &Server{Host: host, Table: table, Files: files.FS{Home: seed.Home}, Log: log}
+	s := &Server{Host: host, Table: table, Files: files.FS{Home: seed.Home}, Log: log, sessions: map[wire.ID]*hostSession{}}
 	s.config = &ssh.ServerConfig{
 		Config: ssh.Config{
 			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
@@ -99,16 +102,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// conn is one authenticated connection.
-type conn struct {
-	*Server
-	ctx context.Context // ends with the connection
-}
-
-func (s *Server) serveConn(ctx context.Context, raw net.Conn, known func()) {
-	nc := wire.NewConn(raw)
+// serveConn serves one connection, and calls known when it has authenticated
+// itself or failed to.
+func (s *Server) serveConn(ctx context.Context, nc net.Conn, known func()) {
 	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(handshakeTime)) // fails on a closed connection only
+	joins, nc, err := wire.Joins(nc)
+	if err != nil {
+		known()
+		return
+	}
+	if joins {
+		s.serveJoined(nc, known)
+		return
+	}
 	sc, channels, requests, err := ssh.NewServerConn(nc, s.config)
 	known()
 	if err != nil {
@@ -116,23 +123,29 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, known func()) {
 		return
 	}
 	_ = nc.SetDeadline(time.Time{})
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = sc.Close() })
 	defer stop()
-	go ssh.DiscardRequests(requests)
-	c := &conn{s, ctx}
+	go s.serveRequests(ctx, requests)
 	for nc := range channels {
-		go c.serveChannel(nc)
+		go s.serveChannel(nc)
 	}
 }
 
-// serveChannel serves one channel; a panic in it costs only that channel.
-func (c *conn) serveChannel(nc ssh.NewChannel) {
-	serve := map[string]func(ssh.Channel, <-chan *ssh.Request){
-		"session": c.session, wire.Calls: c.calls, wire.Run: c.run, wire.Read: c.read, wire.Write: c.write,
-	}[nc.ChannelType()]
-	if serve == nil {
+// serveRequests answers the global requests of an SSH connection.
+func (s *Server) serveRequests(ctx context.Context, requests <-chan *ssh.Request) {
+	for r := range requests {
+		var payload []byte
+		if r.Type == wire.NewSession {
+			payload = s.newSession(ctx).Payload()
+		}
+		if r.WantReply {
+			_ = r.Reply(payload != nil, payload) // fails with the connection
+		}
+	}
+}
+
+func (s *Server) serveChannel(nc ssh.NewChannel) {
+	if nc.ChannelType() != "session" {
 		_ = nc.Reject(ssh.UnknownChannelType, nc.ChannelType())
 		return
 	}
@@ -141,17 +154,5 @@ func (c *conn) serveChannel(nc ssh.NewChannel) {
 		return
 	}
 	defer ch.Close()
-	serve(ch, requests)
-}
-
-// end sends the last word of a stream.
-func (c *conn) end(ch ssh.Channel, e wire.EndStream) { c.tell(ch, wire.End, e) }
-
-func (c *conn) tell(ch ssh.Channel, name string, v any) {
-	text, err := json.Marshal(v)
-	if err != nil {
-		c.Log.Error("encode", "what", name, "err", err)
-		return
-	}
-	_, _ = ch.SendRequest(name, false, text) // fails with the connection, which all notice
+	s.serveSession(ch, requests)
 }

@@ -12,27 +12,27 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
-// session serves a channel of the standard type (RFC 4254, section 6).
-func (c *conn) session(ch ssh.Channel, requests <-chan *ssh.Request) {
-	s := &session{conn: c, ch: ch, ended: make(chan struct{})}
+// serveSession serves a channel of the standard type (RFC 4254, section 6).
+func (s *Server) serveSession(ch ssh.Channel, requests <-chan *ssh.Request) {
+	x := &session{Server: s, ch: ch, ended: make(chan struct{})}
 	for {
 		select {
 		case r, ok := <-requests:
 			if !ok {
-				if s.proc != nil {
-					kill(s.proc)
+				if x.proc != nil {
+					kill(x.proc)
 				}
 				return
 			}
-			ok = s.request(r)
+			ok = x.request(r)
 			if r.WantReply {
 				_ = r.Reply(ok, nil) // fails with the connection
 			}
-			if ok && s.start != nil { // the reply first: a client may wait for it before it reads
-				go s.start()
-				s.start = nil
+			if ok && x.start != nil { // the reply first: a client may wait for it before it reads
+				go x.start()
+				x.start = nil
 			}
-		case <-s.ended:
+		case <-x.ended:
 			go ssh.DiscardRequests(requests)
 			return
 		}
@@ -41,7 +41,7 @@ func (c *conn) session(ch ssh.Channel, requests <-chan *ssh.Request) {
 
 // session is the state of one standard session.
 type session struct {
-	*conn
+	*Server
 	ch    ssh.Channel
 	cmd   proc.Cmd
 	proc  *proc.Proc
@@ -118,7 +118,13 @@ func (s *session) program(r *ssh.Request) bool {
 		return true
 	}
 	s.proc = p
-	s.start = func() { s.exit(relay(p, s.ch, s.ch, s.ch.Stderr())) }
+	s.start = func() {
+		go func() {
+			_, _ = io.Copy(p.Stdin, s.ch) // either end may close when it likes
+			endInput(p)
+		}()
+		s.exit(relay(p, s.ch, s.ch.Stderr()))
+	}
 	return true
 }
 

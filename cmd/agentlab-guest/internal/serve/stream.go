@@ -1,15 +1,14 @@
 package serve
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"sync"
-
-	"golang.org/x/crypto/ssh"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/proc"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -19,35 +18,81 @@ import (
 // pieceSize is how much of a file is read at once.
 const pieceSize = 128 << 10
 
-// run serves a channel of type wire.Run. The host cancels by closing it.
-func (c *conn) run(ch ssh.Channel, requests <-chan *ssh.Request) {
-	var req wire.RunRequest
-	if wire.ReadFrame(ch, &req) != nil {
-		go ssh.DiscardRequests(requests)
-		return
-	}
-	p, err := c.Host.Start(proc.Cmd{
+// pieces are shared, and held only while a file is read.
+var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
+// run serves a connection of kind wire.Run. The host cancels by closing it.
+func (h *hostSession) run(nc net.Conn, in *wire.StreamReader, out *wire.StreamWriter, req wire.RunRequest) wire.EndStream {
+	p, err := h.Host.Start(proc.Cmd{
 		Cmd: req.Cmd.Guest(), Stdin: req.Stdin, TTY: req.TTY, Term: req.Term, Size: guest.Size(req.Size),
 	})
 	if err != nil {
-		go ssh.DiscardRequests(requests)
-		c.end(ch, wire.EndStream{Err: wire.ToError(err)})
-		return
+		return wire.EndStream{Err: wire.ToError(err)}
 	}
-	go func() {
-		for r := range requests {
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		listen(p, in, out)
+		kill(p)
+	})
+	exit := relay(p, out.Writer(wire.Data), out.Writer(wire.ErrData))
+	_ = nc.SetReadDeadline(time.Now()) // ends listening; fails on a closed connection only
+	listening.Wait()
+	return wire.EndStream{Exit: exit}
+}
+
+// listen takes what the host says to p, until it says no more. Standard input is
+// asked for part by part: one that p does not read never hides an end.
+func listen(p *proc.Proc, in *wire.StreamReader, out *wire.StreamWriter) {
+	input := make(chan []byte, 1)
+	defer close(input)
+	if p.Stdin != nil {
+		go feed(p, input, out)
+	}
+	for {
+		kind, err := in.Next()
+		if err != nil {
+			return
+		}
+		switch kind {
+		case wire.Data, wire.EOF:
+			part, err := io.ReadAll(in)
+			if err != nil || len(input) == cap(input) { // more than was asked for
+				return
+			}
+			input <- part
+		case wire.Resize:
 			var size wire.Size
-			if r.Type == wire.Resize && json.Unmarshal(r.Payload, &size) == nil {
+			if in.JSON(&size) == nil && p.TTY {
 				_ = p.Resize(guest.Size(size)) // a wrong size harms nobody
 			}
 		}
-		kill(p)
-	}()
-	var in io.Reader
-	if req.Stdin {
-		in = ch
 	}
-	c.end(ch, wire.EndStream{Exit: relay(p, in, ch, ch.Stderr())})
+}
+
+// feed gives p its standard input, up to an empty part.
+func feed(p *proc.Proc, input <-chan []byte, out *wire.StreamWriter) {
+	for out.Send(wire.More, nil) == nil {
+		part, ok := <-input
+		if !ok {
+			return // the host broke off
+		}
+		if len(part) == 0 {
+			break
+		}
+		if _, err := p.Stdin.Write(part); err != nil {
+			break // the program has closed it: it may when it likes
+		}
+	}
+	endInput(p)
+}
+
+// endInput ends the standard input of p.
+func endInput(p *proc.Proc) {
+	if p.TTY {
+		_, _ = p.Stdin.Write([]byte{4}) // what a terminal has instead of an end
+		return
+	}
+	_ = p.Stdin.Close()
 }
 
 // kill kills what p started, if p itself still runs or is waited for: of one
@@ -58,18 +103,8 @@ func kill(p *proc.Proc) {
 	}
 }
 
-// relay joins the streams of p with those of the host until p ends.
-func relay(p *proc.Proc, in io.Reader, out, errOut io.Writer) guest.Exit {
-	if in != nil && p.Stdin != nil {
-		go func() {
-			_, _ = io.Copy(p.Stdin, in) // either end may close when it likes
-			if p.TTY {
-				_, _ = p.Stdin.Write([]byte{4}) // what a terminal has instead of an end
-				return
-			}
-			_ = p.Stdin.Close()
-		}()
-	}
+// relay sends the output of p to the host until p ends.
+func relay(p *proc.Proc, out, errOut io.Writer) guest.Exit {
 	var copies sync.WaitGroup
 	join := func(w io.Writer, r *os.File) {
 		if r != nil {
@@ -84,79 +119,85 @@ func relay(p *proc.Proc, in io.Reader, out, errOut io.Writer) guest.Exit {
 	return p.Exit()
 }
 
-// read serves a channel of type wire.Read.
-func (c *conn) read(ch ssh.Channel, requests <-chan *ssh.Request) {
-	go ssh.DiscardRequests(requests)
-	var req wire.ReadRequest
-	if wire.ReadFrame(ch, &req) != nil {
-		return
-	}
-	r, info, err := c.Files.Open(string(req.Path), req.Off, req.N)
+// read serves a connection of kind wire.Read.
+func (h *hostSession) read(out *wire.StreamWriter, req wire.ReadRequest) wire.EndStream {
+	r, info, err := h.Files.Open(string(req.Path), req.Off, req.N)
 	if err != nil {
-		c.end(ch, wire.EndStream{Err: wire.ToError(err)})
-		return
+		return wire.EndStream{Err: wire.ToError(err)}
 	}
 	defer r.Close()
-	c.tell(ch, wire.Begin, wire.FromFileInfo(info))
-	_, err = io.CopyBuffer(onlyWriter{ch}, r, make([]byte, pieceSize))
-	c.end(ch, wire.EndStream{Err: wire.ToError(err)})
+	if err := out.SendJSON(wire.Begin, wire.FromFileInfo(info)); err != nil {
+		return wire.EndStream{} // nobody will get it
+	}
+	buf := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(buf)
+	_, err = io.CopyBuffer(out.Writer(wire.Data), onlyReader{r}, buf[:])
+	return wire.EndStream{Err: wire.ToError(err)}
 }
 
-// onlyWriter hides what else a writer can do.
-type onlyWriter struct{ io.Writer }
+// onlyReader hides what else a reader can do.
+type onlyReader struct{ io.Reader }
 
-// write serves a channel of type wire.Write. Only the host's wire.Commit with
-// the right number of bytes makes the file appear: an end that comes without
-// it is that of a connection that broke.
-func (c *conn) write(ch ssh.Channel, requests <-chan *ssh.Request) {
-	commit := make(chan string, 1)
-	go func() {
-		defer close(commit)
-		for r := range requests {
-			if r.Type == wire.Commit {
-				select {
-				case commit <- string(r.Payload):
-				default:
-				}
-			}
-		}
-	}()
-	var req wire.WriteRequest
-	if wire.ReadFrame(ch, &req) != nil {
-		return
-	}
-	res, err := c.writeFile(ch, req, commit)
-	if err != nil {
-		c.end(ch, wire.EndStream{Err: wire.ToError(err)})
-		return
-	}
-	c.end(ch, wire.EndStream{Wrote: &res})
-}
-
-func (c *conn) writeFile(ch ssh.Channel, req wire.WriteRequest, commit <-chan string) (guest.WriteResult, error) {
+// write serves a connection of kind wire.Write.
+func (h *hostSession) write(in *wire.StreamReader, req wire.WriteRequest) wire.EndStream {
 	opt := guest.WriteOptions{Append: req.Append, Mode: req.Mode}
 	if req.Unless != nil {
 		fi := req.Unless.Guest()
 		opt.Unless = &fi
 	}
-	w, err := c.Files.Create(string(req.Path), opt)
+	w, err := h.Files.Create(string(req.Path), opt)
 	if err != nil {
-		return guest.WriteResult{}, err
+		return wire.EndStream{Err: wire.ToError(err)}
 	}
-	n, err := io.CopyBuffer(onlyWriter{w}, onlyReader{ch}, make([]byte, pieceSize))
-	if err == nil {
-		if sent, ok := <-commit; !ok || sent != strconv.FormatInt(n, 10) {
-			err = fmt.Errorf("write %s: %w", req.Path, errAborted)
-		}
-	}
-	if err != nil {
+	if err := receive(w, in); err != nil {
 		w.Abort()
-		return guest.WriteResult{}, err
+		return wire.EndStream{Err: wire.ToError(fmt.Errorf("write %s: %w", req.Path, err))}
 	}
-	return w.Commit()
+	res, err := w.Commit()
+	if err != nil {
+		return wire.EndStream{Err: wire.ToError(err)}
+	}
+	return wire.EndStream{Wrote: &res}
 }
 
-// onlyReader hides what else a reader can do.
-type onlyReader struct{ io.Reader }
+// receive takes the content of a file. Only the host's wire.Commit with the
+// right number of bytes is its end: any other is that of a connection that broke.
+func receive(w io.Writer, in *wire.StreamReader) error {
+	var total int64
+	for {
+		kind, err := in.Next()
+		if err != nil {
+			return errAborted
+		}
+		if kind == wire.Commit {
+			sent, err := io.ReadAll(in)
+			if err != nil || string(sent) != strconv.FormatInt(total, 10) {
+				return errAborted
+			}
+			return nil
+		}
+		n, err := copyPart(w, in)
+		if total += n; err != nil {
+			return err
+		}
+	}
+}
+
+// copyPart writes the rest of a part to w, without waiting for all of it.
+func copyPart(w io.Writer, in *wire.StreamReader) (total int64, err error) {
+	for {
+		b, err := in.Piece()
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, errAborted
+		}
+		n, err := w.Write(b)
+		if total += int64(n); err != nil {
+			return total, err
+		}
+	}
+}
 
 var errAborted = errors.New("the host broke off")
