@@ -142,6 +142,14 @@ func TestAFileThatOthersCanWriteIsRefused(t *testing.T) {
 	}
 }
 
+// What is too long to be a configuration is not read to its end.
+func TestALongFileIsRefused(t *testing.T) {
+	file := write(t, map[string]string{"config.yaml": "log_level: warn\n" + strings.Repeat("#\n", 1<<19)})
+	if _, err := config.Load(file); err == nil || !strings.Contains(err.Error(), "at most 1 MiB") {
+		t.Errorf("error %v, want one that says the most", err)
+	}
+}
+
 func TestTheDocumentNamesEveryKey(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "configuration.md"))
 	if err != nil {

@@ -187,7 +187,7 @@ func TestRootThatIsNone(t *testing.T) {
 func TestUnpackOnce(t *testing.T) {
 	p, st := openTemp(t)
 	archive := filepath.Join(t.TempDir(), "root.tar")
-	writeTar(t, archive, entry{name: "a", text: "1"})
+	writeTar(t, archive, entry{name: "a", text: "1", mode: 0o644})
 	first, err := p.root(t.Context(), st, tools{}, archive)
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestUnpackOnce(t *testing.T) {
 	if err != nil || again.dir != first.dir || !exists(mark) {
 		t.Errorf("second use: %s (%v), mark there: %v; want %s as it was", again.dir, err, exists(mark), first.dir)
 	}
-	writeTar(t, archive, entry{name: "a", text: "22"})
+	writeTar(t, archive, entry{name: "a", text: "22", mode: 0o644})
 	changed, err := p.root(t.Context(), st, tools{}, archive)
 	if err != nil {
 		t.Fatal(err)
