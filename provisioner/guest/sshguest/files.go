@@ -45,6 +45,7 @@ func (s *stream) begin(ctx context.Context) (guest.FileInfo, error) {
 		if _, err := s.end(ctx); err != nil {
 			return guest.FileInfo{}, err
 		}
+	default:
 	}
 	return guest.FileInfo{}, errLies("a file without a description")
 }

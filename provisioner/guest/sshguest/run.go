@@ -75,6 +75,7 @@ func (s *stream) relay(ctx context.Context, std guest.Streams, room chan<- struc
 		case wire.End:
 			end, err := s.end(ctx)
 			return end.Exit, err
+		default: // says nothing of a command
 		}
 		if err != nil {
 			return guest.Exit{}, err

@@ -65,6 +65,7 @@ func listen(p *proc.Proc, in *wire.StreamReader, out *wire.StreamWriter) {
 			if in.JSON(&size) == nil && p.TTY {
 				_ = p.Resize(guest.Size(size)) // a wrong size harms nobody
 			}
+		default: // says nothing to a command
 		}
 	}
 }
