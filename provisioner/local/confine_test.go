@@ -65,7 +65,9 @@ func TestMemoryOutside(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); p.Guard(guard) }()
 	t.Cleanup(func() { stop(); <-ended })
-	ref := p.create(t, testSpec("sb-sockets"))
+	spec := testSpec("sb-sockets")
+	spec.Papers.MemoryMB = spec.MemoryMB // Guard knows it from the papers
+	ref := p.create(t, spec)
 	neighbour := p.create(t, testSpec("sb-neighbour"))
 	conn, err := p.Dial(t.Context(), ref)
 	if err != nil {
@@ -74,7 +76,7 @@ func TestMemoryOutside(t *testing.T) {
 	defer conn.Close()
 	const sockets = `perl -MSocket -MIO::Handle -e 'while (socketpair(my $x, my $y, AF_UNIX, SOCK_STREAM, 0)) { setsockopt($x, SOL_SOCKET, SO_SNDBUF, 4 << 20); $x->blocking(0); 1 while syswrite($x, "x" x 65536); push @k, $x, $y } sleep 1000'`
 	if exit, err := conn.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", sockets}}, guest.Streams{}); err == nil {
-		t.Errorf("the sockets fit: %+v", exit)
+		t.Fatalf("the sockets fit: %+v", exit)
 	}
 	p.awaitDead(t, ref)
 	p.wantRunning(t, neighbour.Sandbox, true)
