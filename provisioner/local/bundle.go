@@ -146,7 +146,7 @@ func (p *Provisioner) fillBundle(st *state, dir string, config []byte, spec prov
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, configFile), config, 0o600); err != nil {
+	if err := writeSynced(filepath.Join(dir, configFile), config); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(dir, diskDir), 0o700); err != nil {
@@ -218,15 +218,20 @@ func replaceFile(path string, data []byte) error {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err := writeSynced(temp, data); err != nil {
+		return errors.Join(err, ignoreGone(os.Remove(temp)))
+	}
+	return os.Rename(temp, path)
+}
+
+// writeSynced writes a new file that is whole also after the host has died.
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return os.Rename(temp, path)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // noSpace marks an error of a full disk as what it is to a caller.

@@ -28,7 +28,7 @@ func (p *Provisioner) Check(ctx context.Context) error {
 	return errors.Join(
 		unavailable(checkRunsc(ctx, t)),
 		unavailable(checkPlatform(t.platform)),
-		unavailable(st.checkSearchable(t)),
+		unavailable(st.checkSearchable()),
 	)
 }
 
@@ -86,23 +86,20 @@ func checkPlatform(platform string) error {
 
 // checkSearchable says whether the user that root's machines run as may reach
 // what they need.
-func (st *state) checkSearchable(t tools) error {
+func (st *state) checkSearchable() error {
 	if st.rootless() {
 		return nil
 	}
-	for _, path := range []string{st.rootfsDir(), t.guest} {
-		for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
-			fi, err := os.Stat(dir)
-			if err != nil {
-				return err
-			}
-			if fi.Mode()&0o001 == 0 {
-				return fmt.Errorf("machines run as nobody, who can't pass %s to reach %s: chmod o+x %s, or use another state directory", dir, path, dir)
-			}
-			if dir == "/" {
-				break
-			}
+	for dir := st.dir; ; dir = filepath.Dir(dir) {
+		fi, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if fi.Mode()&0o001 == 0 {
+			return fmt.Errorf("machines run as nobody, who can't pass %s to reach %s: chmod o+x %s, or use another state directory", dir, st.dir, dir)
+		}
+		if dir == "/" {
+			return nil
 		}
 	}
-	return nil
 }

@@ -29,7 +29,7 @@ type rootfs struct {
 	tmpfs bool     // /tmp is a file system in memory; else it is on the disk layer
 	os    string   // for people
 	run   string   // an empty /run with the mount points that machines need
-	guest string   // path of agentlab-guest
+	guest string   // path of our copy of agentlab-guest
 }
 
 // keepRootfs is how long a root file system that no machine uses is kept.
@@ -41,8 +41,11 @@ var hashName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // programs, else a directory ("dir:/path" or "/path") or a tar archive
 // ("/path"), which is unpacked once.
 func (p *Provisioner) root(ctx context.Context, st *state, t tools, name string) (rootfs, error) {
-	r := rootfs{guest: t.guest}
+	var r rootfs
 	var err error
+	if r.guest, err = st.guestBinary(t.guest); err != nil {
+		return r, noSpace(err)
+	}
 	if r.run, err = st.mountPoints(); err != nil {
 		return r, fmt.Errorf("make mount points: %w", noSpace(err))
 	}
@@ -145,7 +148,8 @@ func (st *state) install(dir string, fill func(temp string) error) error {
 }
 
 // collect removes root file systems that no machine uses and none has used
-// for a while. One that can't be told is kept.
+// for a while. One that can't be told is kept. Copies of agentlab-guest go by
+// age alone: a machine has opened its own.
 func (p *Provisioner) collect(st *state) {
 	used := make(map[string]bool)
 	machines, err := os.ReadDir(st.machinesDir())
@@ -166,7 +170,8 @@ func (p *Provisioner) collect(st *state) {
 	for _, e := range entries {
 		dir := filepath.Join(st.rootfsDir(), e.Name())
 		fi, err := e.Info()
-		if err != nil || !hashName.MatchString(e.Name()) || used[dir] || time.Since(fi.ModTime()) < keepRootfs {
+		ours := hashName.MatchString(e.Name()) || strings.HasPrefix(e.Name(), guestCopyPrefix)
+		if err != nil || !ours || used[dir] || time.Since(fi.ModTime()) < keepRootfs {
 			continue
 		}
 		if err := removeTree(dir); err != nil {

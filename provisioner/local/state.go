@@ -33,6 +33,7 @@ type state struct {
 	boots   sync.Map // machine id -> *os.File, what it printed while booting
 
 	skeleton skeleton
+	guest    guestCopy
 }
 
 func (st *state) machinesDir() string         { return filepath.Join(st.dir, "machines") }
