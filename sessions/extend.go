@@ -18,7 +18,7 @@ func (m *Manager) Extend(ctx context.Context, id string, ttl time.Duration) (San
 	if _, err := m.own(ctx, id); err != nil {
 		return Sandbox{}, err // before the lock: who may not, learns nothing from waiting
 	}
-	unlock, err := m.extend.lock(ctx, id) // papers and record change in step
+	unlock, err := m.extend.Lock(ctx, id) // papers and record change in step
 	if err != nil {
 		return Sandbox{}, err
 	}

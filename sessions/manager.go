@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -39,7 +40,7 @@ type Manager struct {
 	hub    hub
 	lines  lines
 	alarm  alarm
-	extend keyedLock
+	extend keylock.Locks
 	slots  map[string]*backendSlots
 
 	mu       sync.Mutex
@@ -228,39 +229,4 @@ func principal(ctx context.Context) (Principal, error) {
 		return who, &Error{Kind: Internal, Err: errors.New("context has no principal")}
 	}
 	return who, nil
-}
-
-// keyedLock is one lock a key.
-type keyedLock struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-// lock waits for the lock of key until ctx ends.
-func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
-	for {
-		k.mu.Lock()
-		held, ok := k.held[key]
-		if !ok {
-			break
-		}
-		k.mu.Unlock()
-		select {
-		case <-held:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	defer k.mu.Unlock()
-	if k.held == nil {
-		k.held = map[string]chan struct{}{}
-	}
-	mine := make(chan struct{})
-	k.held[key] = mine
-	return func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		delete(k.held, key)
-		close(mine)
-	}, nil
 }

@@ -40,6 +40,7 @@ func Architecture() Rules {
 	return Rules{
 		Layers: []Layer{
 			{"internal/archtest", ""},
+			{"internal/keylock", ""},
 			{"internal/redact", ""},
 			{"provisioner/guest", ""},
 			{"provisioner/guest/wire", "provisioner/guest"},
@@ -53,8 +54,8 @@ func Architecture() Rules {
 			{"provisioner/guest/guesttest", "provisioner/guest"},
 			{"provisioner/provisionertest", "provisioner provisioner/guest provisioner/guest/guesttest internal/redact"},
 			{"provisioner/guest/sshguest", "provisioner/guest provisioner/guest/wire internal/redact"},
-			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact"},
-			{"sessions", "provisioner provisioner/guest"},
+			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact internal/keylock"},
+			{"sessions", "internal/keylock provisioner provisioner/guest"},
 			{"store", "sessions provisioner"},
 			{"internal/config", "internal/redact provisioner sessions"},
 			{"tools", "sessions provisioner/guest"},

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -36,9 +37,9 @@ type Provisioner struct {
 	Log      *slog.Logger    // nil is none
 
 	opened  sync.Mutex
-	open    *state // set by the first method call that succeeded in opening Dir
-	machine keyed  // serialises what changes one machine
-	rootfs  keyed  // serialises the making of one root file system
+	open    *state        // set by the first method call that succeeded in opening Dir
+	machine keylock.Locks // serialises what changes one machine
+	rootfs  keylock.Locks // serialises the making of one root file system
 }
 
 var (
@@ -71,7 +72,7 @@ func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provis
 	if err != nil {
 		return provisioner.Machine{}, fmt.Errorf("create %s: %w", id, err)
 	}
-	unlock, err := p.machine.lock(ctx, id)
+	unlock, err := p.machine.Lock(ctx, id)
 	if err != nil {
 		return provisioner.Machine{}, err
 	}
@@ -148,7 +149,7 @@ func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
 	if err != nil {
 		return fmt.Errorf("destroy %s: %w", ref.Sandbox, err)
 	}
-	unlock, err := p.machine.lock(ctx, ref.Sandbox)
+	unlock, err := p.machine.Lock(ctx, ref.Sandbox)
 	if err != nil {
 		return err
 	}
@@ -207,7 +208,7 @@ func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers p
 	if err != nil {
 		return fmt.Errorf("relabel %s: %w", ref.Sandbox, err)
 	}
-	unlock, err := p.machine.lock(ctx, ref.Sandbox)
+	unlock, err := p.machine.Lock(ctx, ref.Sandbox)
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,7 @@ func (p *Provisioner) unpacked(ctx context.Context, st *state, path string, fi f
 	sum := sha256.Sum256(fmt.Appendf(nil, "tar %d %q %d %d %d %d %d %d", layoutVersion, path, sys.Dev, sys.Ino,
 		sys.Size, sys.Mtim.Nano(), sys.Ctim.Nano(), st.uid))
 	name := hex.EncodeToString(sum[:])
-	unlock, err := p.rootfs.lock(ctx, name)
+	unlock, err := p.rootfs.Lock(ctx, name)
 	if err != nil {
 		return "", err
 	}
