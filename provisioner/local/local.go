@@ -117,6 +117,9 @@ func (p *Provisioner) make(ctx context.Context, st *state, spec provisioner.Spec
 	if err != nil {
 		return provisioner.Machine{}, err
 	}
+	if t.guest, err = st.guestBinary(t.guest); err != nil {
+		return provisioner.Machine{}, noSpace(err)
+	}
 	root, err := p.root(ctx, st, t, spec.Root)
 	if err != nil {
 		return provisioner.Machine{}, err

@@ -41,11 +41,8 @@ var hashName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // programs, else a directory ("dir:/path" or "/path") or a tar archive
 // ("/path"), which is unpacked once.
 func (p *Provisioner) root(ctx context.Context, st *state, t tools, name string) (rootfs, error) {
-	var r rootfs
+	r := rootfs{guest: t.guest}
 	var err error
-	if r.guest, err = st.guestBinary(t.guest); err != nil {
-		return r, noSpace(err)
-	}
 	if r.run, err = st.mountPoints(); err != nil {
 		return r, fmt.Errorf("make mount points: %w", noSpace(err))
 	}
