@@ -299,8 +299,8 @@ func crashAt(t *testing.T, l *lab, n int, took, lose bool) {
 	case <-lived:
 	}
 	cancel()
+	<-lived // before the store is closed: a query in flight would close its part of it later
 	l.stop()
-	<-lived
 	l.world.onStep(nil)
 	if lose {
 		_ = os.Remove(l.path)
