@@ -13,12 +13,17 @@ import (
 )
 
 // How often memory is looked at from outside: the less is left, the more
-// often, as if a machine could fill guardRate bytes a second.
+// often, as if a machine could fill guardRate bytes a nanosecond.
 const (
 	guardShort = 50 * time.Millisecond
 	guardLong  = 500 * time.Millisecond
-	guardRate  = 4 << 30
+	guardRate  = 4
 )
+
+// nextLook returns when to look again at a machine that may take left bytes more.
+func nextLook(left int64) time.Duration {
+	return min(max(time.Duration(left/guardRate), guardShort), guardLong)
+}
 
 // Guard implements [provisioner.Guarder]. Where there are no cgroups it stands
 // in for them: agentlab-guest guards the memory that gVisor tells it of, but
@@ -68,7 +73,7 @@ func (p *Provisioner) look(ctx context.Context, st *state, watched map[string]*w
 				st.log.ErrorContext(ctx, "end machine that uses too much memory", "id", id, "err", err)
 			}
 		}
-		pause = min(pause, max(time.Duration(left)*time.Second/guardRate, guardShort))
+		pause = min(pause, nextLook(left))
 	}
 	for id := range watched {
 		if !there[id] {
