@@ -89,14 +89,13 @@ func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.
 		if doubts, err = m.reconcile(ctx, name, p, doubts); err != nil && ctx.Err() == nil {
 			m.Log.Error("reconcile: nothing decided", "backend", name, "err", err)
 		}
-		wait := time.NewTimer(m.ReconcileEvery)
+		wait := m.ReconcileEvery
 		if len(doubts) > 0 { // what is dead is to be gone within one period
-			wait.Reset(min(secondLook, m.ReconcileEvery))
+			wait = min(wait, secondLook)
 		}
 		select {
-		case <-wait.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
-			wait.Stop()
 			return
 		}
 	}
