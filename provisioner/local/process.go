@@ -50,7 +50,7 @@ func (st *state) processes() (map[string][]process, error) {
 
 // process says which machine pid serves, if any.
 func (st *state) process(pid int) (id string, p process, ok bool) {
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	cmdline, err := st.arguments(pid)
 	if err != nil || !bytes.Contains(cmdline, []byte("--bundle="+st.machinesDir()+"/")) {
 		return "", process{}, false
 	}
@@ -66,6 +66,24 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 	p = process{pid: pid, sentry: args[0] == "runsc-sandbox"}
 	p.starts = !p.sentry && args[0] != "runsc-gofer"
 	return id, p, true
+}
+
+// arguments returns the command line of pid. In the middle of an execve, of
+// which runsc's processes make several, a process has none: if it may be ours,
+// it is looked at again until that is over. The kernel's threads and the dead,
+// who have no program either, never have any.
+func (st *state) arguments(pid int) (cmdline []byte, err error) {
+	for range 100 {
+		cmdline, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || len(cmdline) > 0 || !st.mayBeOurs(pid) {
+			break
+		}
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return cmdline, err
 }
 
 // mayBeOurs says whether pid runs as a user that our machines run as.
