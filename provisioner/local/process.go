@@ -70,20 +70,57 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 
 // arguments returns the command line of pid. In the middle of an execve, of
 // which runsc's processes make several, a process has none: if it may be ours,
-// it is looked at again until that is over. The kernel's threads and the dead,
-// who have no program either, never have any.
+// it is looked at again until that is over. The kernel's threads and the dead
+// never have any.
 func (st *state) arguments(pid int) (cmdline []byte, err error) {
+	dead := 0
 	for range 100 {
 		cmdline, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || len(cmdline) > 0 || !st.mayBeOurs(pid) {
 			break
 		}
-		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); errors.Is(err, os.ErrNotExist) {
+		life := lifeOf(pid)
+		if life == isDead {
+			dead++
+		}
+		// What makes an execve looks dead for the moment that one thread takes another's place.
+		if life == isKernel || dead == 2 {
 			break
 		}
 		time.Sleep(time.Millisecond)
 	}
 	return cmdline, err
+}
+
+// life is whether a process can have arguments.
+type life int
+
+const (
+	isAlive  life = iota
+	isDead        // or gone
+	isKernel      // a thread of the kernel
+)
+
+// lifeOf reads the stat of pid: see proc_pid_stat(5).
+func lifeOf(pid int) life {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return isDead
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 18 {
+		return isAlive
+	}
+	const kernelThread = 0x0020_0000 // PF_KTHREAD
+	state, threads := fields[0], fields[17]
+	if flags, err := strconv.Atoi(fields[6]); err == nil && flags&kernelThread != 0 {
+		return isKernel
+	}
+	// With more threads than one the first may be dead, and another in an execve.
+	if (state == "Z" || state == "X") && (threads == "0" || threads == "1") {
+		return isDead
+	}
+	return isAlive
 }
 
 // mayBeOurs says whether pid runs as a user that our machines run as.
