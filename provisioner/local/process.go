@@ -70,57 +70,54 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 
 // arguments returns the command line of pid. In the middle of an execve, of
 // which runsc's processes make several, a process has none: if it may be ours,
-// it is looked at again until that is over. The kernel's threads and the dead
-// never have any.
+// it is looked at again until that is over.
 func (st *state) arguments(pid int) (cmdline []byte, err error) {
-	dead := 0
+	var last life
 	for range 100 {
 		cmdline, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || len(cmdline) > 0 || !st.mayBeOurs(pid) {
+		if err != nil || len(cmdline) > 0 {
 			break
 		}
-		life := lifeOf(pid)
-		if life == isDead {
-			dead++
-		}
-		// What makes an execve looks dead for the moment that one thread takes another's place.
-		if life == isKernel || dead == 2 {
+		now := lifeOf(pid)
+		if now.kernel || now == last && (now.dead || now.end != "0") {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		if now.dead || now.end == "0" {
+			if !st.mayBeOurs(pid) {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		last = now
 	}
 	return cmdline, err
 }
 
-// life is whether a process can have arguments.
-type life int
-
-const (
-	isAlive  life = iota
-	isDead        // or gone
-	isKernel      // a thread of the kernel
-)
+// life says why a process has no arguments. A single look may be deceived: in
+// an execve one thread takes the place of another, which looks dead, and the
+// arguments may have come between two readings.
+type life struct {
+	kernel bool   // it is a thread of the kernel
+	dead   bool   // or gone
+	end    string // address: 0 in an execve, not 0 if it has let go of its arguments, as gVisor's stubs do
+}
 
 // lifeOf reads the stat of pid: see proc_pid_stat(5).
 func lifeOf(pid int) life {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return isDead
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 18 {
-		return isAlive
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // from the third on
+	if err != nil || len(fields) < 49 {
+		return life{dead: true, end: "0"}
 	}
 	const kernelThread = 0x0020_0000 // PF_KTHREAD
-	state, threads := fields[0], fields[17]
-	if flags, err := strconv.Atoi(fields[6]); err == nil && flags&kernelThread != 0 {
-		return isKernel
+	state, flags, threads, envEnd := fields[0], fields[6], fields[17], fields[48]
+	n, _ := strconv.Atoi(flags)
+	return life{
+		kernel: n&kernelThread != 0,
+		// With more threads than one the first may be dead, and another in an execve.
+		dead: (state == "Z" || state == "X") && (threads == "0" || threads == "1"),
+		end:  envEnd,
 	}
-	// With more threads than one the first may be dead, and another in an execve.
-	if (state == "Z" || state == "X") && (threads == "0" || threads == "1") {
-		return isDead
-	}
-	return isAlive
 }
 
 // mayBeOurs says whether pid runs as a user that our machines run as.
