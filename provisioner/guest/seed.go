@@ -6,6 +6,7 @@ package guest
 type Seed struct {
 	HostKey    []byte `json:"host_key"`    // ed25519 seed, 32 bytes; the host pins its public half
 	ClientKey  []byte `json:"client_key"`  // ed25519 public key, 32 bytes: who may connect
+	Session    []byte `json:"session"`     // of package wire, 48 bytes: good once, for who made the machine; nil is none
 	Home       string `json:"home"`        // where commands start
 	MemoryMB   int    `json:"memory_mb"`   // all processes together; 0 is no limit
 	MaxProcs   int    `json:"max_procs"`   // processes and threads; 0 is no limit

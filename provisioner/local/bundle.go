@@ -164,13 +164,14 @@ func (p *Provisioner) fillBundle(st *state, dir string, config []byte, spec prov
 
 // seed returns what the guest is given at its start.
 func (p *Provisioner) seed(spec provisioner.Spec) ([]byte, error) {
-	host, client, err := p.channelKeys(spec.Papers.Sandbox)
+	keys, err := p.channelKeys(spec.Papers.Sandbox)
 	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(guest.Seed{
-		HostKey:    host.Seed(),
-		ClientKey:  client.Public().(ed25519.PublicKey),
+		HostKey:    keys.host.Seed(),
+		ClientKey:  keys.client.Public().(ed25519.PublicKey),
+		Session:    keys.session,
 		Home:       guestHome,
 		MemoryMB:   spec.MemoryMB,
 		MaxProcs:   spec.MaxProcs,
@@ -178,18 +179,26 @@ func (p *Provisioner) seed(spec provisioner.Spec) ([]byte, error) {
 	})
 }
 
-// channelKeys returns the keys of a machine's channel. They are derived, so
+// channelKeys are the secrets of a machine's channel.
+type channelKeys struct {
+	host, client ed25519.PrivateKey
+	session      []byte // see guest.Seed
+}
+
+// channelKeys returns the secrets of a machine's channel. They are derived, so
 // that they need not be kept.
-func (p *Provisioner) channelKeys(id string) (host, client ed25519.PrivateKey, err error) {
-	h, err := p.Key.Derive("host " + id)
-	if err != nil {
-		return nil, nil, err
+func (p *Provisioner) channelKeys(id string) (keys channelKeys, err error) {
+	var derived [4][]byte
+	for i, what := range []string{"host ", "client ", "session id ", "session "} {
+		if derived[i], err = p.Key.Derive(what + id); err != nil {
+			return channelKeys{}, err
+		}
 	}
-	c, err := p.Key.Derive("client " + id)
-	if err != nil {
-		return nil, nil, err
-	}
-	return ed25519.NewKeyFromSeed(h), ed25519.NewKeyFromSeed(c), nil
+	return channelKeys{
+		host:    ed25519.NewKeyFromSeed(derived[0]),
+		client:  ed25519.NewKeyFromSeed(derived[1]),
+		session: append(derived[2][:16:16], derived[3]...),
+	}, nil
 }
 
 // relabel replaces the papers of b, whole or not at all, also if the host dies.

@@ -50,15 +50,15 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if _, err := p.find(st, ref); err != nil {
 		return nil, err
 	}
-	host, client, err := p.channelKeys(ref.Sandbox)
+	keys, err := p.channelKeys(ref.Sandbox)
 	if err != nil {
 		return nil, err
 	}
-	hostKey, err := ssh.NewPublicKey(host.Public())
+	hostKey, err := ssh.NewPublicKey(keys.host.Public())
 	if err != nil {
 		return nil, fmt.Errorf("host key: %w", err)
 	}
-	signer, err := ssh.NewSignerFromSigner(client)
+	signer, err := ssh.NewSignerFromSigner(keys.client)
 	if err != nil {
 		return nil, fmt.Errorf("client key: %w", err)
 	}
@@ -77,6 +77,7 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 		User:    "root",
 		HostKey: hostKey,
 		Signer:  signer,
+		Session: keys.session,
 	}), nil
 }
 

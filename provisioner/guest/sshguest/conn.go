@@ -15,6 +15,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -41,6 +42,7 @@ type Config struct {
 	User        string                                      // for the server's log; agentlab-guest knows but one
 	HostKey     ssh.PublicKey                               // required: the only key the guest may show
 	Signer      ssh.Signer                                  // required: who we are
+	Session     []byte                                      // that of the guest's seed, to do without SSH once; nil is none
 	DialTimeout time.Duration                               // of dialling and the handshake; 0 is 10 s
 	KeepAlive   time.Duration                               // of silence before a ping, and before it counts as missed; 0 is 5 s
 }
@@ -51,7 +53,8 @@ type Conn struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	joining chan struct{} // holds one for each connection being made
+	first   atomic.Pointer[wire.Session] // of the guest's seed, until it was tried
+	joining chan struct{}                // holds one for each connection being made
 
 	mu      sync.Mutex
 	current *link
@@ -75,6 +78,9 @@ func New(cfg Config) *Conn {
 	}
 	c := &Conn{cfg: cfg, joining: make(chan struct{}, maxJoining)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if first, err := wire.ParseSession(cfg.Session); err == nil {
+		c.first.Store(first)
+	}
 	return c
 }
 
@@ -133,6 +139,12 @@ func (c *Conn) dial(d *dial) {
 
 // connect makes a session and its connection for short calls.
 func (c *Conn) connect(ctx context.Context) (*link, error) {
+	if first := c.first.Swap(nil); first != nil {
+		// The guest forgets it when it was used or is old: then SSH is the way.
+		if nc, err := c.join(ctx, first, wire.Open{For: wire.Calls}); err == nil {
+			return newLink(nc, first, c.cfg.KeepAlive), nil
+		}
+	}
 	session, err := c.session(ctx)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package sshguest_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"io"
@@ -58,6 +59,38 @@ func wantEnd(t *testing.T, nc net.Conn) {
 	t.Helper()
 	if text, err := io.ReadAll(nc); len(text) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the guest says %q, error %v", text, err)
+	}
+}
+
+// The session of the seed opens the door without SSH, to who knows it, and once.
+func TestSessionOfSeed(t *testing.T) {
+	m := start(t, os.Getuid())
+	signer, err := ssh.NewSignerFromSigner(m.client)
+	check(t, err)
+	public, _, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	other, err := ssh.NewPublicKey(public)
+	check(t, err)
+	run := func(session []byte, key ssh.PublicKey) (*sshguest.Conn, error) {
+		c := sshguest.New(sshguest.Config{Dial: m.dial, HostKey: key, Signer: signer, Session: session})
+		t.Cleanup(func() { check(t, c.Close()) })
+		_, err := c.Run(t.Context(), guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+		return c, err
+	}
+	guessed := append(m.first[:len(m.first)-1:len(m.first)-1], m.first[len(m.first)-1]+1)
+	if _, err := run(guessed, other); !errors.Is(err, guest.ErrUnreachable) {
+		t.Errorf("with a wrong secret and a wrong host key: %v", err)
+	}
+	first, err := run(m.first, other)
+	if err != nil {
+		t.Fatalf("the host key is asked for, though there is a session: %v", err)
+	}
+	check(t, first.Close())
+	if _, err := run(m.first, other); !errors.Is(err, guest.ErrUnreachable) {
+		t.Errorf("the second time, with a wrong host key: %v", err)
+	}
+	if _, err := run(m.first, m.host); err != nil {
+		t.Errorf("the second time, with the right one: %v", err)
 	}
 }
 

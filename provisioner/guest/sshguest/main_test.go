@@ -20,6 +20,7 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/sshguest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
 // nobody is whom the guest runs as when the tests run as root: so it is refused
@@ -77,6 +78,7 @@ type machine struct {
 	pid    int
 	client ed25519.PrivateKey
 	host   ssh.PublicKey
+	first  []byte // the session of its seed
 
 	mu    sync.Mutex
 	conns []net.Conn // every connection made to it
@@ -97,7 +99,8 @@ func start(t testing.TB, uid int) *machine {
 	public, private, err := ed25519.GenerateKey(nil)
 	check(t, err)
 	m.client = private
-	seed, err := json.Marshal(guest.Seed{HostKey: hostKey.Seed(), ClientKey: public, Home: m.home})
+	m.first = wire.MakeSession().Payload()
+	seed, err := json.Marshal(guest.Seed{HostKey: hostKey.Seed(), ClientKey: public, Session: m.first, Home: m.home})
 	check(t, err)
 	for _, dir := range []string{m.dir, m.home} {
 		check(t, os.Mkdir(dir, 0o700))

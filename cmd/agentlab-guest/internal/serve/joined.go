@@ -22,11 +22,12 @@ type hostSession struct {
 	unused *time.Timer // ends a session without a connection for calls
 }
 
-// newSession makes a session for a host that has authenticated itself.
-func (s *Server) newSession(ctx context.Context) *hostSession {
-	h := &hostSession{Server: s, Session: wire.MakeSession()}
+// addSession lets a host that has authenticated itself use a session, if it
+// begins to within a time.
+func (s *Server) addSession(ctx context.Context, session *wire.Session, within time.Duration) *hostSession {
+	h := &hostSession{Server: s, Session: session}
 	h.ctx, h.cancel = context.WithCancel(ctx)
-	h.unused = time.AfterFunc(handshakeTime, h.end)
+	h.unused = time.AfterFunc(within, h.end)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions[h.ID] = h

@@ -27,6 +27,7 @@ import (
 const (
 	maxStrangers  = 16
 	handshakeTime = 10 * time.Second
+	firstTime     = 10 * time.Minute // to use the session of the seed
 	maxAuthTries  = 3
 	acceptPause   = 50 * time.Millisecond // after a failure
 )
@@ -39,6 +40,7 @@ type Server struct {
 	Log   *slog.Logger
 
 	config *ssh.ServerConfig
+	first  *wire.Session // of the seed; nil is none
 
 	mu       sync.Mutex
 	sessions map[wire.ID]*hostSession
@@ -73,6 +75,11 @@ func New(seed guest.Seed, host *proc.Host, table *keep.Table, log *slog.Logger) 
 		},
 	}
 	s.config.AddHostKey(signer)
+	if seed.Session != nil {
+		if s.first, err = wire.ParseSession(seed.Session); err != nil {
+			return nil, fmt.Errorf("read seed: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -80,6 +87,9 @@ func New(seed guest.Seed, host *proc.Host, table *keep.Table, log *slog.Logger) 
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	if s.first != nil {
+		s.addSession(ctx, s.first, firstTime)
+	}
 	strangers := make(chan struct{}, maxStrangers)
 	failing := false
 	for {
@@ -136,7 +146,7 @@ func (s *Server) serveRequests(ctx context.Context, requests <-chan *ssh.Request
 	for r := range requests {
 		var payload []byte
 		if r.Type == wire.NewSession {
-			payload = s.newSession(ctx).Payload()
+			payload = s.addSession(ctx, wire.MakeSession(), handshakeTime).Payload()
 		}
 		if r.WantReply {
 			_ = r.Reply(payload != nil, payload) // fails with the connection
