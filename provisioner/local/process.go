@@ -51,10 +51,15 @@ func (st *state) processes() (map[string][]process, error) {
 // process says which machine pid serves, if any.
 func (st *state) process(pid int) (id string, p process, ok bool) {
 	cmdline, err := st.arguments(pid)
-	if err != nil || !bytes.Contains(cmdline, []byte("--bundle="+st.machinesDir()+"/")) {
+	if err != nil {
 		return "", process{}, false
 	}
-	args := strings.Split(string(cmdline), "\x00")
+	// Both ways to give an option a value occur: the file server starts with the one and goes on with the other.
+	text := strings.ReplaceAll(string(cmdline), "--bundle\x00", "--bundle=")
+	if !strings.Contains(text, "--bundle="+st.machinesDir()+"/") {
+		return "", process{}, false
+	}
+	args := strings.Split(text, "\x00")
 	for _, arg := range args {
 		if rest, has := strings.CutPrefix(arg, "--bundle="+st.machinesDir()+"/"); has && validID.MatchString(rest) {
 			id = rest
@@ -73,7 +78,7 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 // it is looked at again until that is over.
 func (st *state) arguments(pid int) (cmdline []byte, err error) {
 	var last life
-	for range 100 {
+	for range 1000 {
 		cmdline, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || len(cmdline) > 0 {
 			break

@@ -10,6 +10,40 @@ import (
 	"testing"
 )
 
+// Only the bundle says whose a process is, however it is named.
+func TestProcessOfMachine(t *testing.T) {
+	st := &state{dir: t.TempDir(), uid: os.Geteuid()}
+	bundle := filepath.Join(st.machinesDir(), "sb-1")
+	for _, tt := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"joined", "sb-1", []string{"run", "--bundle=" + bundle, "sb-1"}},
+		{"apart", "sb-1", []string{"gofer", "--bundle", bundle, "--spec-fd=3"}},
+		{"other-place", "", []string{"run", "--bundle=/elsewhere/sb-1"}},
+		{"below", "", []string{"run", "--bundle=" + bundle + "/sub"}},
+		{"mentioned", "", []string{"run", bundle}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command("sh", append([]string{"-c", "read line; exit", "runsc"}, tt.args...)...)
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = in.Close()
+				_ = cmd.Wait()
+			}()
+			if id, _, ok := st.process(cmd.Process.Pid); id != tt.want || ok != (tt.want != "") {
+				t.Errorf("process of %q, %v, want %q", id, ok, tt.want)
+			}
+		})
+	}
+}
+
 // A process in the middle of an execve, when it has no arguments, serves its
 // machine as before.
 func TestProcessIsFoundInExecve(t *testing.T) {
