@@ -1,0 +1,139 @@
+package pvetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// volatile keys have values that differ with every run; that they are there
+// is compared.
+var volatile = regexp.MustCompile(`^(cpu|mem|disk|maxdisk|netin|netout|diskread|diskwrite|uptime|pid|pstart|starttime|endtime|upid|digest|ctime|used|avail|total|used_fraction|` +
+	`smbios1|vmgenid|meta|snaptime|ssl_fingerprint|loadavg|cpuinfo|kversion|current-kernel|memory|rootfs|statistics|hardware-address|ticket|CSRFPreventionToken|cap|value|` +
+	`boot-info|swap|ksm|repoid|nics|maxmem|supported_commands|saved|mhz|size|ip-address|prefix)$`)
+
+// masks replace what differs with every run within texts.
+var masks = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`UPID:[^ ]*`), "UPID"},
+	{regexp.MustCompile(`(?i)\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b`), "MAC"},
+	{regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`), "UUID"},
+	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "SHA1"},
+	{regexp.MustCompile(`transferred .*`), "transferred"},
+}
+
+func masked(s string) string {
+	for _, m := range masks {
+		s = m.pattern.ReplaceAllString(s, m.with)
+	}
+	return s
+}
+
+// compare lists how got differs from what was recorded.
+func compare(path string, want, got any) []string {
+	switch w := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		if !ok {
+			return []string{fmt.Sprintf("%s: want an object, got %s", path, short(got))}
+		}
+		return compareObjects(path, w, g)
+	case []any:
+		g, ok := got.([]any)
+		if !ok {
+			return []string{fmt.Sprintf("%s: want a list, got %s", path, short(got))}
+		}
+		return compareLists(path, w, g)
+	case string:
+		if g, ok := got.(string); ok && masked(w) == masked(g) {
+			return nil
+		}
+	default:
+		if fmt.Sprint(want) == fmt.Sprint(got) {
+			return nil
+		}
+	}
+	if want == nil && got == "" {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s:\n-%s\n+%s", path, short(want), short(got))}
+}
+
+func compareObjects(path string, want, got map[string]any) []string {
+	var diffs []string
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		v, ok := got[k]
+		switch {
+		case !ok:
+			diffs = append(diffs, fmt.Sprintf("%s.%s is missing, want %s", path, k, short(want[k])))
+		case k == "content" && strings.Contains(fmt.Sprint(want[k]), ",snippets"):
+			diffs = append(diffs, compare(path+".content", set(want[k]), set(v))...)
+		case k == "total" && strings.Contains(fmt.Sprint(want), "transferred"), k == "n" && strings.HasPrefix(fmt.Sprint(want["t"]), "TASK"):
+		case !volatile.MatchString(k) || path == "" && k == "total" || path == ".errors":
+			diffs = append(diffs, compare(path+"."+k, want[k], v)...)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[k]; !ok {
+			diffs = append(diffs, fmt.Sprintf("%s.%s is too much: %s", path, k, short(got[k])))
+		}
+	}
+	return diffs
+}
+
+// compareLists takes lists of things that have a name as sets; a task log
+// loses the lines that tell of progress.
+func compareLists(path string, want, got []any) []string {
+	want, got = sorted(want), sorted(got)
+	if len(want) != len(got) {
+		return []string{fmt.Sprintf("%s: %d elements, want %d\n-%s\n+%s", path, len(got), len(want), short(want), short(got))}
+	}
+	var diffs []string
+	for i := range want {
+		diffs = append(diffs, compare(fmt.Sprintf("%s[%d]", path, i), want[i], got[i])...)
+	}
+	return diffs
+}
+
+// set is a comma-separated list in order.
+func set(v any) any {
+	s := strings.Split(fmt.Sprint(v), ",")
+	slices.Sort(s)
+	return strings.Join(s, ",")
+}
+
+func sorted(list []any) []any {
+	out := slices.DeleteFunc(slices.Clone(list), func(v any) bool {
+		m, ok := v.(map[string]any)
+		return ok && strings.HasPrefix(fmt.Sprint(m["t"]), "transferred")
+	})
+	name := func(v any) string {
+		m, ok := v.(map[string]any)
+		if !ok || m["upid"] != nil {
+			return ""
+		}
+		for _, k := range []string{"key", "roleid", "id", "volid", "name", "path"} {
+			if s, ok := m[k].(string); ok {
+				return s + fmt.Sprint(m["ugid"], m["starttime"])
+			}
+		}
+		return ""
+	}
+	sort.SliceStable(out, func(i, j int) bool { return name(out[i]) < name(out[j]) })
+	return out
+}
+
+func short(v any) string {
+	b, _ := json.Marshal(v)
+	s := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(b))
+	if len(s) > 600 {
+		s = s[:600] + "..."
+	}
+	return s
+}

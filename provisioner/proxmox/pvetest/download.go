@@ -1,0 +1,136 @@
+package pvetest
+
+import (
+	"bytes"
+	"crypto/md5"  //nolint:gosec // a checksum PVE offers
+	"crypto/sha1" //nolint:gosec // a checksum PVE offers
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// download is the work of download-url: really over HTTP, to nowhere. A file
+// that is there already is success if its checksum was given and is right.
+func (c *call) download(j *job, st *Storage, content, name string) error {
+	id := fmt.Sprintf("%s:%s/%s", st.ID, content, name)
+	from, algorithm, want := c.p.str("url"), c.p.str("checksum-algorithm"), strings.ToLower(c.p.str("checksum"))
+	if old := c.s.c.Volumes[id]; old != nil {
+		switch {
+		case want == "":
+			return die("refusing to override existing file '/var/lib/vz/%s/%s'", content, name)
+		case c.s.c.sums[id+algorithm] != want:
+			return die("checksum mismatch: got '%s' != expect '%s', aborting", c.s.c.sums[id+algorithm], want)
+		}
+		return nil
+	}
+	j.printf("downloading %s to /var/lib/vz/%s/%s", from, content, name)
+	var f fetched
+	var err error
+	c.s.unlocked(func() { f, err = fetch(j, from, algorithm) })
+	if err != nil {
+		return die("download failed: %v", err)
+	}
+	if err := j.spend(); err != nil {
+		return err
+	}
+	switch {
+	case want != "" && f.sum != want:
+		return die("checksum mismatch: got '%s' != expect '%s'", f.sum, want)
+	case content == "import" && strings.HasSuffix(name, ".qcow2") && f.format != "qcow2":
+		return die("Image is not in qcow2 format")
+	case content == "import" && f.backing:
+		return die("backing file not allowed for untrusted image")
+	case st.Full:
+		return die("download failed: wget: cannot write to '/var/lib/vz/%s/%s' (No space left on device).", content, name)
+	}
+	c.s.c.addVolume(id, c.node.Name, 0, f.size, "")
+	c.s.c.Volumes[id].Content, c.s.c.Volumes[id].Format = content, formatOf(name)
+	c.s.c.sums[id+algorithm] = f.sum
+	return nil
+}
+
+// fetched is what a download gave.
+type fetched struct {
+	size    int64 // virtual, of an image
+	sum     string
+	format  string
+	backing bool
+}
+
+func fetch(j *job, from, algorithm string) (fetched, error) {
+	req, err := http.NewRequestWithContext(j.ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return fetched{}, err
+	}
+	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
+	if err != nil {
+		return fetched{}, wgetError(from, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fetched{}, errors.New("exit code 8")
+	}
+	h := newHash(algorithm)
+	head := &bytes.Buffer{}
+	n, err := io.Copy(io.MultiWriter(h, &limited{head, 64}), resp.Body)
+	if err != nil {
+		return fetched{}, errors.New("exit code 4")
+	}
+	f := fetched{size: n, sum: hex.EncodeToString(h.Sum(nil)), format: "raw"}
+	if b := head.Bytes(); len(b) >= 32 && string(b[:4]) == "QFI\xfb" { // docs/interop/qcow2.txt of QEMU
+		f.format, f.size, f.backing = "qcow2", int64(binary.BigEndian.Uint64(b[24:])), binary.BigEndian.Uint64(b[8:]) != 0
+	}
+	return f, nil
+}
+
+// wgetError says it as wget does.
+func wgetError(from string, err error) error {
+	u, _ := url.Parse(from)
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		return fmt.Errorf("wget: unable to resolve host address '%s'", u.Hostname())
+	case strings.Contains(err.Error(), "refused"):
+		return errors.New("wget: failed: Connection refused.") //nolint:revive,staticcheck // wget's words
+	}
+	return errors.New("exit code 4")
+}
+
+func newHash(algorithm string) hash.Hash {
+	switch algorithm {
+	case "md5":
+		return md5.New() //nolint:gosec // a checksum PVE offers
+	case "sha1":
+		return sha1.New() //nolint:gosec // a checksum PVE offers
+	case "sha224":
+		return sha256.New224()
+	case "sha384":
+		return sha512.New384()
+	case "sha512":
+		return sha512.New()
+	}
+	return sha256.New()
+}
+
+// limited keeps the first n bytes.
+type limited struct {
+	buf *bytes.Buffer
+	n   int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := l.n - l.buf.Len(); room > 0 {
+		l.buf.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}

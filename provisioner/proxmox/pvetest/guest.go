@@ -1,0 +1,189 @@
+package pvetest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// Guest is the inside of a running VM, from the moment QEMU starts until it
+// ends.
+type Guest interface {
+	// Agent opens the channel to the guest agent: the host's end of the
+	// virtio-serial port, where qemu-ga speaks its protocol. It is called once.
+	Agent(ctx context.Context) (net.Conn, error)
+	// Powerdown presses the power button (ACPI). The guest may ignore it.
+	Powerdown()
+	// Kill ends the guest at once, and returns when it is gone.
+	Kill()
+	// Done is closed when the guest has ended, by itself or by Kill.
+	Done() <-chan struct{}
+}
+
+// GuestSpec says what to boot.
+type GuestSpec struct {
+	VMID   int
+	Name   string
+	Config map[string]string // as the VM was started with
+}
+
+// machine is a running guest and PVE's side of its agent channel.
+type machine struct {
+	guest   Guest
+	ready   time.Time     // when the agent begins to answer
+	never   bool          // it never does
+	turn    chan struct{} // one command at a time: the socket takes one client
+	mu      sync.Mutex
+	conn    net.Conn
+	replies chan string
+	id      int
+}
+
+// bootGuest starts the inside of a VM, and watches for its end.
+func (s *Server) bootGuest(vm *VM) error {
+	spec := GuestSpec{VMID: vm.ID, Name: vm.name(), Config: maps.Clone(vm.Config)}
+	var guest Guest
+	var err error
+	if s.NewGuest == nil {
+		guest = newIdleGuest(spec)
+	} else {
+		s.unlocked(func() { guest, err = s.NewGuest(spec) })
+	}
+	if err != nil {
+		return err
+	}
+	m := &machine{guest: guest, turn: make(chan struct{}, 1), ready: time.Now()}
+	if s.AgentDelay != nil {
+		d := s.AgentDelay(vm.ID)
+		m.never, m.ready = d < 0, m.ready.Add(d)
+	}
+	s.guests[vm.ID] = m
+	s.work.Go(func() {
+		select {
+		case <-guest.Done():
+		case <-s.ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.guests[vm.ID] == m && vm.Running {
+			s.powerOff(vm) // qmeventd notices within a second (measured)
+		}
+	})
+	return nil
+}
+
+func (m *machine) kill() {
+	m.guest.Kill()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil {
+		_ = m.conn.Close()
+	}
+}
+
+// agentError is what the agent says is wrong.
+type agentError struct{ desc string }
+
+func (e *agentError) Error() string { return "Agent error: " + e.desc }
+
+var errAgentTimeout = errors.New("got timeout")
+
+// open connects to the agent once and reads its lines.
+func (m *machine) open(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil {
+		return nil
+	}
+	conn, err := m.guest.Agent(ctx)
+	if err != nil {
+		return err
+	}
+	m.conn, m.replies = conn, make(chan string, 64)
+	go func(lines chan<- string) {
+		defer close(lines)
+		r := bufio.NewReader(conn)
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			lines <- line
+		}
+	}(m.replies)
+	return nil
+}
+
+// command sends one command and waits for its answer.
+func (m *machine) command(ctx context.Context, line string) (json.RawMessage, error) {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return nil, errAgentTimeout
+	}
+	if err := m.open(ctx); err != nil {
+		return nil, errAgentTimeout
+	}
+	m.id++
+	sync := fmt.Sprintf(`{"execute":"guest-sync","arguments":{"id":%d}}`, m.id) + "\n"
+	deadline, _ := ctx.Deadline()
+	_ = m.conn.SetWriteDeadline(deadline)
+	if _, err := m.conn.Write(miscounted(sync + line + "\n")); err != nil {
+		return nil, errAgentTimeout
+	}
+	synced := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, errAgentTimeout
+		case reply, ok := <-m.replies:
+			if !ok {
+				return nil, errAgentTimeout
+			}
+			if !synced {
+				synced = m.isSync(reply)
+				continue
+			}
+			return parseReply(reply)
+		}
+	}
+}
+
+func (m *machine) isSync(reply string) bool {
+	var r struct {
+		Return json.RawMessage `json:"return"`
+	}
+	return json.Unmarshal([]byte(reply), &r) == nil && string(r.Return) == fmt.Sprint(m.id)
+}
+
+func parseReply(line string) (json.RawMessage, error) {
+	var r struct {
+		Return json.RawMessage `json:"return"`
+		Error  *struct {
+			Desc string `json:"desc"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
+		return nil, errAgentTimeout
+	}
+	if r.Error != nil {
+		return nil, &agentError{r.Error.Desc}
+	}
+	return r.Return, nil
+}
+
+// miscounted is PVE::QMPClient's bug (QMPClient.pm:295-330, measured): it
+// counts characters and writes bytes, so that every character beyond ASCII
+// cuts off the end by the bytes it has more than one.
+func miscounted(text string) []byte {
+	return []byte(text)[:utf8.RuneCountInString(text)]
+}

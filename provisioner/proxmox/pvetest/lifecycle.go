@@ -1,0 +1,149 @@
+package pvetest
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// destroyVM refuses a running VM at once.
+func destroyVM(c *call) (any, error) {
+	if err := c.rootOnly("skiplock"); err != nil {
+		return nil, err
+	}
+	vm, err := c.vm()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case vm.Config["protection"] == "1":
+		return nil, die("can't remove VM %d - protection mode enabled", vm.ID)
+	case vm.Running:
+		return nil, die("VM %d is running - destroy failed", vm.ID)
+	}
+	id := vm.ID
+	return c.fork("qmdestroy", strconv.Itoa(id), func(j *job) error {
+		return j.locked(id, func() error { return c.destroy(j) })
+	})
+}
+
+func (c *call) destroy(j *job) error {
+	vm, err := c.vm()
+	if err != nil {
+		return err
+	}
+	if !c.p.flag("skiplock") && vm.Config["lock"] != "suspended" {
+		if err := vm.checkLock(); err != nil {
+			return err
+		}
+	}
+	if vm.Running {
+		return die("VM %d is running - destroy failed", vm.ID)
+	}
+	if base := c.s.c.usedBase(vm); base != "" {
+		return die("base volume '%s' is still in use by linked cloned", base)
+	}
+	if err := j.spend(); err != nil {
+		return err
+	}
+	if c.p.flag("purge") {
+		j.printf("purging VM %d from related configurations..", vm.ID)
+	}
+	for _, v := range vm.Config {
+		if vol := c.s.c.Volumes[parseDrive("", v).file]; vol != nil && vol.VMID == vm.ID {
+			c.s.c.freeVolume(vol.ID)
+		}
+	}
+	if c.p.flag("destroy-unreferenced-disks") {
+		c.s.c.removeVolumes(vm.ID)
+	}
+	delete(c.s.c.VMs, vm.ID)
+	if pool := c.s.c.Pools[c.s.c.poolOf(vm.ID)]; pool != nil {
+		delete(pool.VMs, vm.ID)
+	}
+	c.s.c.dropACL(fmt.Sprintf("/vms/%d", vm.ID))
+	return nil
+}
+
+// usedBase is a base volume of vm that linked clones are made of.
+func (c *Cluster) usedBase(vm *VM) string {
+	for _, v := range c.Volumes {
+		if base := c.Volumes[v.Parent]; base != nil && base.VMID == vm.ID && v.VMID != vm.ID {
+			return base.ID
+		}
+	}
+	return ""
+}
+
+func (c *Cluster) dropACL(path string) {
+	kept := c.ACL[:0]
+	for _, a := range c.ACL {
+		if a.Path != path {
+			kept = append(kept, a)
+		}
+	}
+	c.ACL = kept
+}
+
+// createVM makes a VM from nothing, or from an image.
+func createVM(c *call) (any, error) {
+	id := c.vmid()
+	base := "/vms/" + strconv.Itoa(id)
+	if pool := c.p.str("pool"); pool != "" {
+		if c.s.c.Pools[pool] == nil {
+			return nil, denied("pool '" + pool + "' does not exist")
+		}
+		if !c.allowed("/pool/"+pool, "VM.Allocate") && !c.allowed(base, "VM.Allocate") {
+			return nil, denied("/pool/" + pool + ", VM.Allocate")
+		}
+	} else if err := c.check(base, "VM.Allocate"); err != nil {
+		return nil, err
+	}
+	if c.s.c.VMs[id] != nil {
+		return nil, die("unable to create VM %d: config file already exists", id)
+	}
+	ch, err := c.readChange()
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{ID: id, Node: c.node.Name, Config: map[string]string{}, Pending: map[string]string{}, Deleted: map[string]bool{}}
+	if err := c.changePermitted(vm, ch); err != nil {
+		return nil, err
+	}
+	return c.fork("qmcreate", strconv.Itoa(id), func(j *job) error {
+		return j.locked(id, func() error { return c.create(j, vm, ch) })
+	})
+}
+
+func (c *call) create(j *job, vm *VM, ch *change) error {
+	if c.s.c.VMs[vm.ID] != nil {
+		return die("unable to create VM %d: config file already exists", vm.ID)
+	}
+	vm.born = time.Now()
+	vm.Config["lock"] = "create"
+	c.s.c.VMs[vm.ID] = vm
+	err := j.spend()
+	if err == nil {
+		err = c.applyChange(vm, ch)
+	}
+	if err != nil {
+		if !j.killed() {
+			c.s.c.removeVolumes(vm.ID)
+			delete(c.s.c.VMs, vm.ID)
+		}
+		return err
+	}
+	delete(vm.Config, "lock")
+	for k, v := range map[string]string{"smbios1": "uuid=" + newUUID(), "vmgenid": newUUID(), "meta": fmt.Sprintf("creation-qemu=9.2.0,ctime=%d", time.Now().Unix())} {
+		if vm.Config[k] == "" {
+			vm.Config[k] = v
+		}
+	}
+	if pool := c.s.c.Pools[c.p.str("pool")]; pool != nil {
+		pool.VMs[vm.ID] = true
+	}
+	if c.p.flag("start") {
+		return c.start(j, vm)
+	}
+	return nil
+}

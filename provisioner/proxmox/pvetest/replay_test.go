@@ -1,0 +1,383 @@
+package pvetest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// recorded is an entry of a transcript.
+type recorded struct {
+	Title   string
+	Request *struct {
+		Method, Path, Auth, Type string
+		Form, JSON               any
+		Ticket, CSRF, Large      bool
+	}
+	Status int
+	Reason string
+	Body   any
+	Task   map[string]any // the final state of a task
+	Argv   []string       // of a command on the node
+	Exit   int
+	Stdout string
+	Stderr string
+	Other  any
+}
+
+func readTranscript(t *testing.T, name string) []recorded {
+	t.Helper()
+	f, err := os.Open(filepath.Join("testdata", name+".json.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []recorded
+	if err := json.NewDecoder(z).Decode(&entries); err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
+// replay is a transcript on its way through the simulator.
+type replay struct {
+	t      *testing.T
+	srv    *Server
+	http   *http.Client
+	url    string
+	token  map[string]string // secrets by id
+	upids  map[string]string // ours by the recorded one
+	pids   map[string]string // of guest-exec
+	tick   [2]string         // ticket and CSRF token
+	delay  atomic.Int64      // of agents
+	guests ProcessGuests
+	hot    bool // don't wait for tasks between entries
+}
+
+// badTokens are the entries that were made with a wrong secret, which was
+// masked like the right ones.
+var badTokens = map[string]bool{
+	"token: wrong secret": true, "token: malformed (no =secret)": true, "bad token": true,
+	"wrong token on POST (no CSRF needed with tokens)": true, "token: disabled/expired user is like a bad token": true,
+}
+
+func TestReplay(t *testing.T) {
+	for name, tr := range transcripts() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newReplay(t, tr)
+			for i, e := range readTranscript(t, name) {
+				if tr.before[e.Title] != nil {
+					tr.before[e.Title](r)
+				}
+				if tr.omitted(i, e) != "" || e.Request == nil && e.Task == nil && e.Argv == nil {
+					continue
+				}
+				if !r.hot {
+					r.settle()
+				}
+				if diff := r.play(e); diff != "" {
+					t.Errorf("[%d] %s:\n%s", i, e.Title, diff)
+				}
+				if tr.after[e.Title] != nil {
+					tr.after[e.Title](r)
+				}
+			}
+		})
+	}
+}
+
+// TestEveryTranscriptEntryIsAccountedFor fails for an entry that is neither
+// replayed nor listed with its reason, and for a listing of what is not there.
+func TestEveryTranscriptEntryIsAccountedFor(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.json.gz")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	all := transcripts()
+	for _, f := range files {
+		name, _, _ := strings.Cut(filepath.Base(f), ".")
+		tr, entries := all[name], readTranscript(t, name)
+		if tr == nil {
+			if whole[name] == "" {
+				t.Errorf("transcript %s is neither replayed nor listed", name)
+			}
+			continue
+		}
+		titles := map[string]bool{}
+		for i, e := range entries {
+			titles[e.Title] = true
+			if e.Request == nil && e.Task == nil && e.Argv == nil && tr.omitted(i, e) == "" {
+				t.Errorf("%s [%d] %q has nothing to replay and is not listed", name, i, e.Title)
+			}
+		}
+		for title := range tr.omit {
+			if !titles[title] {
+				t.Errorf("%s lists %q, which is not in it", name, title)
+			}
+		}
+		for i := range tr.omitAt {
+			if i >= len(entries) {
+				t.Errorf("%s lists the entry %d, which is not in it", name, i)
+			}
+		}
+	}
+}
+
+func newReplay(t *testing.T, tr *transcript) *replay {
+	t.Helper()
+	r := &replay{t: t, srv: &Server{Scale: 0.05, Staleness: tr.stale(), ArgumentsLast: func() bool { return true }}, token: map[string]string{}, upids: map[string]string{}, pids: map[string]string{}}
+	if tr.version != "" {
+		r.srv.Version = tr.version
+	}
+	r.srv.TaskTime = map[string]time.Duration{}
+	r.srv.AgentDelay = func(int) time.Duration { return time.Duration(r.delay.Load()) }
+	if tr.guests {
+		r.guests.Dir = t.TempDir()
+		r.srv.NewGuest = r.guests.New
+	}
+	t.Cleanup(r.srv.Close)
+	r.srv.Edit(func(c *Cluster) {
+		r.token["root@pam!mcp"] = c.AddToken("root@pam!mcp", false)
+		tr.prepare(r, c)
+	})
+	r.url = r.srv.Listen("pve")
+	r.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // our own server
+	t.Cleanup(r.http.CloseIdleConnections)
+	if tr.begin != nil {
+		tr.begin(r)
+	}
+	return r
+}
+
+// play repeats an entry and says how the answer differs.
+func (r *replay) play(e recorded) string {
+	switch {
+	case e.Task != nil:
+		return r.taskDiff(e)
+	case e.Argv != nil:
+		return r.commandDiff(e)
+	}
+	if upid, ok := r.ended(e); ok {
+		r.finished(upid)
+	}
+	status, reason, body, err := r.send(e)
+	for err == nil && strings.Contains(e.Request.Path, "exec-status") && strings.Contains(fmt.Sprint(body), "exited:0") && exited(e.Body) {
+		status, reason, body, err = r.send(e)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	r.learn(e.Body, body)
+	var diffs []string
+	if status != e.Status || reason != e.Reason {
+		diffs = append(diffs, fmt.Sprintf("-%d %s\n+%d %s", e.Status, e.Reason, status, reason))
+	}
+	text, isText := e.Body.(string)
+	if !isText || !strings.HasPrefix(text, "(large") && !strings.HasPrefix(text, `{"data": {"`) {
+		diffs = append(diffs, compare("", e.Body, body)...)
+	}
+	return strings.Join(diffs, "\n")
+}
+
+// ended is the task whose end the recorded answer shows.
+func (r *replay) ended(e recorded) (string, bool) {
+	body, _ := e.Body.(map[string]any)
+	data, _ := body["data"].(map[string]any)
+	upid, ok := r.upids[fmt.Sprint(data["upid"])]
+	return upid, ok && data["status"] == "stopped"
+}
+
+// exited says that the recorded answer is of a process that has ended.
+func exited(body any) bool {
+	text := fmt.Sprint(body)
+	return strings.Contains(text, "exited:1") || strings.HasPrefix(text, `{"data": {"`)
+}
+
+// send makes the request as it was recorded.
+func (r *replay) send(e recorded) (status int, reason string, body any, err error) {
+	q := e.Request
+	var payload io.Reader
+	if q.Method == http.MethodPost || q.Method == http.MethodPut {
+		payload = strings.NewReader(encodeForm(q.Form))
+	}
+	if form := tooLarge[e.Title]; form != nil {
+		payload = strings.NewReader(form().Encode())
+	}
+	if raw, ok := rawBodies[e.Title]; ok {
+		payload = strings.NewReader(raw)
+	}
+	ctype := "application/x-www-form-urlencoded"
+	if q.JSON != nil {
+		ctype = "application/json"
+		payload = bytes.NewReader(encode(q.JSON))
+	}
+	if q.Type != "" {
+		ctype = q.Type
+	}
+	req, err := http.NewRequestWithContext(r.t.Context(), q.Method, r.url+"/api2/json"+r.ours(q.Path), payload)
+	if err != nil {
+		return 0, "", nil, err
+	}
+	if payload != nil {
+		req.Header.Set("Content-Type", ctype)
+	}
+	r.authorize(req, e)
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return 0, "", nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, "", nil, err
+	}
+	reason = strings.TrimPrefix(resp.Status, fmt.Sprint(resp.StatusCode, " "))
+	if json.Unmarshal(data, &body) != nil {
+		body = string(data)
+	}
+	return resp.StatusCode, reason, body, nil
+}
+
+func (r *replay) authorize(req *http.Request, e recorded) {
+	switch {
+	case e.Request.Ticket:
+		req.AddCookie(&http.Cookie{Name: "PVEAuthCookie", Value: url.QueryEscape(r.tick[0])})
+		if e.Request.CSRF {
+			req.Header.Set("CSRFPreventionToken", r.tick[1])
+		}
+	case badTokens[e.Title]:
+		req.Header.Set("Authorization", "PVEAPIToken=root@pam!mcp=00000000-0000-0000-0000-000000000000")
+	case e.Request.Auth != "":
+		auth := strings.Replace(e.Request.Auth, "01989ba6-e599-4a34-b621-99208924ed4b", r.token["root@pam!mcp"], 1)
+		if id, _, ok := strings.Cut(strings.TrimPrefix(auth, "PVEAPIToken="), "="); ok && r.token[id] != "" {
+			auth = strings.Replace(auth, "<secret>", r.token[id], 1)
+		}
+		req.Header.Set("Authorization", auth)
+	case strings.Contains(e.Request.Path, "exec-status"): // recorded without its header
+		req.Header.Set("Authorization", "PVEAPIToken=root@pam!mcp="+r.token["root@pam!mcp"])
+	}
+}
+
+// encodeForm takes an object, or a list of pairs.
+func encodeForm(form any) string {
+	var out []string
+	add := func(k string, v any) {
+		out = append(out, url.QueryEscape(k)+"="+url.QueryEscape(fmt.Sprint(v)))
+	}
+	switch f := form.(type) {
+	case map[string]any:
+		for k, v := range f {
+			list, ok := v.([]any)
+			if !ok {
+				list = []any{v}
+			}
+			for _, one := range list {
+				add(k, one)
+			}
+		}
+	case []any:
+		for _, pair := range f {
+			kv := pair.([]any)
+			add(kv[0].(string), kv[1])
+		}
+	}
+	return strings.Join(out, "&")
+}
+
+// ours puts our task and process ids in the place of the recorded ones.
+func (r *replay) ours(path string) string {
+	for theirs, mine := range r.upids {
+		path = strings.ReplaceAll(path, theirs, mine)
+		path = strings.ReplaceAll(path, url.QueryEscape(theirs), url.QueryEscape(mine))
+	}
+	for theirs, mine := range r.pids {
+		if rest, ok := strings.CutSuffix(path, "exec-status?pid="+theirs); ok {
+			return rest + "exec-status?pid=" + mine
+		}
+	}
+	return path
+}
+
+// learn notes which of our ids stands for which recorded one.
+func (r *replay) learn(theirs, mine any) {
+	a, _ := theirs.(map[string]any)
+	b, _ := mine.(map[string]any)
+	switch x := a["data"].(type) {
+	case string:
+		if y, ok := b["data"].(string); ok && strings.HasPrefix(x, "UPID:") {
+			r.upids[x] = y
+		}
+	case map[string]any:
+		y, _ := b["data"].(map[string]any)
+		if x["pid"] != nil && len(x) == 1 && y["pid"] != nil {
+			r.pids[fmt.Sprint(x["pid"])] = fmt.Sprint(y["pid"])
+		}
+		if id, ok := x["full-tokenid"].(string); ok && y["value"] != nil {
+			r.token[id] = y["value"].(string)
+		}
+		if x["ticket"] != nil && y["ticket"] != nil {
+			r.tick = [2]string{y["ticket"].(string), y["CSRFPreventionToken"].(string)}
+		}
+	}
+}
+
+// taskDiff waits for the task and compares how it ended.
+func (r *replay) taskDiff(e recorded) string {
+	upid, ok := r.upids[fmt.Sprint(e.Task["upid"])]
+	if !ok {
+		return "the task is unknown"
+	}
+	exit := r.finished(upid)
+	if want := fmt.Sprint(e.Task["exitstatus"]); exit != want {
+		return fmt.Sprintf("-%s\n+%s", want, exit)
+	}
+	return ""
+}
+
+func (r *replay) finished(upid string) string {
+	r.srv.mu.Lock()
+	task := r.srv.c.byUPID[upid]
+	r.srv.mu.Unlock()
+	select {
+	case <-task.done:
+	case <-time.After(20 * time.Second):
+		return "still running"
+	}
+	return task.exit
+}
+
+// settle waits for all tasks but those that are to run on.
+func (r *replay) settle() {
+	var open []string
+	r.srv.Edit(func(c *Cluster) {
+		for _, t := range c.tasks {
+			if !t.endless {
+				open = append(open, t.upid)
+			}
+		}
+	})
+	for _, upid := range open {
+		r.finished(upid)
+	}
+}
+
+// cloning sets how long clones take from now on; negative is for ever.
+func cloning(d time.Duration) func(*replay) {
+	return func(r *replay) { r.srv.Edit(func(*Cluster) { r.srv.TaskTime["qmclone"] = d }) }
+}

@@ -1,0 +1,249 @@
+package pvetest
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func storageRoutes() []*route {
+	const one = "/nodes/{node}/storage/{storage}"
+	const seen = "/storage/{storage} Datastore.Audit|Datastore.AllocateSpace"
+	return []*route{
+		{method: "GET", path: "/nodes/{node}/storage", call: listStorages, daemon: true,
+			params: "content=content-list enabled=bool format=bool storage=storage-id target=node"},
+		{method: "PUT", path: "/storage/{storage}", call: editStorage, daemon: true, perm: "/storage Datastore.Allocate", params: "content=content-list nodes disable=bool delete=configid-list digest=string,len=64"},
+		{method: "GET", path: one + "/status", call: storageStatus, daemon: true, perm: seen},
+		{method: "GET", path: one + "/content", call: listVolumes, daemon: true, perm: seen, params: "content vmid=vmid"},
+		{method: "POST", path: one + "/content", call: addVolume, daemon: true, perm: "/storage/{storage} Datastore.AllocateSpace",
+			params: `vmid!=vmid filename! size!=re:\d+[MG]? format=enum:raw/qcow2/subvol/vmdk,needs=size`},
+		{method: "GET", path: one + "/content/{volume}", call: getVolume, daemon: true},
+		{method: "DELETE", path: one + "/content/{volume}", call: deleteVolume, daemon: true, params: "delay=int,min=1,max=30"},
+		{method: "POST", path: one + "/download-url", call: downloadURL, daemon: true, perm: "!network",
+			params: `url!=re:https?://.* content!=enum:iso/vztmpl/import filename!=string,len=255 checksum=string,needs=checksum-algorithm` +
+				" checksum-algorithm=enum:md5/sha1/sha224/sha256/sha384/sha512,needs=checksum compression=string verify-certificates=bool"},
+	}
+}
+
+func (st *Storage) on(node string) bool { return len(st.Nodes) == 0 || slices.Contains(st.Nodes, node) }
+
+func (st *Storage) figures() map[string]any {
+	avail := st.Size - st.Used
+	if st.Full {
+		avail = 0
+	}
+	return map[string]any{
+		"content": st.Content, "type": "dir", "active": 1, "enabled": 1, "shared": number(st.Shared),
+		"total": st.Size, "used": st.Size - avail, "avail": avail,
+	}
+}
+
+func listStorages(c *call) (any, error) {
+	out := []map[string]any{}
+	for _, st := range c.s.c.Storages {
+		if !st.on(c.node.Name) || !c.allowed("/storage/"+st.ID, "Datastore.Audit", "Datastore.AllocateSpace") {
+			continue
+		}
+		if id := c.p.str("storage"); id != "" && id != st.ID {
+			continue
+		}
+		if want := c.p.list("content"); len(want) > 0 && !slices.ContainsFunc(want, func(w string) bool { return slices.Contains(splitList(st.Content), w) }) {
+			continue
+		}
+		e := st.figures()
+		e["storage"] = st.ID
+		e["used_fraction"] = round15(float64(e["used"].(int64)) / float64(st.Size))
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+func (c *call) storageResources() []map[string]any {
+	var out []map[string]any
+	for _, n := range c.s.c.Nodes {
+		for _, st := range c.s.c.Storages {
+			if !st.on(n.Name) || !c.allowed("/storage/"+st.ID, "Datastore.Audit", "Datastore.AllocateSpace") {
+				continue
+			}
+			f := st.figures()
+			e := map[string]any{"id": "storage/" + n.Name + "/" + st.ID, "storage": st.ID, "node": n.Name, "type": "storage", "plugintype": "dir",
+				"content": st.Content, "shared": number(st.Shared), "status": "available", "disk": f["used"], "maxdisk": f["total"]}
+			if n.Down {
+				e["status"] = "unknown"
+			}
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// editStorage changes which content a storage takes; its other options are not
+// simulated.
+func editStorage(c *call) (any, error) {
+	st := c.s.c.storage(c.p.str("storage"))
+	if st == nil {
+		return nil, die("update storage failed: storage '%s' does not exist", c.p.str("storage"))
+	}
+	if c.p.has("content") {
+		st.Content = c.p.str("content")
+	}
+	return map[string]any{"storage": st.ID, "type": "dir"}, nil
+}
+
+// store is the storage the path names.
+func (c *call) store() (*Storage, error) {
+	id := c.p.str("storage")
+	st := c.s.c.storage(id)
+	if st == nil {
+		return nil, die("storage '%s' does not exist", id)
+	}
+	if !st.on(c.node.Name) {
+		return nil, die("storage '%s' is not available on node '%s'", id, c.node.Name)
+	}
+	return st, nil
+}
+
+func storageStatus(c *call) (any, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, err
+	}
+	return st.figures(), nil
+}
+
+func (v *Volume) entry() map[string]any {
+	e := map[string]any{"volid": v.ID, "size": v.Size, "format": v.Format, "content": v.Content, "ctime": v.CTime.Unix(), "used": v.Size / 8}
+	if v.Content == "images" {
+		e["vmid"], e["parent"] = v.VMID, nil
+		if v.Parent != "" {
+			e["parent"] = "../" + v.Parent[strings.Index(v.Parent, ":")+1:]
+		}
+	}
+	return e
+}
+
+// listVolumes hides images of VMs the caller has no right on.
+func listVolumes(c *call) (any, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, err
+	}
+	out := []map[string]any{}
+	for _, id := range slices.Sorted(maps.Keys(c.s.c.Volumes)) {
+		v := c.s.c.Volumes[id]
+		switch {
+		case v.Storage != st.ID, !st.Shared && v.Node != "" && v.Node != c.node.Name:
+		case c.p.has("content") && v.Content != c.p.str("content"):
+		case c.p.has("vmid") && v.VMID != c.vmid():
+		case !c.seesVolume(v):
+		default:
+			out = append(out, v.entry())
+		}
+	}
+	return out, nil
+}
+
+func (c *call) seesVolume(v *Volume) bool {
+	return v.VMID == 0 || c.allowed("/storage/"+v.Storage, "Datastore.Allocate") ||
+		c.allowed("/vms/"+strconv.Itoa(v.VMID), "VM.Audit", "VM.Config.Disk")
+}
+
+// addVolume is synchronous and asks nothing of the VM.
+func addVolume(c *call) (any, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, err
+	}
+	if st.Full {
+		return nil, die("unable to create image: No space left on device")
+	}
+	size := c.p.str("size")
+	if strings.IndexByte("0123456789", size[len(size)-1]) >= 0 {
+		size += "K"
+	}
+	id := fmt.Sprintf("%s:%d/%s", st.ID, c.vmid(), c.p.str("filename"))
+	if c.s.c.Volumes[id] != nil {
+		return nil, die("disk image '/var/lib/vz/images/%d/%s' already exists", c.vmid(), c.p.str("filename"))
+	}
+	c.s.c.addVolume(id, c.node.Name, c.vmid(), parseSize(size), "")
+	return id, nil
+}
+
+func (c *call) volume() (*Volume, string) {
+	id := c.p.str("volume")
+	if !strings.Contains(id, ":") {
+		id = c.p.str("storage") + ":" + id
+	}
+	return c.s.c.Volumes[id], id
+}
+
+func getVolume(c *call) (any, error) {
+	if _, err := c.store(); err != nil {
+		return nil, err
+	}
+	v, id := c.volume()
+	if v != nil && !c.seesVolume(v) {
+		return nil, denied("/storage/" + v.Storage + ", Datastore.Allocate")
+	}
+	if v == nil {
+		_, name := cutVolume(id)
+		return nil, die("volume_size_info on '%s' failed - no such file /var/lib/vz/images/%s", id, name)
+	}
+	_, name := cutVolume(v.ID)
+	return map[string]any{"path": "/var/lib/vz/images/" + name, "size": v.Size, "used": v.Size / 8, "format": v.Format}, nil
+}
+
+// deleteVolume does not ask whether a configuration names the volume; only
+// base images with clones are refused (measured).
+func deleteVolume(c *call) (any, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, err
+	}
+	v, id := c.volume()
+	if err := c.check("/storage/"+st.ID, "Datastore.Allocate"); err != nil {
+		return nil, err
+	}
+	return c.fork("imgdel", strings.ReplaceAll(id, ":", "%3A")+"@"+st.ID, func(j *job) error {
+		if err := j.spend(); err != nil {
+			return err
+		}
+		if v == nil {
+			return nil
+		}
+		for _, other := range c.s.c.Volumes {
+			if other.Parent == v.ID {
+				return die("base volume '%s' is still in use by linked cloned", v.ID)
+			}
+		}
+		c.s.c.freeVolume(id)
+		j.printf("Removed volume '%s'", id)
+		return nil
+	})
+}
+
+var (
+	importName = regexp.MustCompile(`\.(qcow2|raw|vmdk|ova)$`)
+	isoName    = regexp.MustCompile(`\.(iso|img)$`)
+	unsafeName = regexp.MustCompile(`[^-a-zA-Z0-9_.]`)
+)
+
+// downloadURL fetches a file in a task.
+func downloadURL(c *call) (any, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, err
+	}
+	content, name := c.p.str("content"), c.p.str("filename")
+	name = unsafeName.ReplaceAllString(name[strings.LastIndex(name, "/")+1:], "_")
+	if !slices.Contains(splitList(st.Content), content) {
+		return nil, die("storage '%s' is not configured for content-type '%s'", st.ID, content)
+	}
+	if content == "import" && !importName.MatchString(name) || content == "iso" && !isoName.MatchString(name) {
+		return nil, badParam("filename", "invalid filename or wrong extension")
+	}
+	return c.fork("download", name, func(j *job) error { return c.download(j, st, content, name) })
+}

@@ -1,0 +1,433 @@
+package pvetest
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// transcript says how a recording is replayed.
+type transcript struct {
+	version   string
+	guests    bool          // with real processes
+	staleness time.Duration // of the cluster's resources; 0 is none
+	prepare   func(*replay, *Cluster)
+	begin     func(*replay)
+	before    map[string]func(*replay) // by title
+	after     map[string]func(*replay)
+	omit      map[string]string // reasons by title
+	omitAt    map[int]string    // reasons by number, where titles are not unique
+}
+
+func (tr *transcript) omitted(i int, e recorded) string { return tr.omit[e.Title] + tr.omitAt[i] }
+
+func (tr *transcript) stale() time.Duration {
+	if tr.staleness == 0 {
+		return -1
+	}
+	return tr.staleness
+}
+
+// Reasons for leaving out an entry.
+const (
+	note    = "a note of what was seen on the node, without a request"
+	chance  = "who wins is chance; TestParallelClones and TestParallelDestroys count the winners"
+	history = "the list has the tasks of the recordings before it"
+	slow    = "an effect of emulation: our guest is done by then"
+	other   = "our guest is another machine"
+	harness = "an artifact of the recorded server"
+	tables  = "tables show documented keys only, which are not known here"
+)
+
+func hot(r *replay)  { r.hot = true }
+func cold(r *replay) { r.hot = false }
+
+// both runs hooks in order.
+func both(hooks ...func(*replay)) func(*replay) {
+	return func(r *replay) {
+		for _, h := range hooks {
+			h(r)
+		}
+	}
+}
+
+// clash keeps the lock of a VMID so that the tasks of the requests that follow
+// have all been started before the first of them gets it.
+func clash(id int) (keep, free func(*replay)) {
+	release := func() {}
+	keep = func(r *replay) {
+		r.hot = true
+		r.srv.Edit(func(*Cluster) { release, _ = r.srv.lockVM(r.t.Context(), func(string) {}, id, false, lockWait) })
+	}
+	free = func(r *replay) {
+		r.hot = false
+		r.srv.Edit(func(*Cluster) { release() })
+	}
+	return keep, free
+}
+
+// until asks a VM's agent until it answers, or no longer does.
+func until(id int, answers bool) func(*replay) {
+	return func(r *replay) {
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+			r.srv.mu.Lock()
+			c := &call{s: r.srv, node: r.srv.c.Nodes[0], p: params{"vmid": fmt.Sprint(id)}}
+			_, err := c.agentVM()
+			r.srv.mu.Unlock()
+			if (err == nil) == answers {
+				return
+			}
+		}
+		r.t.Errorf("the agent of %d: still not so: answers=%v", id, answers)
+	}
+}
+
+// reaches waits for a VM to run or to be stopped.
+func reaches(id int, running bool) func(*replay) {
+	return func(r *replay) {
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			is := false
+			r.srv.Edit(func(c *Cluster) { is = c.VMs[id].Running })
+			if is == running {
+				return
+			}
+		}
+		r.t.Errorf("VM %d: still not so: running=%v", id, running)
+	}
+}
+
+// whole transcripts that are not replayed.
+var whole = map[string]string{
+	"71": "the firewall is not simulated: its calls answer 501",
+	"72": "disks are simulated from the notes; their recording is not replayed yet",
+	"73": "the template build is simulated from the notes; its recording is not replayed yet",
+	"74": "its subjects are simulated from the notes; the recording is not replayed yet",
+	"01": "creation of the first template: its image is not simulated",
+}
+
+// minis are the templates and VMs of the recorded server.
+func minis(c *Cluster, vms ...int) {
+	big := c.AddTemplate("pve", 9000, "tmpl-debian12")
+	big.Config["cores"], big.Config["memory"] = "2", "768"
+	c.Volumes["local:9000/base-9000-disk-0.qcow2"].Size = 3 << 30
+	big.Config["scsi0"] = "local:9000/base-9000-disk-0.qcow2,size=3G"
+	c.AddTemplate("pve", 9001, "tmpl-mini").Config["tags"] = "mcp;mini"
+	for _, id := range vms {
+		linked(c, id, map[int]string{101: "m1", 110: "work-110"}[id])
+	}
+}
+
+// linked adds a VM that is a linked clone of 9001.
+func linked(c *Cluster, id int, name string) {
+	vm := c.AddVM("pve", id, name)
+	vm.Config["tags"] = "mcp;mini"
+	old := parseDrive("scsi0", vm.Config["scsi0"])
+	c.freeVolume(old.file)
+	disk := fmt.Sprintf("local:9001/base-9001-disk-0.qcow2/%d/vm-%d-disk-0.qcow2", id, id)
+	c.addVolume(disk, "pve", id, 2<<30, "local:9001/base-9001-disk-0.qcow2")
+	vm.Config["scsi0"] = disk + ",size=2G"
+}
+
+// booting makes agents silent until answering is called.
+func booting(r *replay)   { r.delay.Store(-1) }
+func answering(r *replay) { r.delay.Store(0) }
+
+// wake makes the agent of a VM that was booting answer.
+func wake(id int) func(*replay) {
+	return func(r *replay) {
+		r.delay.Store(0)
+		r.srv.Edit(func(*Cluster) { r.srv.guests[id].never = false })
+	}
+}
+
+func agentUser(r *replay, c *Cluster) {
+	r.token["agent@pve!full"] = c.AddToken("agent@pve!full", false)
+	r.token["agent@pve!sep"] = c.AddToken("agent@pve!sep", true)
+}
+
+func pool(c *Cluster) { c.Pools["mcp"] = &Pool{Comment: "sandboxes", VMs: map[int]bool{}} }
+
+func settle(r *replay) { r.settle() }
+
+func transcripts() map[string]*transcript {
+	return map[string]*transcript{
+		"00": {prepare: func(_ *replay, c *Cluster) { delete(c.Tokens, "root@pam!mcp") }},
+		"05": {prepare: func(_ *replay, c *Cluster) { minis(c, 110) }, omit: map[string]string{
+			"network-get-interfaces at 6s after clone": note, "network-get-interfaces at 74s after clone": note,
+			"ssh as agent with the injected key at 89s": note,
+		}},
+		"10": {prepare: func(r *replay, c *Cluster) {
+			minis(c, 101, 110)
+			pool(c)
+			agentUser(r, c)
+		}, omit: map[string]string{
+			"network list": harness + ": no network configuration",
+			"URL too long": "the recording has not the whole URL", "GET /api2/extjs/... missing VM": note,
+		}},
+		"20": transcript20(), "25": transcript25(),
+		"26": {prepare: func(_ *replay, c *Cluster) { minis(c, 110); c.VMs[110].Config["lock"] = "backup" }, before: map[string]func(*replay){
+			"status after unlock": func(r *replay) { r.srv.Edit(func(c *Cluster) { delete(c.VMs[110].Config, "lock") }) },
+		}, omit: map[string]string{"other lock values": note}},
+		"30": transcript30(), "31": transcript31(), "40": transcript40(), "41": transcript41(), "42": transcript42(), "43": transcript43(),
+		"70": transcript70(),
+		"50": transcript50(), "60": transcript60(), "61": transcript61(), "80": transcript80(), "90": transcript90(),
+	}
+}
+
+func transcript20() *transcript {
+	return &transcript{prepare: func(_ *replay, c *Cluster) { minis(c, 101) }, before: map[string]func(*replay){
+		"linked clone from template 9001 to 110 (storage not given)": both(hot, cloning(200*time.Millisecond)),
+		"clone task log": both(cold, cloning(0)),
+		"clone of a non-template without full: PVE makes a FULL clone": both(hot, cloning(300*time.Millisecond)),
+		"source VM config while full clone runs (1)":                   named(111),
+		"clone to the same id while it runs":                           both(cold, cloning(0)),
+	}, omitAt: map[int]string{23: slow}}
+}
+
+// named waits for a clone to get its configuration.
+func named(id int) func(*replay) {
+	return func(r *replay) {
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			done := false
+			r.srv.Edit(func(c *Cluster) { done = c.VMs[id].Config["name"] != "" })
+			if done {
+				return
+			}
+		}
+		r.t.Errorf("VM %d got no name", id)
+	}
+}
+
+func transcript25() *transcript {
+	keep, free := clash(130)
+	return &transcript{staleness: time.Hour, prepare: func(_ *replay, c *Cluster) {
+		minis(c, 101, 110)
+		linked(c, 111, "Copy-of-VM-work-110")
+		c.VMs[110].Config["tags"], c.VMs[9001].Config["description"] = "a;b", "template"
+	}, begin: func(r *replay) { r.boot(101); r.boot(111) },
+		before: map[string]func(*replay){
+			"slow full clone 9001 -> 120 (bwlimit=20000 KiB/s)":                                    cloning(-1),
+			"second linked clone of the same template at the same time (template lock is shared?)": cloning(0),
+			"abort the running clone: DELETE task":                                                 cloning(-1),
+			"the target after abort":                                                               cloning(0),
+			"parallel clone #3 to id 130":                                                          keep,
+		},
+		after:  map[string]func(*replay){"parallel clone #1 to id 130": free},
+		omitAt: map[int]string{32: chance, 33: chance, 34: chance, 35: chance, 36: chance, 37: chance, 38: chance, 39: chance},
+	}
+}
+
+func transcript30() *transcript {
+	return &transcript{prepare: func(_ *replay, c *Cluster) { minis(c, 101, 110); c.VMs[110].Config["tags"] = "a;b" }, before: map[string]func(*replay){
+		"start":                    func(r *replay) { r.boot(101); booting(r) },
+		"agent ping ok":            wake(110),
+		"shutdown (agent)":         both(settle, reaches(110, true)),
+		"start again":              booting,
+		"start with timeout param": answering,
+	}, omit: map[string]string{"network-get-interfaces maybe before DHCP": "the simulated guest has its address at once"}}
+}
+
+func transcript31() *transcript {
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) { minis(c, 110) }, before: map[string]func(*replay){
+		"guest poweroff from inside": both(settle, reaches(170, false)),
+		"task list for the VM after reboot (the restart after the shutdown is no own task)": both(settle, reaches(170, true)),
+		"shutdown timeout=20": both(hot, func(r *replay) { r.srv.Edit(func(*Cluster) { r.srv.guests[170].never = true }) }),
+		"status":              cold,
+	}, omit: map[string]string{
+		"guest poweroff from inside": note, "guest reboot from inside (QEMU stays, uptime keeps running)": note,
+		"API reboot: order of task end and VM state": note, "API shutdown: order of task end and VM state": note,
+	}, omitAt: map[int]string{21: slow, 24: slow}}
+}
+
+func transcript40() *transcript {
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) { minis(c, 101) }, begin: func(r *replay) { r.boot(101) }, omitAt: map[int]string{17: other}}
+}
+
+func transcript41() *transcript {
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) { minis(c, 101) }, begin: func(r *replay) { r.boot(101) }, omit: map[string]string{
+		"exec-status of 4194304 bytes of output": slow, "exec-status of 4194304 bytes again": slow, "exec-status of 8388608 bytes of output": slow,
+		"exec-status of 15728640 bytes of output": slow, "exec-status of 17825792 bytes of output": slow,
+	}}
+}
+
+func transcript42() *transcript {
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) { minis(c, 110) }, begin: func(r *replay) { r.boot(110) }, omit: map[string]string{
+		"get-fsinfo": other, "get-time": other, "get-memory-blocks": other, "info": other, "file-read /proc file (size 0 in stat)": other,
+		"bytes of /tmp/lat after writing äöü with encode=1": note, "mode and owner of a file created with file-write": note,
+	}, before: map[string]func(*replay){
+		"file-read of 1 MiB text": func(r *replay) {
+			for _, n := range []int{1, 4, 15, 16, 17} {
+				r.guestFile(110, fmt.Sprintf("tmp/big%d", n), bytes.Repeat([]byte("q"), n<<20))
+			}
+		},
+	}}
+}
+
+func transcript43() *transcript {
+	return &transcript{guests: true, begin: func(r *replay) { r.boot(110) }, prepare: func(_ *replay, c *Cluster) {
+		minis(c, 110)
+		maps.Copy(c.VMs[110].Config, map[string]string{"tags": "a;b", "description": "async", "ciuser": "agent", "ipconfig0": "ip=dhcp", "sshkeys": "ssh-ed25519%20" +
+			"AAAAC3NzaC1lZDI1NTE5AAAAIEujzSCB5AGIkF8slj5KCUp1o83iwZ6z%2BS%2B6GeN8DOJ4%20client%0Assh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIEujzSCB5AGIkF8slj5KCUp1o83iwZ6z%2BS%2B6GeN8DOJ4%20second%0A",
+			"scsi0": "local:9001/base-9001-disk-0.qcow2/110/vm-110-disk-0.qcow2,size=3G"})
+	}, before: map[string]func(*replay){"ping with a hanging agent": until(110, false)}}
+}
+
+func transcript50() *transcript {
+	return &transcript{prepare: func(_ *replay, c *Cluster) {
+		minis(c, 110)
+		maps.Copy(c.VMs[110].Config, map[string]string{"description": "template", "ciuser": "agent", "ipconfig0": "ip=dhcp",
+			"sshkeys": "ssh-ed25519%20AAAAC3NzaC1lZDI1NTE5AAAAIEujzSCB5AGIkF8slj5KCUp1o83iwZ6z%2BS%2B6GeN8DOJ4%20client"})
+	}, omitAt: map[int]string{
+		42: harness + ": its QEMU can't save memory", 43: harness, 44: harness, 54: "the network interfaces are not there yet at that moment",
+		57: "whether it has to wait for the lock is chance",
+	}}
+}
+
+func transcript60() *transcript {
+	return &transcript{staleness: time.Hour, prepare: func(r *replay, c *Cluster) { minis(c, 110); agentUser(r, c) }, before: map[string]func(*replay){
+		"clone: + SDN.Use on the bridge": both(hot, cloning(100*time.Millisecond)),
+		"own task log":                   both(cold, settle),
+	}}
+}
+
+func transcript61() *transcript {
+	return &transcript{guests: true, prepare: func(r *replay, c *Cluster) {
+		minis(c, 110)
+		agentUser(r, c)
+		pool(c)
+		minimal(c)
+		delete(c.VMs[9001].Config, "tags")
+	}, before: map[string]func(*replay){
+		"clone into pool":     both(hot, cloning(100*time.Millisecond)),
+		"task status (final)": cold,
+	}}
+}
+
+func transcript80() *transcript {
+	keep, free := clash(160)
+	return &transcript{prepare: func(_ *replay, c *Cluster) { minis(c, 101, 110); c.VMs[9001].Config["description"] = "template" }, before: map[string]func(*replay){
+		"two DELETEs at once #1":                 keep,
+		"slow full clone to have a running task": cloning(-1),
+	}, after: map[string]func(*replay){"two DELETEs at once #0": free}, omit: map[string]string{
+		"task list (default limit 50)": history, "task list typefilter + statusfilter": history, "task list errors=1": history,
+		"running tasks: statusfilter": history, "cluster/tasks": history, "task list vmid=160": chance,
+		"syslog endpoint": "the log of the node is not simulated", "log of DELETE 0": chance, "log of DELETE 1": chance,
+		"DELETE template with linked clones (task) -> task log": "whether the second waits for the first is chance",
+	}, omitAt: map[int]string{21: chance, 23: chance}}
+}
+
+func transcript90() *transcript {
+	return &transcript{version: "9.2.11", guests: true, prepare: func(r *replay, c *Cluster) {
+		minis(c, 101, 110)
+		agentUser(r, c)
+		pool(c)
+		minimal(c)
+		c.Roles["GA"] = &Role{Privs: []string{"VM.GuestAgent.Audit", "VM.GuestAgent.FileRead"}}
+	}, before: map[string]func(*replay){"start": booting, "exec array": both(wake(300), until(300, true))}, omitAt: lockedSnapshot()}
+}
+
+// lockedSnapshot: snapshots did not work on the recorded 9.2, and left a lock
+// that all that follows ran into.
+func lockedSnapshot() map[int]string {
+	out := map[int]string{}
+	for i := 55; i <= 78; i++ {
+		if i < 72 || i > 74 {
+			out[i] = harness + ": a snapshot that failed left its lock"
+		}
+	}
+	return out
+}
+
+func transcript70() *transcript {
+	const deaf, before, event = "how long the agent stays deaf is up to the order of keys", "of the clone before", "TestPveshEndedInTheMiddle"
+	const qm = "qm is not simulated"
+	add := func(id int, name string) func(*replay) {
+		return func(r *replay) { r.srv.Edit(func(c *Cluster) { c.AddVM("pve", id, name) }) }
+	}
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) { minis(c); delete(c.VMs[9001].Config, "tags") }, before: map[string]func(*replay){
+		"start":            booting,
+		"agent ping":       both(wake(170), until(170, true)),
+		"file-write ASCII": both(wake(170), until(170, true)),
+		"file-read of 3072000 bytes with all byte values": func(r *replay) { r.guestFile(170, "tmp/big", bytes.Repeat(allBytes(), 12000)) },
+		"delete with purge: waits":                        add(172, "x"),
+		"LANG=C: non-ASCII description": func(r *replay) {
+			r.srv.Edit(func(c *Cluster) { linked(c, 174, "Copy-of-VM-tmpl-mini"); delete(c.VMs[174].Config, "tags") })
+		},
+		"left over of the killed pvesh: status of 177": both(halfCloned(177), halfCloned(178)),
+		"left over: DELETE after qm unlock":            func(r *replay) { r.srv.Edit(func(c *Cluster) { delete(c.VMs[178].Config, "lock") }) },
+	}, omit: map[string]string{
+		"version yaml": "YAML output is not simulated", "usage: parameters of a path": "pvesh usage is not simulated", "ls": "pvesh ls is not simulated",
+		"file-read, default text format": tables, "--human-readable 0 get status text": tables, "ping again": deaf, "ping 3": deaf,
+		"full clone: progress lines on stdout before the UPID": "the recording was cut before its last line",
+		"   (task status)": before, "task log json": before, "task log text": before,
+		"input-data ASCII -> exec-status": note, "input-data UTF-8 äöü (bytes?) -> exec-status": note, "output UTF-8 (mojibake?) -> exec-status": note,
+		"output of 300000 bytes -> exec-status": note, "decode of it: content -> one byte per code point": note,
+		"argv: one argument of 140000 bytes cannot be passed (kernel: MAX_ARG_STRLEN 131072)": note, "8 parallel pvesh get /version on 2 cores": note,
+		"pvesh clone: SIGTERM to the pvesh process in the middle (like a dropped ssh session)": event, "task of the killed pvesh (does the worker survive?)": event,
+		"permission: pvesh as a non-root unix user": "the command was setpriv", "3 parallel pvesh clones to the same newid: exit codes, last stdout line, stderr": note,
+		"pvesh clone: the reader closes the stdout pipe in the middle (dropped ssh session)": event,
+		"qm alternative: qm config / qm status exit codes for a missing VM":                  qm, "qm start of a running/locked/missing VM": qm,
+		"qm start of the template (exit code of a failing task with qm)": qm, "qm guest exec on a stopped VM": qm, "left over: qm unlock": qm,
+		"pvesh full clone: SIGHUP to the pvesh process (pid of 1 processes) in the middle":  event,
+		"pvesh full clone: SIGKILL to the pvesh process (pid of 1 processes) in the middle": event,
+		"pvesh full clone: SIGINT to the pvesh process (pid of 1 processes) in the middle":  note,
+		"volumes left": "the command was find",
+	}}
+}
+
+func allBytes() []byte {
+	out := make([]byte, 256)
+	for i := range out {
+		out[i] = byte(i)
+	}
+	return out
+}
+
+// halfCloned is what a pvesh leaves that is killed in a clone.
+func halfCloned(id int) func(*replay) {
+	return func(r *replay) {
+		r.srv.Edit(func(c *Cluster) {
+			vm := c.AddVM("pve", id, "Copy-of-VM-tmpl-mini")
+			vm.Config["lock"], vm.Config["description"] = "clone", "template"
+			delete(vm.Config, "scsi0")
+		})
+	}
+}
+
+// guestFile puts a file into a guest that is a process.
+func (r *replay) guestFile(id int, path string, data []byte) {
+	if err := os.WriteFile(filepath.Join(r.guests.Dir, fmt.Sprint(id), "root", path), data, 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// minimal is the least that a token needs, as it was granted on the recorded
+// server.
+func minimal(c *Cluster) {
+	vm := []string{"Pool.Audit", "VM.Allocate", "VM.Audit", "VM.Config.CPU", "VM.Config.Cloudinit", "VM.Config.Disk", "VM.Config.Memory",
+		"VM.Config.Network", "VM.Config.Options", "VM.PowerMgmt", "VM.Snapshot", "VM.Snapshot.Rollback"}
+	if c.release < 900 {
+		vm = append(vm, "VM.Monitor")
+	}
+	c.Roles["MCPTemplate"] = &Role{Privs: []string{"VM.Audit", "VM.Clone"}}
+	c.Roles["MCPVM"] = &Role{Privs: vm}
+	c.Roles["MCPStore"] = &Role{Privs: []string{"Datastore.AllocateSpace", "Datastore.Audit"}}
+	c.Roles["MCPNet"] = &Role{Privs: []string{"SDN.Use"}}
+	for path, role := range map[string]string{"/vms/9001": "MCPTemplate", "/pool/mcp": "MCPVM", "/storage/local": "MCPStore", "/sdn/zones/localnetwork/vmbr0": "MCPNet"} {
+		for _, who := range []string{"agent@pve", "agent@pve!sep"} {
+			c.ACL = append(c.ACL, ACL{path, role, who, true})
+		}
+	}
+}
+
+// boot starts a VM outside of the transcript.
+func (r *replay) boot(id int) {
+	r.srv.Edit(func(c *Cluster) {
+		if err := r.srv.powerOn(c.VMs[id], 2000); err != nil {
+			r.t.Error(err)
+		}
+	})
+}
