@@ -101,6 +101,15 @@ type Spec struct {
 	DiskMB   int
 	MaxProcs int    // processes and threads in the guest
 	Network  string // "none"; more to come
+
+	// Handle is what Intend recorded last for this sandbox, before a crash;
+	// empty if nothing.
+	Handle string
+	// Intend records what the machine is going to be, before it is made: a
+	// machine that a crash leaves without papers can be found by no other way.
+	// If it fails, nothing is made. A backend whose machines have papers from
+	// the first moment on does not call it; nil records nothing.
+	Intend func(ctx context.Context, handle string) error
 }
 
 // As finds an ability T in p, looking through wrappers that have Unwrap, as

@@ -170,6 +170,8 @@ func (m *Manager) build(ctx context.Context, sb Sandbox) error {
 	}
 	var machine provisioner.Machine
 	if err == nil {
+		spec.Handle = sb.Handle
+		spec.Intend = func(ctx context.Context, handle string) error { return m.Store.Intend(ctx, sb.ID, handle) }
 		machine, err = p.Create(ctx, spec)
 	}
 	slots.make.Release(1)

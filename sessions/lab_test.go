@@ -28,8 +28,11 @@ type world struct {
 	// "relabel" or "run", and does it by calling do. Nil does it.
 	step func(ctx context.Context, op, id string, do func() error) error
 
+	intent string // recorded at the beginning of each create, if not empty
+
 	mu       sync.Mutex
 	machines map[string]provisioner.Machine
+	handles  []string // that creates and destroys were given
 	calls    map[string]int
 	open     int // connections
 }
@@ -55,6 +58,12 @@ func (w *world) do(ctx context.Context, op, id string, f func()) error {
 }
 
 func (w *world) Create(ctx context.Context, spec provisioner.Spec) (m provisioner.Machine, err error) {
+	w.given(spec.Handle)
+	if w.intent != "" {
+		if err := spec.Intend(ctx, w.intent); err != nil {
+			return m, err
+		}
+	}
 	err = w.do(ctx, "create", spec.Papers.Sandbox, func() {
 		m = provisioner.Machine{
 			Ref: provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: "h-" + spec.Papers.Sandbox}, Papers: spec.Papers,
@@ -66,7 +75,14 @@ func (w *world) Create(ctx context.Context, spec provisioner.Spec) (m provisione
 }
 
 func (w *world) Destroy(ctx context.Context, ref provisioner.Ref) error {
+	w.given(ref.Handle)
 	return w.do(ctx, "destroy", ref.Sandbox, func() { delete(w.machines, ref.Sandbox) })
+}
+
+func (w *world) given(handle string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handles = append(w.handles, handle)
 }
 
 func (w *world) List(ctx context.Context) (list []provisioner.Machine, err error) {

@@ -40,6 +40,49 @@ func TestRestartGoesOnMaking(t *testing.T) {
 	}
 }
 
+// What a backend intended is told to whoever goes on after a crash, with the
+// making or with the destroying.
+func TestIntentOutlivesACrash(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.intent = "vm-1"
+		l.world.hang("create", "")
+		made, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sb := l.recorded(t, made.ID); sb.Handle != "vm-1" || sb.State != sessions.Provisioning {
+			t.Errorf("recorded %+v", sb)
+		}
+		l.restart()
+		synctest.Wait()
+		if _, err := l.Destroy(as(t, "alice"), made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"", "vm-1", "vm-1"}, l.world.handles); diff != "" {
+			t.Errorf("handles given to create, create and destroy (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// Nothing is made for a sandbox that has ended, or whose intent can't be recorded.
+func TestNoIntentNoMachine(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.intent = "vm-1"
+		l.Store = &forgetful{l.Store}
+		if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Second}); err == nil {
+			t.Error("created")
+		}
+		if n := l.world.count("create"); n != 0 {
+			t.Errorf("%d machines were made", n)
+		}
+	})
+}
+
+// forgetful can't record what is intended.
+type forgetful struct{ sessions.Store }
+
+func (*forgetful) Intend(context.Context, string, string) error { return sessions.ErrStoreUnavailable }
+
 func TestRestartGivesUpALateMaking(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		l.world.hang("run", "")

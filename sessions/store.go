@@ -47,6 +47,12 @@ type Store interface {
 	// Errors: ErrNoRecord, ErrConflict.
 	Move(ctx context.Context, id string, to State, ch Change) (Sandbox, error)
 
+	// Intend records the handle of the machine that is about to be made for a
+	// sandbox in PROVISIONING.
+	//
+	// Errors: ErrConflict, also if there is no record.
+	Intend(ctx context.Context, id, handle string) error
+
 	// SetEnd changes the end of a sandbox that is live, not past its end at
 	// ch.At, and may live that long.
 	//

@@ -157,6 +157,14 @@ func moved(sb *sessions.Sandbox, to sessions.State, ch sessions.Change) {
 	}
 }
 
+// Intend records the handle of a machine to be; see [sessions.Store]. It is no
+// event: what becomes of it will be one.
+func (db *DB) Intend(ctx context.Context, id, handle string) error {
+	return db.tx(ctx, "intend "+id, func(tx *sql.Tx) error {
+		return oneRow(tx.ExecContext(ctx, "UPDATE sandboxes SET handle = ? WHERE id = ? AND state = ?", handle, id, sessions.Provisioning))
+	})
+}
+
 // SetEnd changes the end of a sandbox; see [sessions.Store].
 func (db *DB) SetEnd(ctx context.Context, id string, end time.Time, ch sessions.Change) (sb sessions.Sandbox, err error) {
 	err = db.tx(ctx, "set end of "+id, func(tx *sql.Tx) error {

@@ -94,6 +94,31 @@ func raw(t *testing.T, path string) *sql.DB {
 	return db
 }
 
+// A machine to be is recorded while it is being made, and not before or after.
+func TestIntend(t *testing.T) {
+	db, _ := open(t)
+	add(t, db, sandbox("sb-1"))
+	want := func(ok bool) {
+		t.Helper()
+		if err := db.Intend(t.Context(), "sb-1", "vm-1"); ok != (err == nil) || !ok && !errors.Is(err, sessions.ErrConflict) {
+			t.Errorf("Intend: %v, want it to be taken: %v", err, ok)
+		}
+	}
+	want(false)
+	for _, to := range []sessions.State{sessions.Provisioning, sessions.Destroying} {
+		if _, err := db.Move(t.Context(), "sb-1", to, at(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		want(to == sessions.Provisioning)
+	}
+	if sb, err := db.Sandbox(t.Context(), "sb-1"); err != nil || sb.Handle != "vm-1" {
+		t.Errorf("recorded %+v, %v", sb, err)
+	}
+	if err := db.Intend(t.Context(), "sb-2", "vm-1"); !errors.Is(err, sessions.ErrConflict) {
+		t.Errorf("Intend without a record: %v", err)
+	}
+}
+
 func TestRecordSurvivesReopening(t *testing.T) {
 	db, path := open(t)
 	want := sandbox("sb-1")
