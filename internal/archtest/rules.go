@@ -57,6 +57,8 @@ func Architecture() Rules {
 			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact internal/keylock"},
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice
+			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve"},
+			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshguest provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
 			{"sessions", "internal/keylock provisioner provisioner/guest"},
 			{"store", "sessions provisioner"},
 			{"internal/config", "internal/redact provisioner sessions"},
@@ -75,7 +77,7 @@ func Architecture() Rules {
 			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},
-			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/local provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
+			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
 			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},

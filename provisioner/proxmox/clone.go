@@ -1,0 +1,166 @@
+package proxmox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+const (
+	races = 16 // VMIDs that a clone tries
+	// defaultGrace is how long a machine may take to appear after a clone whose
+	// answer was lost.
+	defaultGrace = 5 * time.Second
+	gracePoll    = 100 * time.Millisecond
+)
+
+// errRaced: the VMID went to somebody else, whose machine must not be touched.
+var errRaced = errors.New("VMID is in use")
+
+// clone makes a clone of a site's template under a VMID of our range. done must
+// be called when the machine is made or given up.
+func (p *Provisioner) clone(ctx context.Context, spec provisioner.Spec, s site) (vm pve.VM, done func(), err error) {
+	inv, err := p.glance(ctx)
+	if err != nil {
+		return vm, nil, err
+	}
+	for range races {
+		id, done, err := p.reserveID(inv)
+		if err != nil {
+			return vm, nil, err
+		}
+		vm = pve.VM{Node: s.node, ID: id}
+		err = p.cloneTo(ctx, spec, s, vm)
+		if err == nil {
+			return vm, done, nil
+		}
+		done()
+		if !errors.Is(err, errRaced) {
+			return vm, nil, err
+		}
+		p.avoidID(id)
+	}
+	return vm, nil, &step{"clone", fmt.Errorf("%d VMIDs of the range %v turned out to be in use: set a range that only AgentLab uses", races, p.VMIDs)}
+}
+
+// cloneTo clones to one VMID. What it intends is recorded before the call and,
+// with the task, after it.
+func (p *Provisioner) cloneTo(ctx context.Context, spec provisioner.Spec, s site, vm pve.VM) error {
+	text, err := p.seal(vm.ID, draft, spec.Papers)
+	if err != nil {
+		return err
+	}
+	if err := p.intend(ctx, spec, handle{id: vm.ID}); err != nil {
+		return err
+	}
+	root, err := p.parseRoot(spec.Root)
+	if err != nil {
+		return err
+	}
+	cs := pve.CloneSpec{NewID: vm.ID, Name: hostname(spec), Description: text, Pool: p.Pool, Full: root.full, Storage: root.storage}
+	if s.node != s.template.Node {
+		cs.Target = s.node
+	}
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := p.Client.Clone(call, s.template, cs)
+	switch {
+	case pve.Taken(err, vm.ID):
+		return errRaced
+	case lost(err):
+		return p.settle(ctx, vm, spec.Papers.Sandbox, err)
+	case err != nil:
+		return &step{"clone", err}
+	}
+	if err := p.intend(ctx, spec, handle{vm.ID, task}); err != nil {
+		return p.abandon(ctx, vm, spec, task, err)
+	}
+	_, err = p.Client.Wait(ctx, task)
+	switch {
+	case err == nil && ctx.Err() == nil:
+		return nil
+	case pve.Taken(err, vm.ID), errors.Is(err, pve.LockTimeout): // whoever holds the ID's lock has the ID
+		return errRaced
+	case err == nil:
+		err = ctx.Err()
+	}
+	return p.abandon(ctx, vm, spec, task, &step{"clone", err})
+}
+
+// intend records what is about to be made.
+func (p *Provisioner) intend(ctx context.Context, spec provisioner.Spec, h handle) error {
+	if err := ctx.Err(); err != nil || spec.Intend == nil {
+		return err
+	}
+	if err := spec.Intend(ctx, h.String()); err != nil {
+		return fmt.Errorf("record VMID %d: %w", h.id, err)
+	}
+	return nil
+}
+
+// abandon undoes a clone that failed or is not wanted any more, and returns why.
+// PVE itself removes what a failed clone has made, so a machine that is there
+// without our papers is another's, or waits for an operator.
+func (p *Provisioner) abandon(ctx context.Context, vm pve.VM, spec provisioner.Spec, task pve.UPID, why error) error {
+	undo, cancel := steady(ctx, p.undo)
+	defer cancel()
+	if ctx.Err() != nil { // not worth the rest of a full copy; it may end well all the same
+		_ = p.Client.AbortTask(undo, task)
+	}
+	_, err := p.Client.Wait(undo, task)
+	if pve.Taken(err, vm.ID) {
+		return why
+	}
+	if err := p.remove(undo, vm, spec.Papers.Sandbox); err != nil && !errors.Is(err, provisioner.ErrNotOurs) {
+		return fmt.Errorf("%w; %w: %w", why, errLeft, err)
+	}
+	return why
+}
+
+// settle finds out what became of a clone whose answer was lost: whether there
+// is a machine with the papers that the clone was given.
+func (p *Provisioner) settle(ctx context.Context, vm pve.VM, sandbox string, why error) error {
+	rest, cancel := steady(ctx, p.undo)
+	defer cancel()
+	began := time.Now()
+	for {
+		m, err := p.inspect(rest, vm)
+		switch {
+		case err == nil && m.papers.Sandbox == sandbox:
+			return nil
+		case err == nil, errors.Is(err, provisioner.ErrNotOurs):
+			return errRaced
+		case errors.Is(err, provisioner.ErrNotFound) && time.Since(began) > p.grace:
+			return &step{"clone", why}
+		case errors.Is(err, errHidden) && time.Since(began) > p.grace && !p.cloning(rest, vm):
+			return errRaced
+		}
+		pause := time.NewTimer(gracePoll)
+		select {
+		case <-rest.Done():
+			pause.Stop()
+			return &step{"clone", fmt.Errorf("%w; what became of it can't be found out: %w", why, cmp.Or(err, rest.Err()))}
+		case <-pause.C:
+		}
+	}
+}
+
+// cloning reports whether clones run on the node of vm, of which a hidden
+// machine may be one: it joins our pool at the very end.
+func (p *Provisioner) cloning(ctx context.Context, vm pve.VM) bool {
+	tasks, err := p.Client.ActiveTasks(ctx, vm.Node)
+	if err != nil {
+		return true
+	}
+	for _, t := range tasks {
+		if t.Type() == "qmclone" {
+			return true
+		}
+	}
+	return false
+}

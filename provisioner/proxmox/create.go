@@ -1,0 +1,326 @@
+package proxmox
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// attempts is how many machines one Create begins at most.
+const attempts = 8
+
+// Create implements [provisioner.Provisioner]. A machine of that sandbox that
+// runs is adopted as it is; what is left of one that does not is removed first.
+func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
+	p.init()
+	id := spec.Papers.Sandbox
+	if err := p.validate(spec); err != nil {
+		return provisioner.Machine{}, fmt.Errorf("create %s: %w", id, err)
+	}
+	unlock, err := p.machine.Lock(ctx, id)
+	if err != nil {
+		return provisioner.Machine{}, err
+	}
+	defer unlock()
+	m, err := p.adopt(ctx, spec)
+	if errors.Is(err, provisioner.ErrNotFound) {
+		m, err = p.make(ctx, spec)
+	}
+	if err != nil {
+		return m, fmt.Errorf("create %s: %w", id, sentinel(err))
+	}
+	return m, nil
+}
+
+// adopt returns the running machine of a sandbox. It removes what is left of
+// one that does not run, and returns ErrNotFound when there is nothing (any more).
+func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
+	sandbox := spec.Papers.Sandbox
+	inv, err := p.glance(ctx)
+	if err != nil {
+		return provisioner.Machine{}, err
+	}
+	// What can't be read now is no machine of a sandbox whose intent we know.
+	_, _ = p.survey(ctx, inv, 0)
+	vms := p.all(sandbox)
+	if spec.Handle != "" {
+		h, err := p.landed(ctx, spec.Handle)
+		if err != nil {
+			return provisioner.Machine{}, err
+		}
+		if m, err := p.locate(ctx, h.id); err == nil && m.papers.Sandbox == sandbox && !slices.Contains(vms, m.vm) {
+			vms = append(vms, m.vm)
+		}
+	}
+	for _, vm := range vms {
+		m, err := p.inspect(ctx, vm)
+		if err != nil || m.stage != whole || m.papers.Sandbox != sandbox {
+			continue
+		}
+		s, err := p.Client.Status(ctx, vm)
+		if err != nil {
+			return provisioner.Machine{}, err
+		}
+		if s.Running() {
+			return p.describe(vm.ID, m.papers, true), nil
+		}
+	}
+	for _, vm := range vms {
+		if err := p.remove(ctx, vm, sandbox); err != nil {
+			return provisioner.Machine{}, fmt.Errorf("remove what an earlier attempt left: %w", err)
+		}
+	}
+	return provisioner.Machine{}, provisioner.ErrNotFound
+}
+
+// landed waits until a clone that an earlier process began has ended.
+func (p *Provisioner) landed(ctx context.Context, recorded string) (handle, error) {
+	h, err := parseHandle(recorded)
+	if err != nil || h.task == "" {
+		return h, err
+	}
+	var failed *pve.Error
+	_, err = p.Client.Wait(ctx, h.task)
+	if errors.As(err, &failed) && (failed.Task != "" || failed.Kind == pve.NotFound) {
+		err = nil // how it ended shows in what it left
+	}
+	return h, err
+}
+
+// step is a failure, and what was being done.
+type step struct {
+	name string
+	err  error
+}
+
+func (s *step) Error() string { return s.name + ": " + s.err.Error() }
+func (s *step) Unwrap() error { return s.err }
+
+// make makes a machine where none is. If it fails, nothing is left. A step that
+// fails twice on one node makes it try another.
+func (p *Provisioner) make(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
+	var last error
+	failures, avoid := map[string]int{}, map[string]bool{}
+	for range attempts {
+		s, release, err := p.place(ctx, spec, avoid)
+		if err != nil {
+			return provisioner.Machine{}, cmp.Or(last, err)
+		}
+		m, err := p.makeAt(ctx, spec, s)
+		release()
+		if err == nil {
+			return m, nil
+		}
+		var st *step
+		if ctx.Err() != nil || !errors.As(err, &st) || hopeless(err) {
+			return m, err
+		}
+		last = fmt.Errorf("on node %s: %w", s.node, err)
+		p.log.WarnContext(ctx, "a machine could not be made", "sandbox", spec.Papers.Sandbox, "node", s.node, "err", err)
+		failures[s.node+" "+st.name]++
+		if failures[s.node+" "+st.name] == 2 || errors.Is(err, pve.NodeUnreachable) || errors.Is(err, pve.NoSpace) {
+			avoid[s.node] = true
+		}
+	}
+	return provisioner.Machine{}, last
+}
+
+// hopeless says that no node would do better.
+func hopeless(err error) bool {
+	for _, e := range []error{
+		errLeft, provisioner.ErrExhausted, provisioner.ErrInvalid, pve.Parameter, pve.Permission, pve.Unauthorized,
+		pve.NoQuorum, pve.Unreachable, pve.Untrusted,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// errLeft: what was made could not be removed again.
+var errLeft = errors.New("undo")
+
+// makeAt makes a machine on a node.
+func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site) (_ provisioner.Machine, err error) {
+	vm, done, err := p.clone(ctx, spec, s)
+	if err != nil {
+		return provisioner.Machine{}, err
+	}
+	defer done()
+	defer func() {
+		if err == nil {
+			return
+		}
+		undo, cancel := steady(ctx, p.undo)
+		defer cancel()
+		if uerr := p.remove(undo, vm, spec.Papers.Sandbox); uerr != nil {
+			err = fmt.Errorf("%w; %w: %w", err, errLeft, uerr)
+		}
+	}()
+	if err := p.configure(ctx, spec, vm); err != nil {
+		return provisioner.Machine{}, &step{"configure", err}
+	}
+	if err := p.start(ctx, vm); err != nil {
+		return provisioner.Machine{}, &step{"start", err}
+	}
+	p.setStart(vm.ID, time.Now())
+	return p.describe(vm.ID, spec.Papers, true), nil
+}
+
+// configure makes a fresh clone what the spec says, in one call, and its disk
+// as big as the spec says.
+func (p *Provisioner) configure(ctx context.Context, spec provisioner.Spec, vm pve.VM) error {
+	cfg, err := p.Client.Config(ctx, vm)
+	if err != nil {
+		return err
+	}
+	ch, err := p.change(spec, vm.ID, cfg)
+	if err != nil {
+		return err
+	}
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	if err := p.Client.SetConfig(call, vm, ch); err != nil {
+		return err
+	}
+	p.remember(vm, spec.Papers, ch.Set["description"])
+	if disk, mb := bootDisk(cfg); disk != "" && mb < int64(spec.DiskMB) {
+		task, err := p.Client.Resize(call, vm, disk, strconv.Itoa(spec.DiskMB)+"M")
+		return p.await(ctx, task, err)
+	}
+	return ctx.Err()
+}
+
+// change returns what is to be changed in the config of a fresh clone.
+func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve.Change, error) {
+	key, err := p.clientKey(spec.Papers.Sandbox)
+	if err != nil {
+		return pve.Change{}, err
+	}
+	text, err := p.seal(id, whole, spec.Papers)
+	if err != nil {
+		return pve.Change{}, err
+	}
+	ch := pve.Change{Digest: cfg.Digest(), Set: map[string]string{
+		"name":        hostname(spec),
+		"description": text,
+		"tags":        p.tags(cfg.Tags(), text),
+		"onboot":      "0", // a machine whose end has come while its node was off must not come back
+		"ciuser":      p.User,
+		"sshkeys":     pve.SSHKeys(string(ssh.MarshalAuthorizedKey(key.PublicKey()))),
+		"ciupgrade":   "0", // else the first boot upgrades all packages (PVE/QemuServer/Cloudinit.pm)
+	}}
+	if spec.Cores > 0 {
+		ch.Set["cores"], ch.Set["sockets"] = strconv.Itoa(spec.Cores), "1"
+	}
+	if spec.MemoryMB > 0 {
+		ch.Set["memory"] = strconv.Itoa(spec.MemoryMB)
+		if cfg.Int("balloon") > spec.MemoryMB {
+			ch.Set["balloon"] = strconv.Itoa(spec.MemoryMB)
+		}
+	}
+	if cfg["protection"] == "1" { // copied from the template, and would outlast our Destroy
+		ch.Delete = append(ch.Delete, "protection")
+	}
+	p.connect(&ch, cfg, spec.Network)
+	return ch, nil
+}
+
+// connect gives a machine its network card, or none: a card that is merely
+// unplugged makes guests wait for it at boot.
+func (p *Provisioner) connect(ch *pve.Change, cfg pve.Config, network string) {
+	for _, option := range slices.Sorted(maps.Keys(cfg)) {
+		card := strings.HasPrefix(option, "net") && strings.Trim(option[3:], "0123456789") == ""
+		address := strings.HasPrefix(option, "ipconfig")
+		switch {
+		case !card && !address, network == "internet" && option == "net0":
+		case network == "internet" && option == "ipconfig0":
+		default:
+			ch.Delete = append(ch.Delete, option)
+		}
+	}
+	if network != "internet" {
+		return
+	}
+	ch.Set["ipconfig0"] = "ip=dhcp"
+	if p.Bridge != "" { // with its MAC: without one each change would make a new one
+		ch.Set["net0"] = pve.ParseProperties(cmp.Or(cfg["net0"], "virtio")).With("bridge", p.Bridge).String()
+	}
+}
+
+// start starts a machine.
+func (p *Provisioner) start(ctx context.Context, vm pve.VM) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := p.Client.Start(call, vm)
+	if lost(err) { // it may have started all the same
+		s, serr := p.Client.Status(call, vm)
+		if serr == nil && s.Running() {
+			return nil
+		}
+	}
+	err = p.await(ctx, task, err)
+	if errors.Is(err, pve.Failed) && task != "" { // QEMU's own words are only there
+		if said, lerr := p.Client.TaskLog(call, task, 4); lerr == nil {
+			err = fmt.Errorf("%w: %s", err, strings.Join(said, "; "))
+		}
+	}
+	return err
+}
+
+// await awaits a task that was just started. If ctx ends first, it waits for
+// the task all the same, for what is undone must not go on to be done.
+func (p *Provisioner) await(ctx context.Context, task pve.UPID, err error) error {
+	if err != nil {
+		return err
+	}
+	if _, err = p.Client.Wait(ctx, task); ctx.Err() == nil {
+		return err
+	}
+	rest, cancel := steady(ctx, p.undo)
+	defer cancel()
+	_, _ = p.Client.Wait(rest, task) // what counts is that it has ended
+	return ctx.Err()
+}
+
+// lost says that a call may have taken effect.
+func lost(err error) bool {
+	return errors.Is(err, pve.ConnectionLost) || errors.Is(err, pve.Interrupted)
+}
+
+// clientKey returns the key with which we log in to a sandbox's machine.
+func (p *Provisioner) clientKey(sandbox string) (ssh.Signer, error) {
+	seed, err := p.Key.Derive("client " + sandbox)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ssh.NewSignerFromSigner(ed25519.NewKeyFromSeed(seed))
+	if err != nil {
+		return nil, fmt.Errorf("client key: %w", err)
+	}
+	return signer, nil
+}
+
+// hostname is the spec's if that is a DNS name, else the sandbox's id.
+func hostname(spec provisioner.Spec) string {
+	if validName.MatchString(spec.Hostname) {
+		return spec.Hostname
+	}
+	return strings.ReplaceAll(spec.Papers.Sandbox, "_", "-")
+}

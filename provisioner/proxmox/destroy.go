@@ -1,0 +1,127 @@
+package proxmox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// Destroy implements [provisioner.Provisioner]. Besides the machine that ref
+// names it removes what else bears the sandbox's papers: a clone whose answer
+// was lost may have come into being after all.
+func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
+	p.init()
+	unlock, err := p.machine.Lock(ctx, ref.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := p.destroy(ctx, ref); err != nil {
+		return fmt.Errorf("destroy %s: %w", ref.Sandbox, sentinel(err))
+	}
+	return nil
+}
+
+func (p *Provisioner) destroy(ctx context.Context, ref provisioner.Ref) error {
+	var errs []error
+	if inv, err := p.glance(ctx); err != nil {
+		errs = append(errs, err)
+	} else {
+		_, _ = p.survey(ctx, inv, 0) // what can't be read can't be destroyed now
+	}
+	vms := p.all(ref.Sandbox)
+	if ref.Handle != "" {
+		if _, err := p.landed(ctx, ref.Handle); err != nil {
+			return err
+		}
+		m, err := p.find(ctx, ref)
+		switch {
+		case err == nil && !slices.Contains(vms, m.vm):
+			vms = append(vms, m.vm)
+		case errors.Is(err, errCloning):
+			errs = append(errs, fmt.Errorf("%w, or a clone was cut short; if that lasts, run on its node: qm unlock %[2]d && qm destroy %[2]d --purge --destroy-unreferenced-disks: %[3]w",
+				err, m.vm.ID, provisioner.ErrUnavailable))
+		case err != nil && !errors.Is(err, provisioner.ErrNotFound):
+			errs = append(errs, err)
+		}
+	}
+	for _, vm := range vms {
+		if err := p.remove(ctx, vm, ref.Sandbox); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove removes the machine of a sandbox and awaits its end. It looks at the
+// papers twice, the second time just before the machine is deleted: stopping
+// takes a while, and a VMID that is free is handed out again at once.
+func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) error {
+	m, err := p.claim(ctx, vm, sandbox)
+	if err == nil && m.stage == whole { // a draft was never started
+		if err = p.stop(ctx, vm); err == nil {
+			m, err = p.claim(ctx, vm, sandbox)
+		}
+	}
+	if err == nil {
+		err = p.delete(ctx, m.vm)
+	}
+	if err != nil && !errors.Is(err, provisioner.ErrNotFound) {
+		return err
+	}
+	p.forget(vm.ID)
+	return nil
+}
+
+// claim inspects a machine that must be of that sandbox.
+func (p *Provisioner) claim(ctx context.Context, vm pve.VM, sandbox string) (live, error) {
+	m, err := p.inspect(ctx, vm)
+	if errors.Is(err, errHidden) { // migrated, or not ours to see
+		m, err = p.locate(ctx, vm.ID)
+	}
+	if err == nil && m.papers.Sandbox != sandbox {
+		err = fmt.Errorf("VM %d has the papers of %s: %w", vm.ID, m.papers.Sandbox, provisioner.ErrNotOurs)
+	}
+	return m, err
+}
+
+// stop switches a machine off; one that is off already is fine.
+func (p *Provisioner) stop(ctx context.Context, vm pve.VM) error {
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := p.Client.Stop(call, vm, pve.StopOptions{OverruleShutdown: true})
+	if lost(err) {
+		err = nil // the delete will say whether it is off
+	} else if err == nil {
+		_, err = p.Client.Wait(ctx, task)
+	}
+	return p.unlessGone(call, vm, err, "stop")
+}
+
+func (p *Provisioner) delete(ctx context.Context, vm pve.VM) error {
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := p.Client.Delete(call, vm)
+	if err == nil {
+		_, err = p.Client.Wait(ctx, task)
+	}
+	return p.unlessGone(call, vm, err, "delete")
+}
+
+// unlessGone turns a failure into ErrNotFound if there is no such machine (any
+// more), which after a lost answer, too, is all that matters.
+func (p *Provisioner) unlessGone(ctx context.Context, vm pve.VM, err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	if pve.Gone(err, vm) || errors.Is(err, pve.Permission) || lost(err) {
+		if m := p.missing(ctx, vm, err); errors.Is(m, provisioner.ErrNotFound) {
+			return m
+		}
+	}
+	return fmt.Errorf("%s VM %s: %w", what, vm, err)
+}

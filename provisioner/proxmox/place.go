@@ -1,0 +1,212 @@
+package proxmox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// settleTime is how long after its start a machine's memory may be missing in
+// what the cluster says of its node: pvestatd looks every 10 s.
+const settleTime = 15 * time.Second
+
+// site is where a machine can be made, and of what.
+type site struct {
+	node     string
+	template pve.VM // on another node, if its disks are on shared storage
+	free     int64  // bytes of memory; only the order counts if !known
+	known    bool   // the token may see the node's memory
+	load     int    // machines being made there
+}
+
+// reservation is the memory of a machine that is being made, or was just now.
+type reservation struct {
+	node  string
+	bytes int64
+	until time.Time // zero while it is being made
+}
+
+// place chooses where to make a machine: of the nodes that have its template,
+// the one with the most memory that is free and not promised. release must be
+// called when the machine is made or given up.
+func (p *Provisioner) place(ctx context.Context, spec provisioner.Spec, avoid map[string]bool) (best site, release func(), err error) {
+	inv, err := p.glance(ctx)
+	if err != nil {
+		return site{}, nil, err
+	}
+	sites, err := p.sites(ctx, inv, spec)
+	if err != nil {
+		return site{}, nil, err
+	}
+	sites = slices.DeleteFunc(sites, func(s site) bool { return avoid[s.node] })
+	if len(sites) == 0 {
+		return site{}, nil, errNoSite
+	}
+	need := int64(spec.MemoryMB) << 20
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range sites {
+		p.weigh(&sites[i], inv)
+	}
+	rand.Shuffle(len(sites), func(i, j int) { sites[i], sites[j] = sites[j], sites[i] })
+	best = slices.MaxFunc(sites, func(a, b site) int {
+		return cmp.Or(cmp.Compare(a.free, b.free), cmp.Compare(b.load, a.load))
+	})
+	if best.known && best.free < need {
+		return site{}, nil, fmt.Errorf("no node has %d MB of memory free; %s has most, %d MB: %w",
+			spec.MemoryMB, best.node, best.free>>20, provisioner.ErrExhausted)
+	}
+	r := &reservation{node: best.node, bytes: need}
+	p.reserved = append(p.reserved, r)
+	return best, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		r.until = time.Now().Add(settleTime)
+	}, nil
+}
+
+// errNoSite: all nodes that could be tried were.
+var errNoSite = errors.New("no other node to try")
+
+// weigh fills in how much room a node has; p.mu is held.
+func (p *Provisioner) weigh(s *site, inv *inventory) {
+	n := inv.nodes[s.node]
+	s.free, s.known = int64(n.MaxMem-n.Mem), n.MaxMem > 0
+	if !s.known { // without Sys.Audit on the node: what its machines may take
+		for _, r := range inv.vms {
+			if r.Node == s.node && r.Status == "running" {
+				s.free -= int64(r.MaxMem)
+			}
+		}
+	}
+	now := time.Now()
+	p.reserved = slices.DeleteFunc(p.reserved, func(r *reservation) bool { return !r.until.IsZero() && now.After(r.until) })
+	for _, r := range p.reserved {
+		if r.node != s.node {
+			continue
+		}
+		s.free -= r.bytes
+		if r.until.IsZero() {
+			s.load++
+		}
+	}
+}
+
+// sites lists where the spec's template can be cloned to now.
+func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisioner.Spec) ([]site, error) {
+	root, err := p.parseRoot(spec.Root)
+	if err != nil {
+		return nil, err
+	}
+	matches := root.templates(inv)
+	if len(matches) == 0 {
+		return nil, fmt.Errorf("no template %q is to be seen: correct the profile's root, or give the token VM.Audit and VM.Clone on /vms/ID of the template: %w",
+			root.name, provisioner.ErrInvalid)
+	}
+	var sites []site
+	var errs []error
+	for _, r := range matches {
+		if !inv.online(r.Node) {
+			errs = append(errs, fmt.Errorf("template %s: its node is not online", r.VM()))
+			continue
+		}
+		t, err := p.template(ctx, inv, r.VM())
+		if err == nil {
+			err = t.usable(root)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, node := range t.nodes(inv) {
+			if len(p.Nodes) == 0 || slices.Contains(p.Nodes, node) {
+				sites = append(sites, site{node: node, template: r.VM()})
+			}
+		}
+	}
+	if len(sites) == 0 {
+		return nil, fmt.Errorf("template %q can't be cloned: %w: %w", root.name, errors.Join(errs...), provisioner.ErrUnavailable)
+	}
+	return sites, nil
+}
+
+// reserveID returns a VMID of the range that is not known to be in use. It
+// goes round the range, so that an ID rests after its machine's end: whoever
+// still means the old machine would hit a new one. done must be called when the
+// machine is made or given up.
+func (p *Provisioner) reserveID(inv *inventory) (id int, done func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	used := make(map[int]bool, len(inv.vms))
+	for _, r := range inv.vms {
+		used[int(r.VMID)] = true
+	}
+	now := time.Now()
+	size := p.VMIDs.Last - p.VMIDs.First + 1
+	if p.cursor == 0 {
+		p.cursor = rand.IntN(size) // others may use the range, too
+	}
+	for range size {
+		p.cursor++
+		id := p.VMIDs.First + p.cursor%size
+		if used[id] || p.making[id] || p.known[id].ours || now.Before(p.taken[id]) {
+			continue
+		}
+		p.making[id] = true
+		return id, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.making, id)
+		}, nil
+	}
+	return 0, nil, fmt.Errorf("all VMIDs of the range %v are in use: widen it, or destroy machines: %w", p.VMIDs, provisioner.ErrExhausted)
+}
+
+// avoidID notes that a VMID is in use by a machine that we don't see.
+func (p *Provisioner) avoidID(id int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken[id] = time.Now().Add(time.Minute)
+}
+
+// root is what machines are made from, in the syntax of PVE's own options:
+// TEMPLATE[,full=1[,storage=STORAGE]], where TEMPLATE is a name or a VMID. A
+// name may be that of several templates, on several nodes.
+type root struct {
+	name    string
+	full    bool
+	storage string
+}
+
+func (p *Provisioner) parseRoot(text string) (root, error) {
+	props := pve.ParseProperties(cmp.Or(text, p.Template))
+	r := root{name: props.First(), full: props.Get("full") == "1", storage: props.Get("storage")}
+	if r.name == "" {
+		return r, fmt.Errorf("no template is set: name one in the profile's root or the configuration: %w", provisioner.ErrInvalid)
+	}
+	for i, prop := range props {
+		if i > 0 && prop.Key != "full" && prop.Key != "storage" || i == 0 && prop.Key != "" {
+			return r, fmt.Errorf("root %q: %q is not understood; write TEMPLATE[,full=1[,storage=STORAGE]]: %w", text, prop.Key, provisioner.ErrInvalid)
+		}
+	}
+	if r.storage != "" && !r.full {
+		return r, fmt.Errorf("root %q: a linked clone is where its template is; add full=1, or leave out the storage: %w", text, provisioner.ErrInvalid)
+	}
+	return r, nil
+}
+
+// templates returns the machines that the root names.
+func (r root) templates(inv *inventory) []pve.Resource {
+	return slices.DeleteFunc(slices.Clone(inv.vms), func(vm pve.Resource) bool {
+		return vm.Type != "qemu" || string(vm.Name) != r.name && strconv.Itoa(int(vm.VMID)) != r.name ||
+			!bool(vm.Template) && strconv.Itoa(int(vm.VMID)) != r.name // a name alone must not pick a machine
+	})
+}

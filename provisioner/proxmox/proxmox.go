@@ -1,0 +1,215 @@
+// Package proxmox makes machines of a Proxmox VE cluster: each is a clone of a
+// template, in a pool of ours, with an ID from a range of ours.
+//
+// A machine carries its papers in its description, bound to its ID, so that a
+// copy of them on another machine is worth nothing, and a mark in its tags that
+// changes with them, so that one look at the cluster shows what is new. A
+// machine is changed or destroyed only if ID, papers and tag of its config as
+// it is at that moment agree with what was asked for.
+//
+// What PVE does and when was measured on 8.4 and 9.2 or names the PVE source
+// file it was read from.
+package proxmox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/agentlab-mcp/agentlab/internal/keylock"
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// Provisioner makes machines of one cluster. Its exported fields may be changed
+// until the first method call. Several may share a cluster, also a pool and a
+// range.
+type Provisioner struct {
+	Client   *pve.Client     // required
+	Key      provisioner.Key // signs papers; the keys of the channels are derived from it
+	Instance string          // id of this installation
+	Pool     string          // that machines are made in; required
+	VMIDs    Range           // that machines get their IDs from; required
+	Template string          // of a Spec without Root, in its syntax
+	Nodes    []string        // that may be used; empty is all
+	Bridge   string          // that machines with a network are connected to; empty is the template's
+	User     string          // whom cloud-init gives our key; empty is root
+	Log      *slog.Logger    // nil is none
+
+	// channel opens the channel to a guest whose agent answers.
+	channel func(*pve.Client, pve.VM, *semaphore.Weighted) guest.Conn
+
+	grace time.Duration // see defaultGrace
+	undo  time.Duration // what undoing a failed Create may take
+
+	once    sync.Once
+	log     *slog.Logger
+	machine keylock.Locks            // serialises what changes one machine
+	looks   singleflight.Group // of Creates and Destroys that want to look at once
+	limits  limits             // of calls to guest agents
+
+	mu        sync.Mutex
+	last      *inventory            // the latest look at the cluster
+	known     map[int]entry         // what was read of machines, by VMID
+	making    map[int]bool          // VMIDs that are being made here
+	taken     map[int]time.Time     // VMIDs that were found in use, though we see no machine
+	cursor    int                   // where the next search for a VMID begins
+	reserved  []*reservation        // memory that machines being made will take
+	templates map[int]knownTemplate // by VMID
+	boots     bootTimes
+}
+
+var (
+	_ provisioner.Provisioner = (*Provisioner)(nil)
+	_ provisioner.Relabeler   = (*Provisioner)(nil)
+	_ provisioner.Checker     = (*Provisioner)(nil)
+)
+
+// Range is the VMIDs from First to Last.
+type Range struct{ First, Last int }
+
+func (r Range) has(id int) bool { return r.First <= id && id <= r.Last }
+
+func (r Range) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+const (
+	// callTime is what a call may take that is not given up when the caller
+	// does: its answer names the task it has started.
+	callTime = 2 * time.Minute
+	// defaultUndo is what undoing a failed Create may take.
+	defaultUndo = 3 * time.Minute
+	// osName is what machines are called for people.
+	osName = "Linux (Proxmox VE)"
+	// minMemoryMB is the least that PVE gives a machine.
+	minMemoryMB = 16
+)
+
+var (
+	validID   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	validName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+)
+
+// init fills in what the zero value lacks.
+func (p *Provisioner) init() {
+	p.once.Do(func() {
+		if p.log = p.Log; p.log == nil {
+			p.log = slog.New(slog.DiscardHandler)
+		}
+		p.grace = cmp.Or(p.grace, defaultGrace)
+		p.undo = cmp.Or(p.undo, defaultUndo)
+		p.User = cmp.Or(p.User, "root")
+		p.known, p.making = map[int]entry{}, map[int]bool{}
+		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}
+	})
+}
+
+// home is where a user starts.
+func (p *Provisioner) home() string {
+	if p.User == "root" {
+		return "/root"
+	}
+	return "/home/" + p.User
+}
+
+// describe returns the machine that has these papers.
+func (p *Provisioner) describe(id int, papers provisioner.Papers, running bool) provisioner.Machine {
+	return provisioner.Machine{
+		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: id}.String()},
+		Papers: papers, Running: running, Home: p.home(), OS: osName,
+	}
+}
+
+// validate says what of spec can't be done.
+func (p *Provisioner) validate(spec provisioner.Spec) error {
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf(format+": %w", append(args, provisioner.ErrInvalid)...)
+	}
+	switch {
+	case !validID.MatchString(spec.Papers.Sandbox):
+		return invalid("sandbox id %q is not one", spec.Papers.Sandbox)
+	case spec.Papers.Instance != p.Instance:
+		return invalid("papers are of instance %q, this is %q", spec.Papers.Instance, p.Instance)
+	case spec.Network != "" && spec.Network != "none" && spec.Network != "internet":
+		return invalid("network %q: this backend has none and internet", spec.Network)
+	case spec.Cores < 0 || spec.MemoryMB < 0 || spec.DiskMB < 0 || spec.MaxProcs < 0:
+		return invalid("a limit is negative")
+	case spec.MemoryMB != 0 && spec.MemoryMB < minMemoryMB:
+		return invalid("memory %d MB: the least is %d MB", spec.MemoryMB, minMemoryMB)
+	case p.Pool == "" || p.VMIDs.First < 100 || p.VMIDs.Last < p.VMIDs.First:
+		return fmt.Errorf("pool %q and VMIDs %v: set a pool and a range from 100 on: %w", p.Pool, p.VMIDs, provisioner.ErrUnavailable)
+	}
+	return nil
+}
+
+// Relabel implements [provisioner.Relabeler]. The config is changed only if it
+// is still the one whose papers were read.
+func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers provisioner.Papers) error {
+	p.init()
+	if papers.Sandbox != ref.Sandbox || papers.Instance != p.Instance {
+		return fmt.Errorf("relabel %s: papers are of %s of %s: %w", ref.Sandbox, papers.Sandbox, papers.Instance, provisioner.ErrInvalid)
+	}
+	unlock, err := p.machine.Lock(ctx, ref.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for {
+		m, err := p.find(ctx, ref)
+		if err == nil {
+			err = p.relabel(ctx, m, papers)
+		}
+		switch {
+		case errors.Is(err, pve.Modified): // somebody else was faster: look again
+			continue
+		case err != nil:
+			return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(err))
+		}
+		return nil
+	}
+}
+
+func (p *Provisioner) relabel(ctx context.Context, m live, papers provisioner.Papers) error {
+	text, err := p.seal(m.vm.ID, whole, papers)
+	if err != nil {
+		return err
+	}
+	set := map[string]string{"description": text, "tags": p.tags(m.cfg.Tags(), text)}
+	if err := p.Client.SetConfig(ctx, m.vm, pve.Change{Set: set, Digest: m.cfg.Digest()}); err != nil {
+		p.forget(m.vm.ID) // it may have been changed all the same
+		return err
+	}
+	p.remember(m.vm, papers, text)
+	return nil
+}
+
+// steady returns a context for a call whose answer must not be lost because
+// the caller gives up.
+func steady(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}
+
+// sentinel adds what the error means to a caller who knows no Proxmox.
+func sentinel(err error) error {
+	for _, s := range []error{
+		provisioner.ErrNotOurs, provisioner.ErrNotFound, provisioner.ErrExhausted, provisioner.ErrUnavailable,
+		provisioner.ErrInvalid, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, s) {
+			return err
+		}
+	}
+	meaning := provisioner.ErrUnavailable
+	if errors.Is(err, pve.NoSpace) {
+		meaning = provisioner.ErrExhausted
+	}
+	return fmt.Errorf("%w: %w", err, meaning)
+}

@@ -1,0 +1,154 @@
+package proxmox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// templateAge is how long what was read of a template is believed.
+const templateAge = time.Minute
+
+// unlinkable are the types of storage that make no linked clones
+// (PVE/Storage/*Plugin.pm, volume_has_feature clone).
+var unlinkable = []string{"lvm", "iscsi", "iscsidirect"}
+
+// knownTemplate is a template as it was read.
+type knownTemplate struct {
+	vm    pve.VM
+	cfg   pve.Config
+	disks []disk
+	read  time.Time
+}
+
+// disk is one that a clone of the template gets.
+type disk struct {
+	option    string // scsi0
+	storage   pve.Resource
+	cloudinit bool
+}
+
+// template returns a template by its ID.
+func (p *Provisioner) template(ctx context.Context, inv *inventory, vm pve.VM) (knownTemplate, error) {
+	p.mu.Lock()
+	t, ok := p.templates[vm.ID]
+	p.mu.Unlock()
+	if ok && t.vm == vm && time.Since(t.read) < templateAge {
+		return t, nil
+	}
+	result := p.looks.DoChan(vm.String(), func() (any, error) {
+		shared, cancel := steady(ctx, callTime)
+		defer cancel()
+		return p.readTemplate(shared, inv, vm)
+	})
+	select {
+	case r := <-result:
+		return r.Val.(knownTemplate), r.Err
+	case <-ctx.Done():
+		return t, ctx.Err()
+	}
+}
+
+func (p *Provisioner) readTemplate(ctx context.Context, inv *inventory, vm pve.VM) (knownTemplate, error) {
+	cfg, err := p.Client.Config(ctx, vm)
+	if err != nil {
+		return knownTemplate{}, fmt.Errorf("read template %s: %w", vm, err)
+	}
+	t := knownTemplate{vm: vm, cfg: cfg, read: time.Now()}
+	for _, option := range cfg.Drives() {
+		props := pve.ParseProperties(cfg[option])
+		storage, volume, ok := strings.Cut(props.First(), ":")
+		cloudinit := strings.Contains(volume, "cloudinit")
+		if !ok || strings.HasPrefix(option, "unused") || props.Get("media") == "cdrom" && !cloudinit {
+			continue
+		}
+		t.disks = append(t.disks, disk{option, inv.storage(storage, vm.Node), cloudinit})
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.templates[vm.ID] = t
+	return t, nil
+}
+
+// storage returns a storage as a node sees it; one that the token does not see
+// has nothing but its name.
+func (inv *inventory) storage(name, node string) pve.Resource {
+	for _, r := range inv.storages {
+		if r.Storage == name && r.Node == node {
+			return r
+		}
+	}
+	return pve.Resource{Storage: name}
+}
+
+// usable returns nil if machines can be made of the template, or what is wrong
+// with it and how to mend that.
+func (t knownTemplate) usable(r root) error {
+	id := t.vm.ID
+	var errs []error
+	wrong := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("template %s "+format, append([]any{t.vm}, args...)...))
+	}
+	if !t.cfg.Template() {
+		wrong("is an ordinary machine; run on its node: qm template %d", id)
+	}
+	if !t.cfg.AgentEnabled() {
+		wrong("has the guest agent switched off; run: qm set %d --agent enabled=1 (and install qemu-guest-agent in it)", id)
+	}
+	if !slices.ContainsFunc(t.disks, func(d disk) bool { return d.cloudinit }) {
+		wrong("has no cloud-init drive; run: qm set %d --ide2 STORAGE:cloudinit", id)
+	}
+	if !slices.ContainsFunc(t.disks, func(d disk) bool { return !d.cloudinit }) {
+		wrong("has no disk; build one with: agentlab template build")
+	}
+	for _, d := range t.disks {
+		if !r.full && !d.cloudinit && slices.Contains(unlinkable, d.storage.PluginType) {
+			wrong("has %s on storage %s, whose type %s makes no linked clones; move the disk to another storage, or write full=1 after the template in the profile's root",
+				d.option, d.storage.Storage, d.storage.PluginType)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// nodes returns where clones of the template can be made: on its own node, and
+// if all its disks are on shared storage, on all that have this storage.
+func (t knownTemplate) nodes(inv *inventory) []string {
+	nodes := []string{t.vm.Node}
+	for name := range inv.nodes {
+		reaches := func(d disk) bool {
+			s := inv.storage(d.storage.Storage, name)
+			return bool(s.Shared) && s.Status == "available"
+		}
+		everywhere := !slices.ContainsFunc(t.disks, func(d disk) bool { return !reaches(d) })
+		if name != t.vm.Node && inv.online(name) && everywhere {
+			nodes = append(nodes, name)
+		}
+	}
+	return nodes
+}
+
+// bootDisk returns the option and size in MB of the disk that is booted from.
+func bootDisk(cfg pve.Config) (option string, mb int64) {
+	for _, name := range strings.Split(pve.ParseProperties(cfg["boot"]).Get("order"), ";") {
+		props := pve.ParseProperties(cfg[name])
+		if props.Get("media") == "cdrom" || props.Get("size") == "" {
+			continue
+		}
+		return name, sizeMB(props.Get("size"))
+	}
+	return "", 0
+}
+
+// sizeMB reads a size as PVE writes it: a number and K, M, G or T.
+func sizeMB(s string) int64 {
+	var n float64
+	var unit string
+	_, _ = fmt.Sscanf(s, "%g%s", &n, &unit) // what is not understood is 0
+	scale := map[string]float64{"": 1.0 / (1 << 20), "K": 1.0 / (1 << 10), "M": 1, "G": 1 << 10, "T": 1 << 20}
+	return int64(n * scale[unit])
+}

@@ -1,0 +1,139 @@
+package proxmox
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// What is wrong with a template or the setting is said with what mends it.
+func TestCheckSaysWhatMends(t *testing.T) {
+	config := func(edit func(map[string]string)) func(*pvetest.Cluster, *Provisioner) {
+		return func(c *pvetest.Cluster, _ *Provisioner) { edit(c.VMs[9000].Config) }
+	}
+	for name, tt := range map[string]struct {
+		spoil func(c *pvetest.Cluster, p *Provisioner)
+		want  string
+	}{
+		"fine":            {func(*pvetest.Cluster, *Provisioner) {}, ""},
+		"no-template":     {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "fedora" }, "VM.Audit and VM.Clone"},
+		"none-named":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "" }, "no template is set"},
+		"not-converted":   {func(c *pvetest.Cluster, p *Provisioner) { p.Template = "9000"; delete(c.VMs[9000].Config, "template") }, "qm template 9000"},
+		"no-agent":        {config(func(c map[string]string) { c["agent"] = "0" }), "qm set 9000 --agent enabled=1"},
+		"no-cloudinit":    {config(func(c map[string]string) { delete(c, "ide2") }), "qm set 9000 --ide2 STORAGE:cloudinit"},
+		"no-disk":         {config(func(c map[string]string) { delete(c, "scsi0") }), "agentlab template build"},
+		"no-pool":         {func(_ *pvetest.Cluster, p *Provisioner) { p.Pool = "nosuch" }, "agentlab proxmox setup"},
+		"no-range":        {func(_ *pvetest.Cluster, p *Provisioner) { p.VMIDs = Range{} }, "set a range from 100 on"},
+		"wrong-root":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "debian,fill=1" }, `"fill" is not understood`},
+		"storage-of-link": {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "debian,storage=local" }, "add full=1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{Staleness: -1})
+			p := l.provisioner()
+			l.srv.Edit(func(c *pvetest.Cluster) { tt.spoil(c, p) })
+			err := p.Check(t.Context())
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, provisioner.ErrUnavailable) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Check: %v, want %q", err, tt.want)
+			}
+		})
+	}
+	t.Run("old-version", func(t *testing.T) {
+		if err := newLab(t, &pvetest.Server{Version: "8.1.4"}).provisioner().Check(t.Context()); err == nil || !strings.Contains(err.Error(), "upgrade to 8.2") {
+			t.Errorf("Check: %v", err)
+		}
+	})
+}
+
+// A storage that makes no linked clones will do for full ones.
+func TestUnlinkableStorage(t *testing.T) {
+	tpl := knownTemplate{vm: pve.VM{Node: "pve", ID: 9000}, cfg: pve.Config{"template": "1", "agent": "1"}, disks: []disk{
+		{option: "ide2", cloudinit: true}, {option: "scsi0", storage: pve.Resource{Storage: "san", PluginType: "lvm"}},
+	}}
+	if err := tpl.usable(root{}); err == nil || !strings.Contains(err.Error(), "write full=1") {
+		t.Errorf("linked: %v", err)
+	}
+	if err := tpl.usable(root{full: true}); err != nil {
+		t.Errorf("full: %v", err)
+	}
+}
+
+// What a machine's config is in the end, by network and by what the template had.
+func TestConfig(t *testing.T) {
+	for _, network := range []string{"none", "internet"} {
+		t.Run(network, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				for k, v := range map[string]string{
+					"protection": "1", "onboot": "1", "balloon": "300", "tags": "debian", "net1": "virtio=BC:24:11:00:00:01,bridge=vmbr0", "ipconfig1": "ip=dhcp",
+				} {
+					c.VMs[9000].Config[k] = v
+				}
+			})
+			p := l.provisioner()
+			p.Bridge = "vmbr0"
+			spec := testSpec(1)
+			spec.Network, spec.Hostname = network, "not a host name"
+			m, err := p.Create(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := l.configs()[handleID(t, m)]
+			key, err := p.clientKey(m.Sandbox)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]string{}
+			for _, k := range []string{"name", "onboot", "protection", "balloon", "memory", "cores", "ciuser", "ciupgrade", "ipconfig0", "ipconfig1", "net1", "running"} {
+				got[k] = cfg[k]
+			}
+			want := map[string]string{
+				"name": m.Sandbox, "onboot": "0", "protection": "", "balloon": "256", "memory": "256", "cores": "1", "ciuser": "root", "ciupgrade": "0",
+				"ipconfig0": "", "ipconfig1": "", "net1": "", "running": "true",
+			}
+			if network == "internet" {
+				want["ipconfig0"] = "ip=dhcp"
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("config (-want +got):\n%s", diff)
+			}
+			if (cfg["net0"] != "") != (network == "internet") {
+				t.Errorf("net0 is %q", cfg["net0"])
+			}
+			if !strings.Contains(cfg["tags"], "debian") || !strings.Contains(cfg["tags"], tag) {
+				t.Errorf("tags %q", cfg["tags"])
+			}
+			if !strings.HasPrefix(cfg["sshkeys"], "ssh-ed25519%20") || strings.Contains(cfg["sshkeys"], string(key.PublicKey().Marshal())) {
+				t.Errorf("sshkeys %q", cfg["sshkeys"])
+			}
+			if disk, mb := bootDisk(cfg); disk != "scsi0" || mb != int64(spec.DiskMB) {
+				t.Errorf("boot disk %s has %d MB", disk, mb)
+			}
+		})
+	}
+}
+
+// A full clone, where the profile asks for one.
+func TestFullClone(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	spec := testSpec(1)
+	spec.Root = "9000,full=1,storage=local"
+	m, err := l.provisioner().Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if disk := l.configs()[handleID(t, m)]["scsi0"]; strings.Contains(disk, "base-") {
+		t.Errorf("scsi0 is linked: %s", disk)
+	}
+}
