@@ -53,7 +53,7 @@ type Provisioner struct {
 
 	once    sync.Once
 	log     *slog.Logger
-	machine keylock.Locks            // serialises what changes one machine
+	machine keylock.Locks      // serialises what changes one machine
 	looks   singleflight.Group // of Creates and Destroys that want to look at once
 	limits  limits             // of calls to guest agents
 

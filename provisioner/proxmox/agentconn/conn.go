@@ -1,0 +1,100 @@
+// Package agentconn reaches the inside of a virtual machine through the QEMU
+// guest agent: a guest.Conn that needs no network, no key and nothing of ours
+// in the guest, only a POSIX shell and coreutils or busybox.
+//
+// The agent as Proxmox offers it can start a program, tell once how it ended,
+// and read or write a file of some size. So scripts of ours (directory sh) run
+// in the guest, keep output in files there, and hand it out in pieces. What a
+// user gives travels as bytes, never in a command line: Proxmox would cut that
+// short at the first character beyond ASCII, and the agent would go deaf
+// (PVE/QMPClient.pm, measured).
+//
+// In the guest all is below /var/lib/agentlab. A process that was started is
+// watched by a shell there, and needs us no more. A command under Run is killed
+// when nobody has asked for its output for one to two minutes.
+package agentconn
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"strings"
+	"sync"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+var _ guest.Conn = (*Conn)(nil)
+
+//go:embed sh/*.sh
+var scripts embed.FS
+
+// spool is where the scripts keep everything, as in sh/lib.sh.
+const spool = "/var/lib/agentlab"
+
+// Config says which guest to reach.
+type Config struct {
+	Client  *pve.Client // required
+	VM      pve.VM      // required
+	Limiter *Limiter    // required: the one of this Proxmox
+	User    string      // who runs commands and owns files; empty is the agent's own, root
+}
+
+// Conn implements guest.Conn.
+type Conn struct {
+	cfg    Config
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	litter []string         // files of ours in the guest, to remove with the next call
+	last   map[string]int64 // by process: where the last Read or Start of it ended
+	ready  bool             // the spool exists
+}
+
+// New returns a Conn. It calls nothing yet.
+func New(cfg Config) *Conn {
+	c := &Conn{cfg: cfg, last: map[string]int64{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Close ends the calls that are under way. What Processes started goes on.
+func (c *Conn) Close() error {
+	c.cancel()
+	return nil
+}
+
+// script returns the text of a script with what all share before it.
+func script(name string) string {
+	var text strings.Builder
+	for _, n := range []string{"lib", name} {
+		b, err := scripts.ReadFile("sh/" + n + ".sh")
+		if err != nil {
+			panic(err) // it is embedded
+		}
+		text.Write(b)
+	}
+	return text.String()
+}
+
+// newKey returns a name that nobody in the guest can guess.
+func newKey() string { return strings.ToLower(rand.Text()) }
+
+// toss has files removed by the next call. Names start from the spool's tmp.
+func (c *Conn) toss(names ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.litter = append(c.litter, names...)
+}
+
+// takeLitter returns what to remove, at most as much as fits well.
+func (c *Conn) takeLitter() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.litter), 100)
+	names := strings.Join(c.litter[:n], " ")
+	c.litter = c.litter[n:]
+	return names
+}

@@ -1,0 +1,100 @@
+package agentconn_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/agentlab-mcp/agentlab/internal/redact"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/guesttest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+func TestMain(m *testing.M) {
+	pvetest.GuestMain()
+	os.Exit(m.Run())
+}
+
+// machine is a guest of the simulator whose agent really runs programs.
+type machine struct {
+	srv    *pvetest.Server
+	client *pve.Client
+	vm     pve.VM
+	root   string // its root directory on this host
+	limit  agentconn.Limiter
+}
+
+func boot(t *testing.T, srv *pvetest.Server) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		check(t, os.Chmod(d, 0o711))
+	}
+	guests := pvetest.ProcessGuests{Dir: dir}
+	srv.NewGuest = guests.New
+	t.Cleanup(srv.Close)
+	m := &machine{srv: srv, vm: pve.VM{Node: "pve", ID: 100}, root: filepath.Join(dir, "100", "root")}
+	var secret string
+	srv.Edit(func(c *pvetest.Cluster) {
+		c.AddVM("pve", 100, "sandbox").Config["agent"] = "1"
+		secret = c.AddToken("root@pam!agentlab", false)
+	})
+	h, err := pve.NewHTTPS(srv.Listen("pve"), pve.Auth{Token: redact.String("root@pam!agentlab=" + secret)},
+		pve.Trust{Fingerprint: srv.Fingerprint("pve")})
+	check(t, err)
+	m.client = &pve.Client{Transport: h}
+	task, err := m.client.Start(t.Context(), m.vm)
+	check(t, err)
+	_, err = m.client.Wait(t.Context(), task)
+	check(t, err)
+	return m
+}
+
+func (m *machine) conn(t *testing.T, user string) *agentconn.Conn {
+	t.Helper()
+	c := agentconn.New(agentconn.Config{Client: m.client, VM: m.vm, Limiter: &m.limit, User: user})
+	t.Cleanup(func() { check(t, c.Close()) })
+	return c
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestContract(t *testing.T) {
+	for _, version := range []string{"8.4.21", "9.2.11"} {
+		t.Run(version, func(t *testing.T) {
+			guesttest.Run(t, func(t *testing.T) guesttest.Harness {
+				m := boot(t, &pvetest.Server{Version: version})
+				root := m.conn(t, "")
+				m.sh(t, root, "mkdir /home/t")
+				h := guesttest.Harness{Dir: "/home/t", Conn: root}
+				if os.Getuid() == 0 { // the guest knows more users than one
+					m.sh(t, root, "chown nobody /home/t; echo secret >/home/denied; chmod 600 /home/denied; "+
+						"mkdir /home/full && mount -t tmpfs -o size=64k,mode=777 tmpfs /home/full")
+					h.Conn, h.Denied, h.Full = m.conn(t, "nobody"), "/home/denied", "/home/full"
+				}
+				return h
+			})
+		})
+	}
+}
+
+// sh runs a script and returns what it wrote.
+func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	exit, err := c.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", script}}, guest.Streams{Stdout: &out, Stderr: &errOut})
+	check(t, err)
+	if exit.Code != 0 {
+		t.Fatalf("%q: exit %+v, stderr %q", script, exit, errOut.String())
+	}
+	return out.String()
+}

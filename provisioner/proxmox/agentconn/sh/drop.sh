@@ -1,0 +1,4 @@
+# drop LITTER KEY
+#
+# Removes a command of mode run that has ended.
+rm -rf "${spool:?}/$2"

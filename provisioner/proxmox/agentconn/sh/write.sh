@@ -1,0 +1,78 @@
+# write LITTER USER KEY STEPS APPEND MODE UNLESS LENGTH
+#
+# Writes a file by the steps begin, data, commit or abort, of which several may
+# be done at once. Begin has the path, LENGTH bytes, on standard input, and data
+# after it; more data is in $spool/tmp/KEY.[0-9]*. It grows
+# beside the file it is to replace, with the rights of USER.
+user=$2 key=$3 steps=$4
+tmp=$spool/tmp
+case $steps in
+*begin*)
+	cat >"$tmp/$key.in"
+	head -c "$8" "$tmp/$key.in" >"$tmp/$key.path"
+	tail -c +$(($8 + 1)) "$tmp/$key.in" >"$tmp/$key.000000"
+	rm "$tmp/$key.in"
+	;;
+esac
+# shellcheck disable=SC2016 # another shell's
+become_write='
+key=$1 steps=$2 append=$3 mode=$4 unless=$5
+fail() { printf "%s\n" "$1" >&2; exit 1; }
+cd 2>/dev/null
+path=$(cat <&3; echo .)
+path=${path%.}
+real=$(cat <&5; echo .)
+real=${real%.}
+now() { stat -L -c "%s %y" -- "$real" 2>/dev/null; }
+changed() { [ "$unless" ] && [ "$(now)" != "$unless" ]; }
+case $steps in *begin*)
+	why=$(stat -L -- "$path" 2>&1 >/dev/null) || case $why in
+	*"No such file"*) ;;
+	*) fail "$why" ;;
+	esac
+	case $path in */) fail "Is a directory" ;; esac
+	[ -d "$path" ] && fail "Is a directory"
+	if [ -e "$path" ]; then
+		[ -f "$path" ] || fail "not regular"
+		[ -w "$path" ] || fail "Permission denied"
+	fi
+	dir=${path%/*}
+	[ -d "${dir:-/}" ] || mkdir -p -m 755 -- "$dir" || exit 1
+	real=$(readlink -f -- "$path"; echo .)
+	real=${real%??}
+	[ "$real" ] || fail "No such file or directory"
+	printf %s "$real" >&4
+	changed && fail "file changed" ;;
+esac
+new=1
+[ -e "$real" ] && new=0
+if [ "$append" = 1 ]; then
+	case $steps in *data*)
+		[ $new = 0 ] || { (umask 077; : >"$real") && chmod "${mode:-644}" -- "$real"; } || exit 1
+		cat >>"$real" || exit 1 ;;
+	esac
+	echo "created=$new"
+	exit 0
+fi
+temp=${real%/*}/.agentlab-$key
+case $steps in *abort*) rm -f -- "$temp"; exit 0 ;; esac
+case $steps in *data*) cat >>"$temp" || exit 1 ;; esac
+case $steps in *commit*)
+	changed && fail "file changed"
+	[ -d "$real" ] && fail "Is a directory"
+	if [ $new = 0 ]; then
+		chown "$(stat -c %u:%g -- "$real")" "$temp" 2>/dev/null
+		mode=${mode:-$(stat -c %a -- "$real")}
+	fi
+	chmod "${mode:-644}" -- "$temp" && mv -f -- "$temp" "$real" || exit 1 ;;
+esac
+echo "created=$new"'
+[ -e "$tmp/$key.real" ] || : >"$tmp/$key.real"
+cat "$tmp/$key".[0-9]* 2>/dev/null |
+	(become "$user" /bin/sh -c "$become_write" agentlab-write "$key" "$steps" "$5" "$6" "$7") \
+		3<"$tmp/$key.path" 4>"$tmp/$key.new" 5<"$tmp/$key.real"
+code=$?
+[ -s "$tmp/$key.new" ] && mv "$tmp/$key.new" "$tmp/$key.real"
+rm -f "$tmp/$key".[0-9]*
+case $code$steps in 0*commit* | *abort*) rm -f "$tmp/$key".* ;; esac # what fails is yet to be aborted
+exit $code
