@@ -8,41 +8,15 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
-const (
-	// agentCalls is how many calls to guest agents may be in flight on a node. One
-	// that is not answered holds one of the node's three API workers for 3 s and
-	// more, for all users of that Proxmox (measured).
-	agentCalls = 2
-	// probePause is between looks for a guest's agent, also when Proxmox says at
-	// once that it does not answer.
-	probePause = 250 * time.Millisecond
-)
-
-// limits hands out the limit of each node.
-type limits struct {
-	mu     sync.Mutex
-	calls  map[string]*semaphore.Weighted // of calls to agents
-	probes map[string]*semaphore.Weighted // of those that an agent may leave unanswered
-}
-
-func (l *limits) of(node string) (calls, probes *semaphore.Weighted) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.calls == nil {
-		l.calls, l.probes = map[string]*semaphore.Weighted{}, map[string]*semaphore.Weighted{}
-	}
-	if l.calls[node] == nil {
-		l.calls[node], l.probes[node] = semaphore.NewWeighted(agentCalls), semaphore.NewWeighted(1)
-	}
-	return l.calls[node], l.probes[node]
-}
+// probePause is between looks for a guest's agent, also when Proxmox says at
+// once that it does not answer.
+const probePause = 250 * time.Millisecond
 
 // Dial implements [provisioner.Provisioner].
 func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
@@ -55,9 +29,6 @@ func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 }
 
 func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
-	if p.channel == nil {
-		return nil, fmt.Errorf("no channel to guests is set up: %w", guest.ErrUnreachable)
-	}
 	m, err := p.find(ctx, ref)
 	switch {
 	case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
@@ -68,8 +39,7 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if err := p.booted(ctx, m); err != nil {
 		return nil, fmt.Errorf("wait for guest to boot: %w: %w", err, guest.ErrUnreachable)
 	}
-	calls, _ := p.limits.of(m.vm.Node)
-	return p.channel(p.Client, m.vm, calls), nil
+	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.User}), nil
 }
 
 // booted waits for a guest's agent to answer. A question that is asked before
@@ -77,17 +47,12 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 // no time; but it holds a worker, so there is one for each node, and none before
 // guests of that profile have ever been up.
 func (p *Provisioner) booted(ctx context.Context, m live) error {
-	_, probes := p.limits.of(m.vm.Node)
 	started := p.startOf(m.vm.ID)
 	if err := sleep(ctx, time.Until(started.Add(p.boots.soonest(m.papers.Profile)))); err != nil {
 		return err
 	}
 	for {
-		if err := probes.Acquire(ctx, 1); err != nil {
-			return err
-		}
 		err := p.probe(ctx, m.vm)
-		probes.Release(1)
 		switch {
 		case err == nil:
 			if !started.IsZero() {
@@ -105,11 +70,11 @@ func (p *Provisioner) booted(ctx context.Context, m live) error {
 }
 
 func (p *Provisioner) probe(ctx context.Context, vm pve.VM) error {
-	calls, _ := p.limits.of(vm.Node)
-	if err := calls.Acquire(ctx, 1); err != nil {
+	release, err := p.agents.AcquireProbe(ctx, vm.Node)
+	if err != nil {
 		return err
 	}
-	defer calls.Release(1)
+	defer release()
 	return p.Client.AgentPing(ctx, vm)
 }
 

@@ -1,8 +1,6 @@
 package proxmox
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,11 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner"
-	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/provisionertest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
@@ -127,7 +122,7 @@ func (l *lab) open(instance string, key provisioner.Key) *Provisioner {
 	}
 	return &Provisioner{
 		Client: &pve.Client{Transport: h}, Key: key, Instance: instance, Pool: testPool, VMIDs: testRange, Template: "debian",
-		channel: newShellConn, grace: 50 * time.Millisecond,
+		grace: 50 * time.Millisecond,
 	}
 }
 
@@ -188,35 +183,3 @@ func guestDir(t *testing.T) string {
 	}
 	return dir
 }
-
-// shellConn runs commands through the agent, and nothing else.
-type shellConn struct {
-	guest.Conn
-	client *pve.Client
-	vm     pve.VM
-	calls  *semaphore.Weighted
-}
-
-func newShellConn(c *pve.Client, vm pve.VM, calls *semaphore.Weighted) guest.Conn {
-	return &shellConn{client: c, vm: vm, calls: calls}
-}
-
-func (c *shellConn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest.Exit, error) {
-	if err := c.calls.Acquire(ctx, 1); err != nil {
-		return guest.Exit{}, err
-	}
-	defer c.calls.Release(1)
-	pid, err := c.client.AgentExec(ctx, c.vm, cmd.Args, nil)
-	for err == nil {
-		var s pve.ExecStatus
-		if s, err = c.client.AgentExecStatus(ctx, c.vm, pid); err == nil && s.Exited {
-			if std.Stdout != nil {
-				_, err = bytes.NewReader(append(s.Out, s.Err...)).WriteTo(std.Stdout)
-			}
-			return guest.Exit{Code: int(s.ExitCode)}, err
-		}
-	}
-	return guest.Exit{}, err
-}
-
-func (c *shellConn) Close() error { return nil }

@@ -21,12 +21,11 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/provisioner"
-	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
@@ -45,9 +44,6 @@ type Provisioner struct {
 	User     string          // whom cloud-init gives our key; empty is root
 	Log      *slog.Logger    // nil is none
 
-	// channel opens the channel to a guest whose agent answers.
-	channel func(*pve.Client, pve.VM, *semaphore.Weighted) guest.Conn
-
 	grace time.Duration // see defaultGrace
 	undo  time.Duration // what undoing a failed Create may take
 
@@ -55,7 +51,7 @@ type Provisioner struct {
 	log     *slog.Logger
 	machine keylock.Locks      // serialises what changes one machine
 	looks   singleflight.Group // of Creates and Destroys that want to look at once
-	limits  limits             // of calls to guest agents
+	agents  agentconn.Limiter  // of calls to guest agents
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster

@@ -39,7 +39,7 @@ func (c *Conn) limited(ctx context.Context, call func(context.Context) error) er
 	if err := c.ctx.Err(); err != nil {
 		return unreachable(errors.New("the connection is closed"))
 	}
-	release, err := c.cfg.Limiter.acquire(ctx, c.cfg.VM.Node)
+	release, err := c.cfg.Limiter.Acquire(ctx, c.cfg.VM.Node)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type Config struct {
 	Client  *pve.Client // required
 	VM      pve.VM      // required
 	Limiter *Limiter    // required: the one of this Proxmox
-	User    string      // who runs commands and owns files; empty is the agent's own, root
+	User    string      // who runs commands and owns files; empty is root, as the agent is
 }
 
 // Conn implements guest.Conn.
@@ -55,6 +55,9 @@ type Conn struct {
 
 // New returns a Conn. It calls nothing yet.
 func New(cfg Config) *Conn {
+	if cfg.User == "root" {
+		cfg.User = ""
+	}
 	c := &Conn{cfg: cfg, last: map[string]int64{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c

@@ -7,32 +7,59 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// inFlight is how many agent calls we make at once to one node. It has three
-// API workers for all its users (pvedaemon, max_workers 3), and a call to an
-// agent that does not answer holds one for 3 to 5 s (measured).
-const inFlight = 2
+// A node has three API workers for all its users (pvedaemon, max_workers 3),
+// and a call to an agent that does not answer holds one for 3 to 5 s (measured).
+const (
+	maxCalls  = 2
+	maxProbes = 1
+)
 
-// Limiter bounds the agent calls to each node. All connections and the prober
-// of one Proxmox share one; the zero value is ready for use.
+// Limiter bounds the agent calls in flight to each node to two. All who call
+// agents of one Proxmox share one Limiter; the zero value is ready for use.
 type Limiter struct {
 	mu    sync.Mutex
-	nodes map[string]*semaphore.Weighted
+	nodes map[string]*places
 }
 
-// acquire waits for one of the node's places, in the order of asking.
-func (l *Limiter) acquire(ctx context.Context, node string) (release func(), err error) {
+type places struct{ calls, probes *semaphore.Weighted }
+
+func (l *Limiter) of(node string) *places {
 	l.mu.Lock()
-	s := l.nodes[node]
-	if s == nil {
+	defer l.mu.Unlock()
+	p := l.nodes[node]
+	if p == nil {
 		if l.nodes == nil {
-			l.nodes = map[string]*semaphore.Weighted{}
+			l.nodes = map[string]*places{}
 		}
-		s = semaphore.NewWeighted(inFlight)
-		l.nodes[node] = s
+		p = &places{semaphore.NewWeighted(maxCalls), semaphore.NewWeighted(maxProbes)}
+		l.nodes[node] = p
 	}
-	l.mu.Unlock()
-	if err := s.Acquire(ctx, 1); err != nil {
+	return p
+}
+
+// Acquire waits for the right to make one call to an agent on the node, in the
+// order of asking. The error is ctx.Err.
+func (l *Limiter) Acquire(ctx context.Context, node string) (release func(), err error) {
+	calls := l.of(node).calls
+	if err := calls.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
-	return func() { s.Release(1) }, nil
+	return func() { calls.Release(1) }, nil
+}
+
+// AcquireProbe is Acquire for a call that may well stay unanswered. Such calls
+// are made one at a time, so that one place is left for guests that are up.
+func (l *Limiter) AcquireProbe(ctx context.Context, node string) (release func(), err error) {
+	p := l.of(node)
+	if err := p.probes.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	if err := p.calls.Acquire(ctx, 1); err != nil {
+		p.probes.Release(1)
+		return nil, err
+	}
+	return func() {
+		p.calls.Release(1)
+		p.probes.Release(1)
+	}, nil
 }
