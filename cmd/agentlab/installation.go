@@ -100,7 +100,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	return &opened{db, &sessions.Manager{
 		Store:    db,
 		Backends: map[string]provisioner.Provisioner{"local": backend},
-		Profiles: cfg.Profiles,
+		Profiles: cfg.Recipes(),
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
 		Log:      in.log,

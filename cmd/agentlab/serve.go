@@ -126,7 +126,7 @@ func (d *daemon) serve(ctx context.Context, in *installation, ln *net.UnixListen
 		cfg.Profiles = nil     // no client must believe that there is but the default
 	}
 	server := &mcpserver.Server{
-		Tools:        tools.All(in.Manager, cfg.Profiles, in.log),
+		Tools:        tools.All(in.Manager, cfg.Recipes(), in.log),
 		Instructions: tools.Instructions,
 		Version:      version(),
 		Log:          in.log,

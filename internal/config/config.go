@@ -45,9 +45,21 @@ type Config struct {
 	// LocalPlatform is gVisor's platform: systrap, kvm or ptrace.
 	LocalPlatform string `yaml:"local_platform"`
 
+	// Proxmox is how a Proxmox VE is reached.
+	Proxmox Proxmox `yaml:",inline"`
+
 	// Profiles are those of the directory profiles beside the file, and the
 	// built-in one unless a file replaces it. DefaultProfile comes first.
-	Profiles []sessions.Profile `yaml:"-"`
+	Profiles []Profile `yaml:"-"`
+}
+
+// Recipes are the profiles as the sessions know them.
+func (c Config) Recipes() []sessions.Profile {
+	recipes := make([]sessions.Profile, len(c.Profiles))
+	for i, p := range c.Profiles {
+		recipes[i] = p.Profile
+	}
+	return recipes
 }
 
 // Default returns what holds when nothing is set.
@@ -59,7 +71,8 @@ func Default() Config {
 		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
 		LocalPlatform:  "systrap",
-		Profiles:       sessions.BuiltinProfiles(),
+		Proxmox:        defaultProxmox(),
+		Profiles:       builtinProfiles(),
 	}
 }
 
@@ -67,7 +80,7 @@ func Default() Config {
 // an empty one. The error lists every mistake, each with file and line.
 func Load(file string) (Config, error) {
 	c := Default()
-	data, err := readFile(file)
+	data, info, err := readFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return c, err
 	}
@@ -75,9 +88,17 @@ func Load(file string) (Config, error) {
 	if err == nil {
 		err = within(file, c.Validate())
 	}
+	if c.Proxmox.APIToken != "" {
+		if perr := private(info); perr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: it holds proxmox_api_token: %w", file, perr))
+		}
+	}
 	profiles, perr := loadProfiles(filepath.Join(filepath.Dir(file), "profiles"))
 	if err := errors.Join(err, perr); err != nil {
 		return c, err
+	}
+	for i := range profiles {
+		profiles[i].settle(c.Proxmox)
 	}
 	c.Profiles, err = order(profiles, c.DefaultProfile)
 	return c, within(file, err)
@@ -96,6 +117,7 @@ func (c Config) Validate() error {
 		"local_platform: got %q, want systrap, kvm or ptrace", c.LocalPlatform)
 	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)
 	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
+	c.Proxmox.validate(&p)
 	return errors.Join(p...)
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 )
 
 // decode sets the fields of the struct *into from a file of "key: value" lines
@@ -67,6 +69,9 @@ func set(fields map[string]reflect.Value, key string, value ast.Node) error {
 	}
 	want, fits := kindOf(field.Type())
 	if !fits(value) || yaml.NodeToValue(value, field.Addr().Interface(), yaml.Strict()) != nil {
+		if field.Type() == reflect.TypeFor[redact.String]() {
+			return fmt.Errorf("%s: want %s", key, want)
+		}
 		got := strings.TrimSpace(value.String())
 		return fmt.Errorf("%s: got %.60q, want %s", key, got, want)
 	}
@@ -79,6 +84,10 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
 		return "a duration such as 30s, 5m or 1h30m", scalar
+	case t == reflect.TypeFor[VMIDs]():
+		return "the first and the last VMID such as 10000-19999", scalar
+	case t.Kind() == reflect.Bool:
+		return "true or false", func(n ast.Node) bool { return n.Type() == ast.BoolType }
 	case t.Kind() == reflect.Int:
 		return "a whole number", func(n ast.Node) bool { return n.Type() == ast.IntegerType }
 	case t.Kind() == reflect.Slice:
@@ -88,22 +97,36 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 }
 
 func unknownKey(key string, known []string) error {
-	near := slices.MinFunc(known, func(a, b string) int {
-		return levenshtein.ComputeDistance(key, a) - levenshtein.ComputeDistance(key, b)
-	})
-	if levenshtein.ComputeDistance(key, near) <= max(2, len(key)/2) {
+	near := slices.MinFunc(known, func(a, b string) int { return distance(key, a) - distance(key, b) })
+	if distance(key, near) <= max(2, len(key)/2) {
 		return fmt.Errorf("unknown key %q; did you mean %q?", key, near)
 	}
 	return fmt.Errorf("unknown key %q; the keys are: %s", key, strings.Join(known, ", "))
 }
 
+// distance is how far a key is from one that is known. One that lacks a word,
+// such as proxmox_url of proxmox_api_url, is near, however long the word.
+func distance(key, known string) int {
+	words := strings.Split(known, "_")
+	for w := range strings.SplitSeq(key, "_") {
+		if !slices.Contains(words, w) {
+			return levenshtein.ComputeDistance(key, known)
+		}
+	}
+	return 1
+}
+
 // fieldsOf returns the fields of the struct that p points to by the keys in
-// their yaml tags.
+// their yaml tags, those of structs that are inline among them.
 func fieldsOf(p any) map[string]reflect.Value {
 	v := reflect.ValueOf(p).Elem()
 	fields := make(map[string]reflect.Value, v.NumField())
 	for i := range v.NumField() {
-		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" && key != "-" {
+		switch key := v.Type().Field(i).Tag.Get("yaml"); key {
+		case "", "-":
+		case ",inline":
+			maps.Copy(fields, fieldsOf(v.Field(i).Addr().Interface()))
+		default:
 			fields[key] = v.Field(i)
 		}
 	}

@@ -76,22 +76,33 @@ func ownedAndClosed(info fs.FileInfo, forbidden fs.FileMode, owners ...int) erro
 
 // readFile reads a file of an operator's. It decides which programs we run, so
 // it must not be one that anybody can write.
-func readFile(path string) ([]byte, error) {
+func readFile(path string) ([]byte, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not stop us
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	const most = 1 << 20
 	if !info.Mode().IsRegular() || info.Size() > most {
-		return nil, fmt.Errorf("%s: want a regular file of at most 1 MiB", path)
+		return nil, nil, fmt.Errorf("%s: want a regular file of at most 1 MiB", path)
 	}
 	if err := ownedAndClosed(info, 0o002, os.Geteuid(), 0); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Clean(path), err)
+		return nil, nil, fmt.Errorf("%s: %w", filepath.Clean(path), err)
 	}
-	return io.ReadAll(io.LimitReader(f, most))
+	data, err := io.ReadAll(io.LimitReader(f, most))
+	return data, info, err
+}
+
+// private returns an error if others than we can read the file. One of root's
+// that is shown to us is shown to our group.
+func private(info fs.FileInfo) error {
+	forbidden := fs.FileMode(0o077)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		forbidden = 0o007
+	}
+	return ownedAndClosed(info, forbidden, os.Geteuid(), 0)
 }

@@ -5,22 +5,56 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
+// Profile is a recipe for sandboxes, and what only the backend needs to know of
+// it. The keys below are those of the backend proxmox.
+type Profile struct {
+	sessions.Profile `yaml:",inline"`
+
+	Template string `yaml:"template"` // name or VMID; empty is proxmox_template
+	Clone    string `yaml:"clone"`    // linked or full
+	Storage  string `yaml:"storage"`  // of a full clone; empty is the template's
+	Channel  string `yaml:"channel"`  // ssh, agent or auto
+	User     string `yaml:"user"`     // whom cloud-init makes and we log in as
+}
+
+// backendKeys are the keys that only one backend has.
+var backendKeys = map[string]string{
+	"root": "local", "max_procs": "local",
+	"template": "proxmox", "clone": "proxmox", "storage": "proxmox", "channel": "proxmox", "user": "proxmox",
+}
+
+// backendNetworks are the network modes of each backend.
+var backendNetworks = map[string][]string{"local": {"none"}, "proxmox": {"none", "internet"}}
+
+// userForm is what useradd takes for a name.
+var userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+func builtinProfiles() []Profile {
+	var profiles []Profile
+	for _, p := range sessions.BuiltinProfiles() {
+		profiles = append(profiles, Profile{Profile: p})
+	}
+	return profiles
+}
+
 // loadProfiles reads the *.yaml files of dir, which need not be there, and
 // adds the built-in profiles that none of them replaces.
-func loadProfiles(dir string) ([]sessions.Profile, error) {
+func loadProfiles(dir string) ([]Profile, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list profiles: %w", err)
 	}
-	var profiles []sessions.Profile
+	var profiles []Profile
 	var errs []error
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".yaml" {
@@ -29,7 +63,7 @@ func loadProfiles(dir string) ([]sessions.Profile, error) {
 		p, err := loadProfile(filepath.Join(dir, e.Name()))
 		profiles, errs = append(profiles, p), append(errs, err)
 	}
-	for _, p := range sessions.BuiltinProfiles() {
+	for _, p := range builtinProfiles() {
 		if !hasProfile(profiles, p.Name) {
 			profiles = append(profiles, p)
 		}
@@ -39,32 +73,82 @@ func loadProfiles(dir string) ([]sessions.Profile, error) {
 
 // loadProfile reads one profile. Its name is that of its file: two places for
 // one name would differ some day.
-func loadProfile(file string) (sessions.Profile, error) {
+func loadProfile(file string) (Profile, error) {
 	name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-	p := sessions.Profile{Name: name}
-	data, err := readFile(file)
+	p := Profile{Profile: sessions.Profile{Name: name}}
+	data, _, err := readFile(file)
 	if err != nil {
 		return p, err
 	}
 	if err := decode(file, data, &p); err != nil {
 		return p, err
 	}
-	p = p.WithDefaults()
 	var ps problems
+	p.checkKeys(&ps)
+	p.Profile = p.WithDefaults()
 	ps.check(p.Name == name, "name: got %q, want that of the file, %q, or no such line", p.Name, name)
-	ps.check(p.Backend == "local", "backend: got %q, want local", p.Backend)
+	p.check(&ps)
 	if err := p.Validate(); err != nil {
 		ps = append(ps, err)
 	}
 	return p, within(file, errors.Join(ps...))
 }
 
+// checkKeys adds the keys that are set and that the backend does not have. The
+// defaults must not be filled in yet.
+func (p *Profile) checkKeys(ps *problems) {
+	backend := cmp.Or(p.Backend, "local")
+	if backendNetworks[backend] == nil {
+		return // check says so
+	}
+	fields := fieldsOf(p)
+	for _, key := range slices.Sorted(maps.Keys(backendKeys)) {
+		if of := backendKeys[key]; of != backend {
+			ps.check(fields[key].IsZero(), "%s: got %q, but backend %s has no such key; it is one of backend %s", key, fmt.Sprint(fields[key]), backend, of)
+		}
+	}
+}
+
+// check adds what is wrong with what the sessions do not know.
+func (p *Profile) check(ps *problems) {
+	networks := backendNetworks[p.Backend]
+	if networks == nil {
+		ps.check(false, "backend: got %q, want %s", p.Backend, strings.Join(slices.Sorted(maps.Keys(backendNetworks)), " or "))
+		return
+	}
+	ps.check(slices.Contains(networks, p.Network), "network: got %q, want one that backend %s has: %s", p.Network, p.Backend, strings.Join(networks, ", "))
+	ps.check(p.Template == "" || templateForm.MatchString(p.Template), "template: got %q, want %s", p.Template, templateWant)
+	ps.check(slices.Contains([]string{"", "linked", "full"}, p.Clone), "clone: got %q, want linked or full", p.Clone)
+	ps.check(p.Storage == "" || nameForm.MatchString(p.Storage), "storage: got %q, want the name of a storage", p.Storage)
+	ps.check(p.Storage == "" || p.Clone == "full", "storage: got %q, but a linked clone is where its template is; set clone: full", p.Storage)
+	ps.check(slices.Contains([]string{"", "ssh", "agent", "auto"}, p.Channel), "channel: got %q, want ssh, agent or auto", p.Channel)
+	ps.check(p.Channel != "ssh" || p.Network != "none", "channel: got \"ssh\", but network none has no way for it; set network: internet, or channel: agent")
+	ps.check(p.User == "" || userForm.MatchString(p.User), "user: got %q, want the name of a Linux user", p.User)
+}
+
+// settle fills in what depends on the configuration, and writes what machines
+// are made of in the syntax of the backend.
+func (p *Profile) settle(px Proxmox) {
+	if p.Backend != "proxmox" {
+		return
+	}
+	p.Template = cmp.Or(p.Template, px.Template)
+	p.Clone, p.Channel, p.User = cmp.Or(p.Clone, "linked"), cmp.Or(p.Channel, "auto"), cmp.Or(p.User, "root")
+	p.Root = p.Template
+	if p.Root != "" && p.Clone == "full" {
+		p.Root += ",full=1"
+		if p.Storage != "" {
+			p.Root += ",storage=" + p.Storage
+		}
+	}
+}
+
 // order puts the default profile first and the others by name.
-func order(profiles []sessions.Profile, first string) ([]sessions.Profile, error) {
+func order(profiles []Profile, first string) ([]Profile, error) {
 	if !hasProfile(profiles, first) {
 		return nil, fmt.Errorf("default_profile: there is no profile %q", first)
 	}
-	slices.SortFunc(profiles, func(a, b sessions.Profile) int {
+	slices.SortFunc(profiles, func(a, b Profile) int {
 		switch {
 		case a.Name == first:
 			return -1
@@ -76,6 +160,6 @@ func order(profiles []sessions.Profile, first string) ([]sessions.Profile, error
 	return profiles, nil
 }
 
-func hasProfile(profiles []sessions.Profile, name string) bool {
-	return slices.ContainsFunc(profiles, func(p sessions.Profile) bool { return p.Name == name })
+func hasProfile(profiles []Profile, name string) bool {
+	return slices.ContainsFunc(profiles, func(p Profile) bool { return p.Name == name })
 }

@@ -1,0 +1,181 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/agentlab-mcp/agentlab/internal/redact"
+)
+
+// TokenEnv names the variable that an API token is taken from before all else.
+const TokenEnv = "AGENTLAB_PROXMOX_API_TOKEN"
+
+// Proxmox is how a Proxmox VE is reached and which part of it is for
+// sandboxes. Nothing of it needs to be set as long as no profile uses it.
+type Proxmox struct {
+	// Backend is how calls are made: api, over HTTPS with a token, or shell, by
+	// pvesh as root on a node.
+	Backend string `yaml:"proxmox_backend"`
+
+	// APIURL is that of any node: https://HOST:8006.
+	APIURL string `yaml:"proxmox_api_url"`
+	// APIToken is USER@REALM!NAME=SECRET. Ask Token for it: it may be elsewhere.
+	APIToken redact.String `yaml:"proxmox_api_token"`
+	// APITokenFile is the absolute path of a file with nothing but the token.
+	APITokenFile string `yaml:"proxmox_api_token_file"`
+
+	// TLSCA is the absolute path of a file of PEM certificates, one of which
+	// must have signed the server's.
+	TLSCA string `yaml:"proxmox_tls_ca"`
+	// TLSFingerprint is the SHA-256 of the server's certificate in hex.
+	TLSFingerprint string `yaml:"proxmox_tls_fingerprint"`
+	// TLSInsecure takes any certificate: whoever is on the way gets the token.
+	TLSInsecure bool `yaml:"proxmox_tls_insecure"`
+
+	// SSH is the node on which the shell is, [root@]HOST[:PORT]. Empty is this host.
+	SSH string `yaml:"proxmox_ssh"`
+	// SSHKey is the absolute path of our private key, which has no passphrase.
+	// Empty is id_ed25519 in .ssh of our home directory.
+	SSHKey string `yaml:"proxmox_ssh_key"`
+	// SSHKnownHosts is the absolute path of the file with the node's host key.
+	// Empty is known_hosts in .ssh of our home directory.
+	SSHKnownHosts string `yaml:"proxmox_ssh_known_hosts"`
+
+	// Node is the only one on which machines are made; empty is all.
+	Node string `yaml:"proxmox_node"`
+	// Pool is where machines are made.
+	Pool string `yaml:"proxmox_pool"`
+	// VMIDs are what machines get their ids from.
+	VMIDs VMIDs `yaml:"proxmox_vmid_range"`
+	// Template is that of profiles that name none: a name or a VMID.
+	Template string `yaml:"proxmox_template"`
+	// Bridge is what the first network card of machines that have a network is
+	// connected to; empty is the template's.
+	Bridge string `yaml:"proxmox_bridge"`
+}
+
+func defaultProxmox() Proxmox {
+	return Proxmox{Backend: "api", Pool: "agentlab", VMIDs: VMIDs{10000, 19999}}
+}
+
+// VMIDs are those from First to Last.
+type VMIDs struct{ First, Last int }
+
+const (
+	minVMID = 100
+	maxVMID = 999_999_999
+)
+
+func (r VMIDs) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+
+// UnmarshalText reads FIRST-LAST.
+func (r *VMIDs) UnmarshalText(text []byte) error {
+	first, last, _ := strings.Cut(string(text), "-")
+	var errs [2]error
+	r.First, errs[0] = strconv.Atoi(strings.TrimSpace(first))
+	r.Last, errs[1] = strconv.Atoi(strings.TrimSpace(last))
+	return errors.Join(errs[:]...)
+}
+
+var (
+	tokenForm       = regexp.MustCompile(`^[^\s@!=:/]+@[A-Za-z][A-Za-z0-9._-]+![A-Za-z][A-Za-z0-9._-]+=[\x21-\x7e]+$`)
+	fingerprintForm = regexp.MustCompile(`^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$|^[0-9A-Fa-f]{64}$`)
+	poolForm        = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}$`)
+	hostForm        = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	templateForm    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+	nameForm        = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
+)
+
+const (
+	tokenWant    = "USER@REALM!NAME=SECRET, both parts as Proxmox showed them when the token was made"
+	templateWant = "the name or the VMID of a template"
+	absolute     = "an absolute path"
+)
+
+// validate adds what is wrong with the values. What is merely missing is told
+// when a profile first needs it.
+func (p Proxmox) validate(ps *problems) {
+	ps.check(p.Backend == "api" || p.Backend == "shell", "proxmox_backend: got %q, want api or shell", p.Backend)
+	ps.check(p.APIURL == "" || validURL(p.APIURL), "proxmox_api_url: got %q, want https://HOST:8006", p.APIURL)
+	ps.check(p.APIToken == "" || tokenForm.MatchString(p.APIToken.Reveal()), "proxmox_api_token: want %s", tokenWant)
+	ps.check(p.APIToken == "" || p.APITokenFile == "", "proxmox_api_token_file: got %q beside proxmox_api_token, want one of them", p.APITokenFile)
+	ps.check(p.TLSFingerprint == "" || fingerprintForm.MatchString(p.TLSFingerprint),
+		"proxmox_tls_fingerprint: got %q, want a SHA-256 as Proxmox shows it: 32 pairs of hex digits with colons between", p.TLSFingerprint)
+	set := 0
+	for _, on := range []bool{p.TLSCA != "", p.TLSFingerprint != "", p.TLSInsecure} {
+		if on {
+			set++
+		}
+	}
+	ps.check(set <= 1, "proxmox_tls_ca, proxmox_tls_fingerprint, proxmox_tls_insecure: got %d of them, want one", set)
+	_, err := p.SSHAddr()
+	ps.check(p.SSH == "" || err == nil, "proxmox_ssh: got %q, want HOST, HOST:PORT or root@HOST; pvesh is for root", p.SSH)
+	ps.check(p.Node == "" || hostForm.MatchString(p.Node), "proxmox_node: got %q, want the name of a node", p.Node)
+	ps.check(poolForm.MatchString(p.Pool), "proxmox_pool: got %q, want the name of a pool: letters, digits, '.', '-' and '_'", p.Pool)
+	ps.check(minVMID <= p.VMIDs.First && p.VMIDs.First <= p.VMIDs.Last && p.VMIDs.Last <= maxVMID,
+		"proxmox_vmid_range: got %v, want FIRST-LAST from %d to %d", p.VMIDs, minVMID, maxVMID)
+	ps.check(p.Template == "" || templateForm.MatchString(p.Template), "proxmox_template: got %q, want %s", p.Template, templateWant)
+	ps.check(p.Bridge == "" || nameForm.MatchString(p.Bridge), "proxmox_bridge: got %q, want the name of a bridge such as vmbr0", p.Bridge)
+	for _, f := range []struct{ key, path string }{
+		{"proxmox_api_token_file", p.APITokenFile}, {"proxmox_tls_ca", p.TLSCA},
+		{"proxmox_ssh_key", p.SSHKey}, {"proxmox_ssh_known_hosts", p.SSHKnownHosts},
+	} {
+		ps.check(f.path == "" || filepath.IsAbs(f.path), "%s: got %q, want %s", f.key, f.path, absolute)
+	}
+}
+
+func validURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return false
+	}
+	return strings.Trim(strings.TrimSuffix(strings.TrimRight(u.Path, "/"), "/api2/json"), "/") == ""
+}
+
+// SSHAddr returns HOST:PORT of the node on which the shell is.
+func (p Proxmox) SSHAddr() (string, error) {
+	host := strings.TrimPrefix(p.SSH, "root@")
+	u, err := url.Parse("ssh://" + host)
+	if err != nil || u.Host != host || u.Hostname() == "" || u.User != nil {
+		return "", fmt.Errorf("%q is not [root@]HOST[:PORT]", p.SSH)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "22"
+	}
+	return net.JoinHostPort(u.Hostname(), port), nil
+}
+
+// Used says that Proxmox is set up here, though no profile may need it.
+func (p Proxmox) Used() bool { return p.APIURL != "" || p.Backend == "shell" }
+
+// Token returns the API token from where it is: the environment, the file that
+// is named for it, or the configuration, in this order.
+func (p Proxmox) Token(env func(string) string) (redact.String, error) {
+	token, from := redact.String(strings.TrimSpace(env(TokenEnv))), TokenEnv
+	if token == "" && p.APITokenFile != "" {
+		data, info, err := readFile(p.APITokenFile)
+		if err != nil {
+			return "", fmt.Errorf("proxmox_api_token_file: %w", err)
+		}
+		if err := private(info); err != nil {
+			return "", fmt.Errorf("proxmox_api_token_file: %s: %w", p.APITokenFile, err)
+		}
+		token, from = redact.String(strings.TrimSpace(string(data))), "proxmox_api_token_file "+p.APITokenFile
+	} else if token == "" {
+		token, from = p.APIToken, "proxmox_api_token"
+	}
+	switch {
+	case token == "":
+		return "", fmt.Errorf("no Proxmox API token is set; set proxmox_api_token_file, proxmox_api_token or %s", TokenEnv)
+	case !tokenForm.MatchString(token.Reveal()):
+		return "", fmt.Errorf("%s: want %s", from, tokenWant)
+	}
+	return token, nil
+}
