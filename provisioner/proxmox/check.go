@@ -39,7 +39,7 @@ func (p *Provisioner) check(ctx context.Context) error {
 		return err
 	}
 	inv, err := p.look(ctx)
-	if err != nil {
+	if err != nil || p.Template == "" { // then every Spec names its own
 		return err
 	}
 	_, err = p.sites(ctx, inv, provisioner.Spec{})

@@ -219,7 +219,7 @@ func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve
 		"description": text,
 		"tags":        p.tags(cfg.Tags(), text),
 		"onboot":      "0", // a machine whose end has come while its node was off must not come back
-		"ciuser":      p.User,
+		"ciuser":      p.user(spec.Papers.Profile),
 		"sshkeys":     pve.SSHKeys(string(ssh.MarshalAuthorizedKey(key.PublicKey()))),
 		"ciupgrade":   "0", // else the first boot upgrades all packages (PVE/QemuServer/Cloudinit.pm)
 	}}

@@ -39,7 +39,7 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if err := p.booted(ctx, m); err != nil {
 		return nil, fmt.Errorf("wait for guest to boot: %w: %w", err, guest.ErrUnreachable)
 	}
-	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.User}), nil
+	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile)}), nil
 }
 
 // booted waits for a guest's agent to answer. A question that is asked before

@@ -108,7 +108,7 @@ func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisione
 	}
 	matches := root.templates(inv)
 	if len(matches) == 0 {
-		return nil, fmt.Errorf("no template %q is to be seen: correct the profile's root, or give the token VM.Audit and VM.Clone on /vms/ID of the template: %w",
+		return nil, fmt.Errorf("no template %q is to be seen: correct the name, or give the token VM.Audit and VM.Clone on /vms/ID of the template: %w",
 			root.name, provisioner.ErrInvalid)
 	}
 	var sites []site
@@ -190,7 +190,7 @@ func (p *Provisioner) parseRoot(text string) (root, error) {
 	props := pve.ParseProperties(cmp.Or(text, p.Template))
 	r := root{name: props.First(), full: props.Get("full") == "1", storage: props.Get("storage")}
 	if r.name == "" {
-		return r, fmt.Errorf("no template is set: name one in the profile's root or the configuration: %w", provisioner.ErrInvalid)
+		return r, fmt.Errorf("no template is set: name one in the profile or the configuration: %w", provisioner.ErrInvalid)
 	}
 	for i, prop := range props {
 		if i > 0 && prop.Key != "full" && prop.Key != "storage" || i == 0 && prop.Key != "" {

@@ -41,8 +41,11 @@ type Provisioner struct {
 	Template string          // of a Spec without Root, in its syntax
 	Nodes    []string        // that may be used; empty is all
 	Bridge   string          // that machines with a network are connected to; empty is the template's
-	User     string          // whom cloud-init gives our key; empty is root
 	Log      *slog.Logger    // nil is none
+
+	// User names whom cloud-init gives our key on machines of a profile; nil or
+	// empty is root.
+	User func(profile string) string
 
 	grace time.Duration // see defaultGrace
 	undo  time.Duration // what undoing a failed Create may take
@@ -102,25 +105,33 @@ func (p *Provisioner) init() {
 		}
 		p.grace = cmp.Or(p.grace, defaultGrace)
 		p.undo = cmp.Or(p.undo, defaultUndo)
-		p.User = cmp.Or(p.User, "root")
 		p.known, p.making = map[int]entry{}, map[int]bool{}
 		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}
 	})
 }
 
+// user is whom we are on machines of a profile.
+func (p *Provisioner) user(profile string) string {
+	if p.User == nil {
+		return "root"
+	}
+	return cmp.Or(p.User(profile), "root")
+}
+
 // home is where a user starts.
-func (p *Provisioner) home() string {
-	if p.User == "root" {
+func (p *Provisioner) home(profile string) string {
+	user := p.user(profile)
+	if user == "root" {
 		return "/root"
 	}
-	return "/home/" + p.User
+	return "/home/" + user
 }
 
 // describe returns the machine that has these papers.
 func (p *Provisioner) describe(id int, papers provisioner.Papers, running bool) provisioner.Machine {
 	return provisioner.Machine{
 		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: id}.String()},
-		Papers: papers, Running: running, Home: p.home(), OS: osName,
+		Papers: papers, Running: running, Home: p.home(papers.Profile), OS: osName,
 	}
 }
 

@@ -108,7 +108,7 @@ func (t knownTemplate) usable(r root) error {
 	}
 	for _, d := range t.disks {
 		if !r.full && !d.cloudinit && slices.Contains(unlinkable, d.storage.PluginType) {
-			wrong("has %s on storage %s, whose type %s makes no linked clones; move the disk to another storage, or write full=1 after the template in the profile's root",
+			wrong("has %s on storage %s, whose type %s makes no linked clones; move the disk to another storage, or make full clones: clone: full in the profile",
 				d.option, d.storage.Storage, d.storage.PluginType)
 		}
 	}

@@ -23,7 +23,7 @@ func TestCheckSaysWhatMends(t *testing.T) {
 	}{
 		"fine":            {func(*pvetest.Cluster, *Provisioner) {}, ""},
 		"no-template":     {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "fedora" }, "VM.Audit and VM.Clone"},
-		"none-named":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "" }, "no template is set"},
+		"none-named":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "" }, ""},
 		"not-converted":   {func(c *pvetest.Cluster, p *Provisioner) { p.Template = "9000"; delete(c.VMs[9000].Config, "template") }, "qm template 9000"},
 		"no-agent":        {config(func(c map[string]string) { c["agent"] = "0" }), "qm set 9000 --agent enabled=1"},
 		"no-cloudinit":    {config(func(c map[string]string) { delete(c, "ide2") }), "qm set 9000 --ide2 STORAGE:cloudinit"},
@@ -56,12 +56,46 @@ func TestCheckSaysWhatMends(t *testing.T) {
 	})
 }
 
+// Without a default, whoever asks for a machine must name a template.
+func TestNoDefaultTemplate(t *testing.T) {
+	p := newLab(t, &pvetest.Server{}).provisioner()
+	p.Template = ""
+	spec := testSpec(1)
+	if _, err := p.Create(t.Context(), spec); !errors.Is(err, provisioner.ErrInvalid) || !strings.Contains(err.Error(), "no template is set") {
+		t.Errorf("Create: %v", err)
+	}
+	spec.Root = "debian"
+	if _, err := p.Create(t.Context(), spec); err != nil {
+		t.Errorf("Create of a spec that names one: %v", err)
+	}
+}
+
+// Profiles differ in whom we are on their machines.
+func TestUserOfAProfile(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	spec := testSpec(1)
+	p.User = func(profile string) string { return map[string]string{spec.Papers.Profile: "debian"}[profile] }
+	m, err := p.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.configs()[handleID(t, m)]["ciuser"]; got != "debian" || m.Home != "/home/debian" {
+		t.Errorf("user %q with home %q, want debian with /home/debian", got, m.Home)
+	}
+	other := testSpec(2)
+	other.Papers.Profile = "other"
+	if m, err = p.Create(t.Context(), other); err != nil || m.Home != "/root" {
+		t.Errorf("Create of another profile: home %q, %v, want /root", m.Home, err)
+	}
+}
+
 // A storage that makes no linked clones will do for full ones.
 func TestUnlinkableStorage(t *testing.T) {
 	tpl := knownTemplate{vm: pve.VM{Node: "pve", ID: 9000}, cfg: pve.Config{"template": "1", "agent": "1"}, disks: []disk{
 		{option: "ide2", cloudinit: true}, {option: "scsi0", storage: pve.Resource{Storage: "san", PluginType: "lvm"}},
 	}}
-	if err := tpl.usable(root{}); err == nil || !strings.Contains(err.Error(), "write full=1") {
+	if err := tpl.usable(root{}); err == nil || !strings.Contains(err.Error(), "clone: full") {
 		t.Errorf("linked: %v", err)
 	}
 	if err := tpl.usable(root{full: true}); err != nil {
