@@ -75,6 +75,7 @@ func (p *Pvesh) Do(ctx context.Context, r Request) (json.RawMessage, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%s: %w", r, ctx.Err())
 	}
+	argv = append(argv, "--output-format", "json")
 	out, err := p.shell.Run(ctx, "set -- "+quote(argv)+script)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r, err)
@@ -118,6 +119,23 @@ func quote(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
+// Command returns the call as a command line for a shell on a node.
+func (r Request) Command() string {
+	argv, err := pveshArgs(r)
+	if err != nil {
+		return "# " + err.Error()
+	}
+	for i, w := range argv {
+		if w == "" || strings.ContainsFunc(w, func(c rune) bool { return !strings.ContainsRune(plain, c) }) {
+			argv[i] = quote(argv[i : i+1])
+		}
+	}
+	return strings.Join(argv, " ")
+}
+
+// plain are the characters that mean nothing to a shell.
+const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_+=:,./-"
+
 // pveshArgs is the command line of a call. Values are separate arguments,
 // which may begin with a dash; arrays repeat the option (both measured).
 func pveshArgs(r Request) ([]string, error) {
@@ -133,7 +151,7 @@ func pveshArgs(r Request) ([]string, error) {
 			argv = append(argv, "--"+name, value)
 		}
 	}
-	return append(argv, "--output-format", "json"), nil
+	return argv, nil
 }
 
 // pveshAnswer takes the output of pvesh apart. Its exit code says no more than

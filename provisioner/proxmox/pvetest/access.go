@@ -19,6 +19,7 @@ func accessRoutes() []*route {
 			params: "userid!=userid,len=64 comment=string,len=2048 email=email-opt,len=254 enable=bool expire=int,min=0 firstname=string,len=1024" +
 				" groups=groupid-list keys lastname=string,len=1024 password=string,len=64,least=8"},
 		{method: "DELETE", path: "/access/users/{userid}", call: deleteUser, daemon: true, perm: "/access/groups User.Modify"},
+		{method: "GET", path: "/access/users/{userid}/token", call: listTokens, perm: "!token"},
 		{method: "GET", path: tokenPath, call: getToken, perm: "!token"},
 		{method: "POST", path: tokenPath, call: addToken, daemon: true, perm: "!token", params: tokenParams},
 		{method: "PUT", path: tokenPath, call: editToken, daemon: true, perm: "!token", params: tokenParams, params9: "delete=configid-list regenerate=bool"},
@@ -82,6 +83,18 @@ func (t *Token) info() map[string]any {
 		out["comment"] = t.Comment
 	}
 	return out
+}
+
+func listTokens(c *call) (any, error) {
+	out := []map[string]any{}
+	for _, id := range slices.Sorted(maps.Keys(c.s.c.Tokens)) {
+		if user, name, _ := cutToken(id); user == c.p.str("userid") {
+			e := c.s.c.Tokens[id].info()
+			e["tokenid"] = name
+			out = append(out, e)
+		}
+	}
+	return out, nil
 }
 
 func getToken(c *call) (any, error) {
