@@ -74,7 +74,7 @@ func (s *Server) servePvesh(node string, conn net.Conn) {
 	})
 	var mu sync.Mutex
 	code := 255
-	if req.UID != 0 {
+	if req.UID != 0 && req.UID != os.Getuid() { // whoever runs the simulator is root of its nodes
 		_, _ = io.WriteString(&frames{conn, &mu, frameErr}, "please run as root\n")
 	} else {
 		code = s.Pvesh(ctx, node, req.Args, req.Env, &frames{conn, &mu, frameOut}, &frames{conn, &mu, frameErr})
