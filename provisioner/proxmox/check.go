@@ -24,7 +24,7 @@ func (p *Provisioner) check(ctx context.Context) error {
 		return fmt.Errorf("reach Proxmox VE: %w", err)
 	}
 	if !v.AtLeast(8, 2) {
-		return fmt.Errorf("Proxmox VE is %v: upgrade to 8.2 or later", v)
+		return fmt.Errorf("version %v of Proxmox VE is too old: upgrade to 8.2 or later", v)
 	}
 	if p.VMIDs.First < 100 || p.VMIDs.Last < p.VMIDs.First {
 		return fmt.Errorf("VMIDs are %v: set a range from 100 on that only AgentLab uses", p.VMIDs)

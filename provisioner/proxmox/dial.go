@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -13,10 +11,6 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
-
-// probePause is between looks for a guest's agent, also when Proxmox says at
-// once that it does not answer.
-const probePause = 250 * time.Millisecond
 
 // Dial implements [provisioner.Provisioner].
 func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
@@ -42,40 +36,23 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile)}), nil
 }
 
-// booted waits for a guest's agent to answer. A question that is asked before
-// the agent listens is answered as soon as it does, so that one in flight costs
-// no time; but it holds a worker, so there is one for each node, and none before
-// guests of that profile have ever been up.
+// booted waits for a guest's agent to answer.
 func (p *Provisioner) booted(ctx context.Context, m live) error {
-	started := p.startOf(m.vm.ID)
-	if err := sleep(ctx, time.Until(started.Add(p.boots.soonest(m.papers.Profile)))); err != nil {
-		return err
+	err := p.prober.wait(ctx, m.vm, m.papers.Profile, p.startOf(m.vm.ID))
+	if err == nil {
+		p.setStart(m.vm.ID, time.Time{})
 	}
-	for {
-		err := p.probe(ctx, m.vm)
-		switch {
-		case err == nil:
-			if !started.IsZero() {
-				p.boots.add(m.papers.Profile, time.Since(started))
-				p.setStart(m.vm.ID, time.Time{})
-			}
-			return nil
-		case !errors.Is(err, pve.AgentNotRunning), ctx.Err() != nil:
-			return err
-		}
-		if err := sleep(ctx, probePause); err != nil {
-			return err
-		}
-	}
+	return err
 }
 
-func (p *Provisioner) probe(ctx context.Context, vm pve.VM) error {
+// ping asks a guest's agent whether it is there, once, when it is its turn.
+func (p *Provisioner) ping(ctx context.Context, vm pve.VM) (asked time.Time, err error) {
 	release, err := p.agents.AcquireProbe(ctx, vm.Node)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
 	defer release()
-	return p.Client.AgentPing(ctx, vm)
+	return time.Now(), p.Client.AgentPing(ctx, vm)
 }
 
 // startOf returns when we started a machine that was not up since, else zero.
@@ -92,42 +69,4 @@ func (p *Provisioner) setStart(id int, at time.Time) {
 		e.started = at
 		p.known[id] = e
 	}
-}
-
-// sleep waits for d and returns nil, or why ctx ended first.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
-// bootTimes remembers how long the latest guests of each profile took to boot.
-type bootTimes struct {
-	mu   sync.Mutex
-	seen map[string][]time.Duration
-}
-
-func (b *bootTimes) add(profile string, d time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.seen == nil {
-		b.seen = map[string][]time.Duration{}
-	}
-	all := append(b.seen[profile], d)
-	b.seen[profile] = all[max(0, len(all)-8):]
-}
-
-// soonest returns when it is worth to look for the first time.
-func (b *bootTimes) soonest(profile string) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.seen[profile]) == 0 {
-		return 0
-	}
-	return slices.Min(b.seen[profile]) * 9 / 10
 }

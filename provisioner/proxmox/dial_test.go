@@ -38,7 +38,7 @@ func TestDialLearnsHowLongBootingTakes(t *testing.T) {
 	if n := pings(2); n > 3 {
 		t.Errorf("%d pings for the second guest", n)
 	}
-	if soonest := p.boots.soonest("p"); soonest < 300*time.Millisecond {
+	if soonest, _ := p.prober.span("p"); soonest < 300*time.Millisecond {
 		t.Errorf("guests of the profile are looked for after %v", soonest)
 	}
 }

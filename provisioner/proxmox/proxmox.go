@@ -55,6 +55,7 @@ type Provisioner struct {
 	machine keylock.Locks      // serialises what changes one machine
 	looks   singleflight.Group // of Creates and Destroys that want to look at once
 	agents  agentconn.Limiter  // of calls to guest agents
+	prober  prober
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster
@@ -64,7 +65,6 @@ type Provisioner struct {
 	cursor    int                   // where the next search for a VMID begins
 	reserved  []*reservation        // memory that machines being made will take
 	templates map[int]knownTemplate // by VMID
-	boots     bootTimes
 }
 
 var (
@@ -105,6 +105,7 @@ func (p *Provisioner) init() {
 		}
 		p.grace = cmp.Or(p.grace, defaultGrace)
 		p.undo = cmp.Or(p.undo, defaultUndo)
+		p.prober.ping = p.ping
 		p.known, p.making = map[int]entry{}, map[int]bool{}
 		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}
 	})

@@ -134,7 +134,7 @@ func (t knownTemplate) nodes(inv *inventory) []string {
 
 // bootDisk returns the option and size in MB of the disk that is booted from.
 func bootDisk(cfg pve.Config) (option string, mb int64) {
-	for _, name := range strings.Split(pve.ParseProperties(cfg["boot"]).Get("order"), ";") {
+	for name := range strings.SplitSeq(pve.ParseProperties(cfg["boot"]).Get("order"), ";") {
 		props := pve.ParseProperties(cfg[name])
 		if props.Get("media") == "cdrom" || props.Get("size") == "" {
 			continue

@@ -2,6 +2,7 @@ package proxmox
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -109,11 +110,9 @@ func TestConfig(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			l := newLab(t, &pvetest.Server{})
 			l.srv.Edit(func(c *pvetest.Cluster) {
-				for k, v := range map[string]string{
+				maps.Copy(c.VMs[9000].Config, map[string]string{
 					"protection": "1", "onboot": "1", "balloon": "300", "tags": "debian", "net1": "virtio=BC:24:11:00:00:01,bridge=vmbr0", "ipconfig1": "ip=dhcp",
-				} {
-					c.VMs[9000].Config[k] = v
-				}
+				})
 			})
 			p := l.provisioner()
 			p.Bridge = "vmbr0"
