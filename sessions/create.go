@@ -36,6 +36,9 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	if err != nil {
 		return Sandbox{}, false, err
 	}
+	if err := m.check(ctx, want.Backend, want.Profile); err != nil {
+		return Sandbox{}, false, err
+	}
 	sb, existing, err = m.record(ctx, want)
 	if err != nil {
 		return Sandbox{}, false, err

@@ -265,6 +265,14 @@ func (l *lab) restart() {
 	l.run()
 }
 
+// restartWith restarts with other backends.
+func (l *lab) restartWith(backends map[string]provisioner.Provisioner) {
+	l.stop()
+	*l = *newLab(l.t, l.world, l.path)
+	l.Backends = backends
+	l.run()
+}
+
 // as returns a context of that principal's.
 func as(t *testing.T, name string) context.Context {
 	return sessions.WithPrincipal(t.Context(), sessions.Principal{Name: name})

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -58,9 +60,15 @@ type Quota struct {
 
 // backendSlots bound how much is asked of one backend at once, so that a
 // thousand requests are a queue there and not a stampede.
-type backendSlots struct{ make, remove *semaphore.Weighted }
+type backendSlots struct {
+	make, remove *semaphore.Weighted
+	sound        atomic.Bool // it has passed its check
+}
 
-const slotsPerBackend = 8
+const (
+	slotsPerBackend = 8
+	checkLimit      = 20 * time.Second // of a backend's check, while a caller waits
+)
 
 // errStopping ends what runs when Run ends.
 var errStopping = &Error{Kind: Unavailable, Msg: "the server is stopping; sandboxes go on and can be used when it is back"}
@@ -173,6 +181,31 @@ func (m *Manager) backend(sb Sandbox) (provisioner.Provisioner, *backendSlots, e
 	return p, m.slots[sb.Backend], nil
 }
 
+// check asks a backend whether it can make machines, until it has said yes once:
+// what it lacks is told before anything is recorded.
+func (m *Manager) check(ctx context.Context, backend, profile string) error {
+	slots := m.slots[backend]
+	c, ok := provisioner.As[provisioner.Checker](m.Backends[backend])
+	if !ok || slots.sound.Load() {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	err := c.Check(limited)
+	switch {
+	case err == nil:
+		slots.sound.Store(true)
+		return nil
+	case ctx.Err() != nil:
+		return err
+	case limited.Err() != nil:
+		err = fmt.Errorf("no answer within %v: %w", checkLimit, err)
+	}
+	m.Log.Error("backend can't be used", "backend", backend, "err", err)
+	why := strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error()) // which is what we say here
+	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, clip(why, 1000)), err}
+}
+
 // dial opens the channel to sb's machine.
 func (m *Manager) dial(sb Sandbox) func(ctx context.Context) (guest.Conn, error) {
 	return func(ctx context.Context) (guest.Conn, error) {
@@ -202,7 +235,7 @@ func (m *Manager) init() {
 		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
-			m.slots[name] = &backendSlots{semaphore.NewWeighted(slotsPerBackend), semaphore.NewWeighted(slotsPerBackend)}
+			m.slots[name] = &backendSlots{make: semaphore.NewWeighted(slotsPerBackend), remove: semaphore.NewWeighted(slotsPerBackend)}
 		}
 	})
 }
