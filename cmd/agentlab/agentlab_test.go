@@ -9,14 +9,18 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
 // The test binary is also the programs that the scripts run.
 func TestMain(m *testing.M) {
+	pvetest.GuestMain()
 	testscript.Main(m, map[string]func(){
 		"agentlab": main,
 		"mcp":      mcpMain,
 		"stranger": strangerMain,
+		"pvesh":    func() { os.Exit(pvetest.PveshMain()) },
 	})
 }
 
@@ -24,8 +28,14 @@ func TestMain(m *testing.M) {
 // installation of its own, on the real backend, and must leave nothing.
 func TestScripts(t *testing.T) {
 	bin := programs(t)
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+	p := params(func(env *testscript.Env) error { return setup(env, bin) })
+	p.Dir = "testdata"
+	testscript.Run(t, p)
+}
+
+// params are those of all scripts.
+func params(setup func(*testscript.Env) error) testscript.Params {
+	return testscript.Params{
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon":     cmdDaemon,
 			"daemons":    cmdDaemons,
@@ -39,6 +49,7 @@ func TestScripts(t *testing.T) {
 			"planted":    cmdPlanted,
 			"killguest":  cmdKillguest,
 			"opensocket": cmdOpensocket,
+			"pve":        cmdPVE,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -46,8 +57,8 @@ func TestScripts(t *testing.T) {
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
-		Setup: func(env *testscript.Env) error { return setup(env, bin) },
-	})
+		Setup: setup,
+	}
 }
 
 // programs returns a directory with what agentlab needs beside it.
@@ -108,6 +119,7 @@ func setup(env *testscript.Env, bin string) error {
 	env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 	env.Setenv("XDG_RUNTIME_DIR", filepath.Join(env.WorkDir, "run"))
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("SANDBOX_HOME", "/workspace")
 	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	env.Defer(func() {
 		t := env.T().(testing.TB)

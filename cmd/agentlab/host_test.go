@@ -223,8 +223,12 @@ func cmdMode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdGone: "gone" waits until no sandbox has anything left on this host.
+// cmdGone: "gone" waits until no sandbox has anything left on this host or on
+// the script's Proxmox.
 func cmdGone(ts *testscript.TestScript, _ bool, _ []string) {
+	if sim := simOf(ts); sim != nil {
+		awaitUnchanged(ts, sim)
+	}
 	machines := ts.Getenv("WORK") + "/state/agentlab/local/machines"
 	for end := time.Now().Add(testPatience); ; time.Sleep(20 * time.Millisecond) {
 		entries, err := os.ReadDir(machines)

@@ -13,16 +13,15 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
-	"github.com/agentlab-mcp/agentlab/provisioner"
-	"github.com/agentlab-mcp/agentlab/provisioner/local"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
 )
 
-// installation is what a daemon keeps: a configuration, a key, a store, a
-// backend. Any of them may be broken when the daemon starts. It serves all the
+// installation is what a daemon keeps: a configuration, a key, a store,
+// backends. Any of them may be broken when the daemon starts. It serves all the
 // same, so that a client is told what is wrong in an answer, where somebody
-// reads it, and opening is tried again at each call until it succeeds.
+// reads it, and opening is tried again at each call until it succeeds. A
+// backend that is broken concerns only its profiles: see late.
 type installation struct {
 	paths config.Paths
 	log   *slog.Logger
@@ -85,13 +84,6 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	backend := &local.Provisioner{
-		Dir: filepath.Join(in.paths.State, config.MachinesDir), Key: key, Instance: id,
-		Runsc: cfg.LocalRunsc, Guest: cfg.LocalGuest, Platform: cfg.LocalPlatform, Log: in.log,
-	}
-	if err := backend.Check(ctx); err != nil {
-		return nil, err
-	}
 	db, err := store.Open(ctx, filepath.Join(in.paths.State, config.DatabaseFile), in.log)
 	if err != nil {
 		return nil, err
@@ -99,7 +91,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	in.level.Set(cfg.Level())
 	return &opened{db, &sessions.Manager{
 		Store:    db,
-		Backends: map[string]provisioner.Provisioner{"local": backend},
+		Backends: in.backends(cfg, key, id),
 		Profiles: cfg.Recipes(),
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},

@@ -65,6 +65,7 @@ func Architecture() Rules {
 			{"internal/config", "internal/redact provisioner sessions"},
 			{"tools", "sessions provisioner/guest"},
 			{"mcpserver", "tools sessions"},
+			{"internal/pvesim", "provisioner/proxmox/pvetest"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
 			{"internal/stage", ""},

@@ -126,17 +126,16 @@ func (p *Profile) check(ps *problems) {
 	ps.check(p.User == "" || userForm.MatchString(p.User), "user: got %q, want the name of a Linux user", p.User)
 }
 
-// settle fills in what depends on the configuration, and writes what machines
-// are made of in the syntax of the backend.
+// settle fills in what is left to defaults, and writes what machines are made
+// of in the syntax of the backend. Empty is the backend's default template.
 func (p *Profile) settle(px Proxmox) {
 	if p.Backend != "proxmox" {
 		return
 	}
-	p.Template = cmp.Or(p.Template, px.Template)
 	p.Clone, p.Channel, p.User = cmp.Or(p.Clone, "linked"), cmp.Or(p.Channel, "auto"), cmp.Or(p.User, "root")
 	p.Root = p.Template
-	if p.Root != "" && p.Clone == "full" {
-		p.Root += ",full=1"
+	if template := cmp.Or(p.Template, px.Template); template != "" && p.Clone == "full" {
+		p.Root = template + ",full=1"
 		if p.Storage != "" {
 			p.Root += ",storage=" + p.Storage
 		}

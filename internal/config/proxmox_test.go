@@ -55,6 +55,7 @@ func TestProfilesOfProxmox(t *testing.T) {
 	got, err := config.Load(write(t, map[string]string{
 		"config.yaml":         "proxmox_template: debian",
 		"profiles/plain.yaml": "backend: proxmox\n",
+		"profiles/full.yaml":  "backend: proxmox\nclone: full\n",
 		"profiles/own.yaml":   "backend: proxmox\ntemplate: 9001\nclone: full\nstorage: fast\nchannel: agent\nuser: debian\nnetwork: internet\n",
 	}))
 	if err != nil {
@@ -67,7 +68,8 @@ func TestProfilesOfProxmox(t *testing.T) {
 	}
 	want := map[string]made{
 		"default": {"", "none", "", ""},
-		"plain":   {"debian", "none", "auto", "root"},
+		"plain":   {"", "none", "auto", "root"},
+		"full":    {"debian,full=1", "none", "auto", "root"},
 		"own":     {"9001,full=1,storage=fast", "internet", "agent", "debian"},
 	}
 	if diff := cmp.Diff(want, machines); diff != "" {

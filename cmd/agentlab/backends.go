@@ -1,0 +1,142 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/local"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// backends returns those of the installation. That of a Proxmox is among them
+// if one is set up, also when no profile names it any more: there may be
+// sandboxes of it.
+func (in *installation) backends(cfg config.Config, key provisioner.Key, id string) map[string]provisioner.Provisioner {
+	all := map[string]provisioner.Provisioner{"local": in.local(key, id)}
+	if cfg.Proxmox.Used() || slices.ContainsFunc(cfg.Profiles, func(p config.Profile) bool { return p.Backend == "proxmox" }) {
+		all["proxmox"] = in.proxmox(cfg.Profiles, key, id)
+	}
+	return all
+}
+
+type localSettings struct{ Runsc, Guest, Platform string }
+
+func (in *installation) local(key provisioner.Key, id string) provisioner.Provisioner {
+	return &late[localSettings]{
+		read: func() (localSettings, error) {
+			cfg, err := config.Load(in.paths.Config)
+			return localSettings{cfg.LocalRunsc, cfg.LocalGuest, cfg.LocalPlatform}, err
+		},
+		build: func(s localSettings) (provisioner.Provisioner, error) {
+			return &local.Provisioner{
+				Dir: filepath.Join(in.paths.State, config.MachinesDir), Key: key, Instance: id,
+				Runsc: s.Runsc, Guest: s.Guest, Platform: s.Platform, Log: in.log,
+			}, nil
+		},
+	}
+}
+
+// proxmoxSettings are what is configured, with the content of the files that
+// are named there.
+type proxmoxSettings struct {
+	config.Proxmox
+	Token redact.String
+	CA    string
+}
+
+func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, id string) provisioner.Provisioner {
+	users := map[string]string{}
+	for _, p := range profiles {
+		users[p.Name] = p.User
+	}
+	return &late[proxmoxSettings]{
+		read: func() (proxmoxSettings, error) {
+			cfg, err := config.Load(in.paths.Config)
+			if err != nil {
+				return proxmoxSettings{}, err
+			}
+			return readProxmox(cfg.Proxmox, os.Getenv)
+		},
+		build: func(s proxmoxSettings) (provisioner.Provisioner, error) {
+			transport, err := s.transport()
+			if err != nil {
+				return nil, err
+			}
+			if s.TLSInsecure {
+				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
+			}
+			p := &proxmox.Provisioner{
+				Client: &pve.Client{Transport: transport}, Key: key, Instance: id, Log: in.log,
+				Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
+				User: func(profile string) string { return users[profile] },
+			}
+			if s.Node != "" {
+				p.Nodes = []string{s.Node}
+			}
+			return p, nil
+		},
+	}
+}
+
+// readProxmox reads the files that the configuration names.
+func readProxmox(p config.Proxmox, env func(string) string) (proxmoxSettings, error) {
+	s := proxmoxSettings{Proxmox: p}
+	if p.Backend == "shell" {
+		return s, nil
+	}
+	if p.APIURL == "" {
+		return s, errors.New("no Proxmox is set up: set proxmox_api_url to https://HOST:8006 and proxmox_api_token_file, or, on a node, proxmox_backend: shell")
+	}
+	var err error
+	if s.Token, err = p.Token(env); err != nil {
+		return s, err
+	}
+	if p.TLSCA != "" {
+		ca, err := os.ReadFile(p.TLSCA)
+		if err != nil {
+			return s, fmt.Errorf("proxmox_tls_ca: %w", err)
+		}
+		s.CA = string(ca)
+	}
+	return s, nil
+}
+
+// transport returns what carries calls to the Proxmox that is configured.
+func (s proxmoxSettings) transport() (pve.Transport, error) {
+	if s.Backend == "api" {
+		trust := pve.Trust{CA: []byte(s.CA), Fingerprint: s.TLSFingerprint, Insecure: s.TLSInsecure}
+		return pve.NewHTTPS(s.APIURL, pve.Auth{Token: s.Token}, trust)
+	}
+	if s.SSH == "" {
+		return pve.NewPvesh(pve.Local{}), nil
+	}
+	addr, err := s.SSHAddr()
+	if err != nil {
+		return nil, fmt.Errorf("proxmox_ssh: %w", err)
+	}
+	key, known := s.SSHKey, s.SSHKnownHosts
+	if key == "" || known == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, fmt.Errorf("find the home directory; set proxmox_ssh_key and proxmox_ssh_known_hosts: %w", err)
+		}
+		if key == "" {
+			key = filepath.Join(home, ".ssh", "id_ed25519")
+		}
+		if known == "" {
+			known = filepath.Join(home, ".ssh", "known_hosts")
+		}
+	}
+	shell, err := pve.OpenSSH(addr, key, known)
+	if err != nil {
+		return nil, fmt.Errorf("proxmox_ssh: %w", err)
+	}
+	return pve.NewPvesh(shell), nil
+}

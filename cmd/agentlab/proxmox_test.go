@@ -1,0 +1,131 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/agentlab-mcp/agentlab/internal/pvesim"
+)
+
+// TestScriptsOnProxmox runs scripts of the local backend, unchanged, on
+// machines of a Proxmox VE, in each way to reach one.
+func TestScriptsOnProxmox(t *testing.T) {
+	bin := programs(t)
+	for _, tt := range []struct {
+		name, version string
+		configure     func(*testscript.Env, *pvesim.Sim) (lines string, err error)
+	}{
+		{"api-8", "8.4.21", overAPI},
+		{"api-9", "9.2.11", overAPI},
+		{"shell", "8.4.21", overShell},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := params(func(env *testscript.Env) error {
+				sim, err := setupProxmox(env, bin, tt.version)
+				if err != nil {
+					return err
+				}
+				env.Setenv("SANDBOX_HOME", "/root")
+				lines, err := tt.configure(env, sim)
+				if err != nil {
+					return err
+				}
+				dir := filepath.Join(env.WorkDir, "config/agentlab")
+				if err := appendFile(filepath.Join(dir, "config.yaml"), lines); err != nil {
+					return err
+				}
+				return appendFile(filepath.Join(dir, "profiles/default.yaml"), "backend: proxmox\n")
+			})
+			for _, script := range []string{"sandbox", "killdaemon", "timeup"} {
+				p.Files = append(p.Files, filepath.Join("testdata", script+".txtar"))
+			}
+			testscript.Run(t, p)
+		})
+	}
+}
+
+// TestProxmoxScripts runs the scripts of testdata/proxmox. $WORK/proxmox.yaml is
+// how to reach the Proxmox that each has.
+func TestProxmoxScripts(t *testing.T) {
+	bin := programs(t)
+	p := params(func(env *testscript.Env) error {
+		sim, err := setupProxmox(env, bin, "8.4.21")
+		if err != nil {
+			return err
+		}
+		return appendFile(filepath.Join(env.WorkDir, "proxmox.yaml"), sim.Config())
+	})
+	p.Dir = "testdata/proxmox"
+	testscript.Run(t, p)
+}
+
+func overAPI(_ *testscript.Env, sim *pvesim.Sim) (string, error) { return sim.Config(), nil }
+
+func overShell(env *testscript.Env, sim *pvesim.Sim) (string, error) {
+	lines, variable, err := sim.ShellConfig(filepath.Join(env.WorkDir, "pvesh.sock"))
+	env.Vars = append(env.Vars, variable)
+	return lines, err
+}
+
+// simKey is where a script keeps its Proxmox.
+type simKey struct{}
+
+// setupProxmox gives an installation a Proxmox. At its end nothing on it may be
+// other than it was.
+func setupProxmox(env *testscript.Env, bin, version string) (*pvesim.Sim, error) {
+	sim, err := pvesim.New(env.WorkDir, version)
+	if err != nil {
+		return nil, err
+	}
+	env.Values[simKey{}] = sim
+	env.Defer(func() {
+		defer sim.Close()
+		if changed := sim.Changed(); len(changed) > 0 {
+			env.T().(testing.TB).Errorf("changed on the Proxmox:\n%s", strings.Join(changed, "\n"))
+		}
+	})
+	return sim, setup(env, bin)
+}
+
+// appendFile adds to a file that is for us alone.
+func appendFile(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if err := os.WriteFile(path, append(old, text...), 0o600); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o600)
+}
+
+func simOf(ts *testscript.TestScript) *pvesim.Sim {
+	sim, _ := ts.Value(simKey{}).(*pvesim.Sim)
+	return sim
+}
+
+// cmdPVE: "pve down|up" takes the script's Proxmox off the network, or back.
+func cmdPVE(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 || args[0] != "down" && args[0] != "up" {
+		ts.Fatalf("usage: pve down|up")
+	}
+	simOf(ts).SetDown(args[0] == "down")
+}
+
+// awaitUnchanged waits until the script's Proxmox is as it was.
+func awaitUnchanged(ts *testscript.TestScript, sim *pvesim.Sim) {
+	for end := time.Now().Add(testPatience); ; time.Sleep(20 * time.Millisecond) {
+		changed := sim.Changed()
+		if len(changed) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("still changed on the Proxmox: %v", changed)
+		}
+	}
+}
