@@ -89,30 +89,43 @@ func (inv *inventory) storage(name, node string) pve.Resource {
 // usable returns nil if machines can be made of the template, or what is wrong
 // with it and how to mend that.
 func (t knownTemplate) usable(r root) error {
-	id := t.vm.ID
 	var errs []error
-	wrong := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("template %s "+format, append([]any{t.vm}, args...)...))
-	}
-	if !t.cfg.Template() {
-		wrong("is an ordinary machine; run on its node: qm template %d", id)
-	}
-	if !t.cfg.AgentEnabled() {
-		wrong("has the guest agent switched off; run: qm set %d --agent enabled=1 (and install qemu-guest-agent in it)", id)
-	}
-	if !slices.ContainsFunc(t.disks, func(d disk) bool { return d.cloudinit }) {
-		wrong("has no cloud-init drive; run: qm set %d --ide2 STORAGE:cloudinit", id)
-	}
-	if !slices.ContainsFunc(t.disks, func(d disk) bool { return !d.cloudinit }) {
-		wrong("has no disk; build one with: agentlab template build")
-	}
-	for _, d := range t.disks {
-		if !r.full && !d.cloudinit && slices.Contains(unlinkable, d.storage.PluginType) {
-			wrong("has %s on storage %s, whose type %s makes no linked clones; move the disk to another storage, or make full clones: clone: full in the profile",
-				d.option, d.storage.Storage, d.storage.PluginType)
-		}
+	for _, f := range t.flaws(r) {
+		errs = append(errs, fmt.Errorf("template %s %w", t.vm, f))
 	}
 	return errors.Join(errs...)
+}
+
+// flaws returns why no machine can be made of the template.
+func (t knownTemplate) flaws(r root) (all []Flaw) {
+	machine := fmt.Sprintf("/nodes/%s/qemu/%d", t.vm.Node, t.vm.ID)
+	if !t.cfg.Template() {
+		all = append(all, Flaw{What: "is an ordinary machine", Run: "pvesh create " + machine + "/template"})
+	}
+	if !t.cfg.AgentEnabled() {
+		all = append(all, Flaw{What: "has the guest agent switched off (qemu-guest-agent must be installed in it, too)", Run: "pvesh set " + machine + "/config --agent enabled=1"})
+	}
+	var system []disk
+	for _, d := range t.disks {
+		if !d.cloudinit {
+			system = append(system, d)
+		}
+	}
+	switch {
+	case len(system) == 0:
+		all = append(all, Flaw{What: "has no disk", Do: "build another: agentlab template build"})
+	case len(system) == len(t.disks):
+		all = append(all, Flaw{What: "has no cloud-init drive", Run: fmt.Sprintf("pvesh set %s/config --ide2 %s:cloudinit", machine, system[0].storage.Storage)})
+	}
+	for _, d := range system {
+		if !r.full && slices.Contains(unlinkable, d.storage.PluginType) {
+			all = append(all, Flaw{
+				What: fmt.Sprintf("has %s on storage %s, whose type %s makes no linked clones", d.option, d.storage.Storage, d.storage.PluginType),
+				Do:   "move the disk to another storage, or make full clones: clone: full in the profile",
+			})
+		}
+	}
+	return all
 }
 
 // nodes returns where clones of the template can be made: on its own node, and
