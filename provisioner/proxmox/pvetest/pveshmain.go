@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 )
@@ -51,6 +52,25 @@ func (s *Server) ServePvesh(node, socket string) (string, error) {
 		}
 	})
 	return pveshEnv + "=" + socket, nil
+}
+
+// Shell fills dir with stand-ins for the programs pvesh and pveversion of a
+// node, and returns the environment in which a shell finds them. The TestMain of
+// the test must return [PveshMain] when it is called by the name of pvesh.
+func (s *Server) Shell(node, dir string) (env []string, err error) {
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(dir, "pvesh"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	version := "#!/bin/sh\necho pve-manager/" + s.version() + "/0123456789abcdef\n"
+	if err := os.WriteFile(filepath.Join(dir, "pveversion"), []byte(version), 0o700); err != nil { //nolint:gosec // a program
+		return nil, err
+	}
+	socket, err := s.ServePvesh(node, filepath.Join(dir, "pvesh.sock"))
+	return append(os.Environ(), socket, "PATH="+dir+":"+os.Getenv("PATH"), "LC_ALL=C.UTF-8"), err
 }
 
 // servePvesh runs one command. A byte from the other side is a SIGTERM to it,

@@ -136,24 +136,12 @@ func (l *lab) live(t *testing.T, token redact.String) error {
 // shell runs a script as root on the node.
 func (l *lab) shell(t *testing.T, script string) string {
 	t.Helper()
-	dir := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, filepath.Join(dir, "pvesh")); err != nil {
-		t.Fatal(err)
-	}
-	version := "#!/bin/sh\necho pve-manager/" + l.Version + "/0123456789abcdef\n"
-	if err := os.WriteFile(filepath.Join(dir, "pveversion"), []byte(version), 0o700); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
-	}
-	env, err := l.ServePvesh("pve", filepath.Join(dir, "pvesh.sock"))
+	env, err := l.Shell("pve", t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
-	cmd.Env = append(os.Environ(), env, "PATH="+dir+":"+os.Getenv("PATH"), "LC_ALL=C.UTF-8")
+	cmd.Env = env
 	out, _ := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out))
 }

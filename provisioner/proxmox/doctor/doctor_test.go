@@ -1,0 +1,408 @@
+package doctor_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/doctor"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// What setup made passes every check, also the making of a machine.
+func TestHealthy(t *testing.T) {
+	for _, version := range versions {
+		t.Run(version, func(t *testing.T) {
+			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			l := newLab(t, &pvetest.Server{Version: version, NewGuest: guests.New})
+			s := l.settings()
+			s.create = true
+			results := s.check(t)
+			if bad := unlike(results); bad != nil {
+				t.Errorf("results %q", bad)
+			}
+			var checks []string
+			for _, r := range results {
+				checks = append(checks, r.Check)
+			}
+			want := []string{
+				"api", "tls", "version", "token", "nodes", "template debian", "pool", "privileges", "surplus", "storage local", "bridge vmbr0",
+				"vmids", "agent", "create debian",
+			}
+			if diff := cmp.Diff(want, checks); diff != "" {
+				t.Errorf("checks (-want +got):\n%s", diff)
+			}
+			l.noMachines(t)
+		})
+	}
+}
+
+// noMachines makes sure that nothing was left.
+func (l *lab) noMachines(t *testing.T) {
+	t.Helper()
+	l.Edit(func(c *pvetest.Cluster) {
+		for id := range c.VMs {
+			if id < 9000 {
+				t.Errorf("machine %d was left", id)
+			}
+		}
+		for id, v := range c.Volumes {
+			if v.VMID < 9000 {
+				t.Errorf("volume %s was left", id)
+			}
+		}
+	})
+}
+
+// trouble is something wrong, and what mends it.
+type trouble struct {
+	spoil  func(c *pvetest.Cluster, s *settings)
+	check  string
+	status doctor.Status
+	detail string
+	do     string                                // the advice
+	mend   func(c *pvetest.Cluster, s *settings) // what it advises; nil is to run the commands
+}
+
+func setConfig(option, value string) func(*pvetest.Cluster, *settings) {
+	return func(c *pvetest.Cluster, _ *settings) {
+		if c.VMs[9000].Config[option] = value; value == "" {
+			delete(c.VMs[9000].Config, option)
+		}
+	}
+}
+
+// lose takes a privilege from a role of ours.
+func lose(role, priv string) func(*pvetest.Cluster, *settings) {
+	return func(c *pvetest.Cluster, _ *settings) {
+		r := c.Roles[role]
+		r.Privs = slices.DeleteFunc(slices.Clone(r.Privs), func(p string) bool { return p == priv })
+	}
+}
+
+// revoke removes the grants on a path, of the user or of the token.
+func revoke(path, who string) func(*pvetest.Cluster, *settings) {
+	return func(c *pvetest.Cluster, _ *settings) {
+		c.ACL = slices.DeleteFunc(c.ACL, func(a pvetest.ACL) bool { return a.Path == path && (who == "" || a.Who == who) })
+	}
+}
+
+func grant(path, role string) func(*pvetest.Cluster, *settings) {
+	return func(c *pvetest.Cluster, _ *settings) {
+		for _, who := range []string{"agentlab@pve", tokenID} {
+			c.ACL = append(c.ACL, pvetest.ACL{Path: path, Role: role, Who: who, Propagate: true})
+		}
+	}
+}
+
+// Each check fails when something is wrong, and what it says mends that.
+func TestTroubles(t *testing.T) {
+	others := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(others.Close)
+	all := map[string]trouble{
+		"unreachable": {
+			func(_ *pvetest.Cluster, s *settings) { s.url = "https://127.0.0.1:1" },
+			"api", doctor.Failed, "refused", "correct proxmox_api_url", func(*pvetest.Cluster, *settings) {},
+		},
+		"not-proxmox": {
+			func(_ *pvetest.Cluster, s *settings) { s.url, s.trust = others.URL, pve.Trust{Insecure: true} },
+			"api", doctor.Failed, "is not from a Proxmox VE API", "correct proxmox_api_url", func(*pvetest.Cluster, *settings) {},
+		},
+		"other-certificate": {
+			func(_ *pvetest.Cluster, s *settings) {
+				s.trust = pve.Trust{Fingerprint: strings.Repeat("AB:", 31) + "AB"}
+			},
+			"tls", doctor.Failed, "has the fingerprint", "set proxmox_tls_fingerprint: ", nil,
+		},
+		"unknown-certificate": {
+			func(_ *pvetest.Cluster, s *settings) { s.trust = pve.Trust{} },
+			"tls", doctor.Failed, "certificate", "set proxmox_tls_fingerprint: ", nil,
+		},
+		"any-certificate": {
+			func(_ *pvetest.Cluster, s *settings) { s.trust = pve.Trust{Insecure: true} },
+			"tls", doctor.Warning, "can take the token", "set proxmox_tls_fingerprint: ", nil,
+		},
+		"wrong-secret": {
+			func(_ *pvetest.Cluster, s *settings) { s.secret = tokenID + "=nonsense" },
+			"token", doctor.Failed, "is not accepted", "agentlab proxmox setup --apply", func(*pvetest.Cluster, *settings) {},
+		},
+		"all-rights-of-the-user": {
+			func(c *pvetest.Cluster, _ *settings) { c.Tokens[tokenID].PrivSep = false },
+			"token", doctor.Warning, "no privilege separation", "", nil,
+		},
+		"token-ends": {
+			func(c *pvetest.Cluster, _ *settings) { c.Tokens[tokenID].Expire = time.Now().Add(time.Hour).Unix() },
+			"token", doctor.Warning, "expires in 1h", "", nil,
+		},
+		"no-such-node": {
+			func(_ *pvetest.Cluster, s *settings) { s.nodes = []string{"pve7"} },
+			"nodes", doctor.Failed, "proxmox_node pve7 is not among them", "set proxmox_node", func(_ *pvetest.Cluster, s *settings) { s.nodes = nil },
+		},
+		"memory-hidden": {
+			func(c *pvetest.Cluster, _ *settings) { c.AddNode("pve2") },
+			"nodes", doctor.Warning, "free memory can't be seen", "", nil,
+		},
+		"node-down": {
+			func(c *pvetest.Cluster, s *settings) {
+				c.AddNode("pve2").Down = true
+				grant("/nodes", "PVEAuditor")(c, s)
+			},
+			"nodes", doctor.Warning, "not online: pve2", "start what ought", func(c *pvetest.Cluster, _ *settings) { c.Nodes[1].Down = false },
+		},
+		"no-template-named": {
+			func(_ *pvetest.Cluster, s *settings) { s.roots = nil },
+			"template", doctor.Failed, "names one", "set proxmox_template", nil,
+		},
+		"unknown-template": {
+			func(_ *pvetest.Cluster, s *settings) { s.roots = []string{"fedora"} },
+			"template fedora", doctor.Failed, "none that the token sees", "agentlab proxmox setup --apply --template fedora", nil,
+		},
+		"template-not-seen": {
+			func(c *pvetest.Cluster, s *settings) { s.roots = []string{"9000"}; revoke("/vms/9000", "")(c, s) },
+			"template 9000", doctor.Failed, "none that the token sees", "", nil,
+		},
+		"not-converted": {
+			func(c *pvetest.Cluster, s *settings) { s.roots = []string{"9000"}; unconvert(c) },
+			"template 9000", doctor.Failed, "ordinary machine", "", nil,
+		},
+		"agent-off-in-template": {setConfig("agent", "0"), "template debian", doctor.Failed, "agent switched off", "", nil},
+		"agent-off":             {setConfig("agent", "0"), "agent", doctor.Failed, "switched off in 9000 on pve", "", nil},
+		"no-cloudinit":          {setConfig("ide2", ""), "template debian", doctor.Failed, "no cloud-init drive", "", nil},
+		"no-disk":               {setConfig("scsi0", ""), "template debian", doctor.Failed, "has no disk", "agentlab template build", func(c *pvetest.Cluster, _ *settings) { c.AddTemplate("pve", 9000, "debian") }},
+		"not-on-that-node": {
+			func(c *pvetest.Cluster, s *settings) { c.AddNode("pve2"); s.nodes = []string{"pve2"} },
+			"template debian", doctor.Failed, "can't be cloned to pve2", "set proxmox_node to pve", func(_ *pvetest.Cluster, s *settings) { s.nodes = nil },
+		},
+		"template-node-down": {
+			func(c *pvetest.Cluster, _ *settings) { c.AddNode("pve2").Down = true; c.VMs[9000].Node = "pve2" },
+			"template debian", doctor.Failed, "not online", "start the node", func(c *pvetest.Cluster, _ *settings) { c.Nodes[1].Down = false },
+		},
+		"no-pool": {
+			func(c *pvetest.Cluster, s *settings) { s.pool = "other"; grant("/pool/other", "AgentLabPool")(c, s) },
+			"pool", doctor.Failed, "does not exist", "", nil,
+		},
+		"pool-not-seen":    {revoke("/pool/agentlab", ""), "pool", doctor.Failed, "may not see pool agentlab", "", nil},
+		"only-the-user":    {revoke("/pool/agentlab", tokenID), "privileges", doctor.Failed, "VM.Allocate", "", nil},
+		"only-the-token":   {revoke("/pool/agentlab", "agentlab@pve"), "privileges", doctor.Failed, "VM.Allocate", "", nil},
+		"no-power":         {lose("AgentLabPool", "VM.PowerMgmt"), "privileges", doctor.Failed, "the token lacks VM.PowerMgmt on /pool/agentlab", "", nil},
+		"no-clone":         {lose("AgentLabTemplate", "VM.Clone"), "privileges", doctor.Failed, "the token lacks VM.Clone on /vms/9000", "", nil},
+		"no-role":          {func(c *pvetest.Cluster, _ *settings) { delete(c.Roles, "AgentLabStorage") }, "privileges", doctor.Failed, "on /storage/local", "", nil},
+		"admin-everywhere": {grant("/", "PVEAdmin"), "surplus", doctor.Warning, "VM.Console", "", nil},
+		"widened-role": {func(c *pvetest.Cluster, _ *settings) {
+			r := c.Roles["AgentLabPool"]
+			r.Privs = append(r.Privs, "VM.Console")
+		}, "surplus", doctor.Warning, "VM.Console on /pool/agentlab", "", nil},
+		"another-storage":   {grant("/storage/backup", "PVEDatastoreUser"), "surplus", doctor.Warning, "Datastore.AllocateSpace, Datastore.Audit on /storage/backup", "", nil},
+		"storage-not-seen":  {revoke("/storage/local", ""), "storage local", doctor.Failed, "does not see it", "", nil},
+		"storage-no-images": {func(c *pvetest.Cluster, _ *settings) { c.Storages[0].Content = "iso,backup" }, "storage local", doctor.Failed, "does not take disks", "", nil},
+		"storage-almost-full": {
+			func(c *pvetest.Cluster, _ *settings) { c.Storages[0].Used = c.Storages[0].Size - 1<<30 },
+			"storage local", doctor.Warning, "1 GiB free on pve", "make room", func(c *pvetest.Cluster, _ *settings) { c.Storages[0].Used = 0 },
+		},
+		"bridge-not-allowed": {revoke("/sdn/zones/localnetwork/vmbr0", ""), "bridge vmbr0", doctor.Failed, "may not use it", "", nil},
+		"no-bridge": {
+			func(c *pvetest.Cluster, s *settings) {
+				s.bridge = "vmbr7"
+				grant("/sdn/zones/localnetwork/vmbr7", "AgentLabNetwork")(c, s)
+			},
+			"bridge vmbr7", doctor.Failed, "it is not on pve", "set proxmox_bridge", func(c *pvetest.Cluster, _ *settings) { c.Nodes[0].Bridges = append(c.Nodes[0].Bridges, "vmbr7") },
+		},
+		"range-used-by-hidden": {
+			func(c *pvetest.Cluster, _ *settings) { c.AddVM("pve", 5001, "mail") },
+			"vmids", doctor.Warning, "of 100 others 1 by machines that the token does not see", "set proxmox_vmid_range", anotherRange,
+		},
+		"range-used-by-others": {
+			func(c *pvetest.Cluster, _ *settings) {
+				c.AddVM("pve", 5001, "mail")
+				c.Pools["agentlab"].VMs[5001] = true
+			},
+			"vmids", doctor.Warning, "not of this installation: 5001 (mail)", "set proxmox_vmid_range", anotherRange,
+		},
+		"range-full": {
+			func(c *pvetest.Cluster, s *settings) {
+				s.vmids = proxmox.Range{First: 5001, Last: 5001}
+				c.AddVM("pve", 5001, "mail")
+			},
+			"vmids", doctor.Failed, "none is free", "widen proxmox_vmid_range", anotherRange,
+		},
+	}
+	for name, tt := range all {
+		for _, version := range versions {
+			t.Run(name+"/"+version, func(t *testing.T) {
+				t.Parallel()
+				l := newLab(t, &pvetest.Server{Version: version})
+				s := l.settings()
+				healthy := *s
+				l.Edit(func(c *pvetest.Cluster) { tt.spoil(c, s) })
+				r := find(t, s.check(t), tt.check)
+				if r.Status != tt.status || !strings.Contains(r.Detail, tt.detail) || !strings.Contains(r.Do, tt.do) || tt.do == "" && len(r.Run) == 0 {
+					t.Fatalf("result %+v, want %s with %q, and as mend %q", r, tt.status, tt.detail, tt.do)
+				}
+				switch {
+				case tt.mend != nil:
+					l.Edit(func(c *pvetest.Cluster) { tt.mend(c, s) })
+				case tt.do != "":
+					s = &healthy // the setting is what was wrong
+				default:
+					l.shell(t, r.Run)
+				}
+				if tt.check == "api" || tt.check == "token" && tt.status == doctor.Failed {
+					s = &healthy
+				}
+				for _, r := range s.check(t) {
+					if r.Check == tt.check && r.Status != doctor.OK {
+						t.Errorf("after it was mended: %+v", r)
+					}
+				}
+			})
+		}
+	}
+}
+
+func anotherRange(_ *pvetest.Cluster, s *settings) { s.vmids = proxmox.Range{First: 6000, Last: 6099} }
+
+func unconvert(c *pvetest.Cluster) {
+	vm := c.VMs[9000]
+	delete(vm.Config, "template")
+	for id := range c.Volumes {
+		if strings.Contains(id, "base-9000") {
+			delete(c.Volumes, id)
+		}
+	}
+	*vm = *c.AddVM("pve", 9000, "debian")
+}
+
+func TestOldVersion(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Version: "8.2.4"})
+	if bad := unlike(l.settings().check(t)); bad != nil {
+		t.Errorf("8.2 is not good: %q", bad)
+	}
+	srv := &pvetest.Server{Version: "8.1.4"}
+	t.Cleanup(srv.Close)
+	var secret string
+	srv.Edit(func(c *pvetest.Cluster) { secret = c.AddToken(tokenID, true) })
+	s := &settings{url: srv.Listen("pve"), secret: tokenID + "=" + secret, trust: pve.Trust{Fingerprint: srv.Fingerprint("pve")}}
+	r := find(t, s.check(t), "version")
+	if r.Status != doctor.Failed || !strings.Contains(r.Detail, "8.2 is the least") || len(r.Run) == 0 {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// A machine that can't be made, or that does not answer, is not left behind.
+func TestCreateFails(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fail func(r *http.Request) *pvetest.Fault
+		want string
+	}{
+		"no-start": {func(r *http.Request) *pvetest.Fault {
+			if strings.HasSuffix(r.URL.Path, "/status/start") {
+				return &pvetest.Fault{Status: 500, Reason: "no memory"}
+			}
+			return nil
+		}, "no memory"},
+		"no-agent": {func(r *http.Request) *pvetest.Fault {
+			if strings.HasSuffix(r.URL.Path, "/agent/ping") {
+				return &pvetest.Fault{Status: 500, Reason: "QEMU guest agent is not running"}
+			}
+			return nil
+		}, "wait for guest to boot"},
+		"no-command": {func(r *http.Request) *pvetest.Fault {
+			if strings.HasSuffix(r.URL.Path, "/agent/exec") {
+				return &pvetest.Fault{Status: 500, Reason: "Agent error: no"}
+			}
+			return nil
+		}, "Agent error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			l := newLab(t, &pvetest.Server{NewGuest: guests.New, Fail: tt.fail})
+			s := l.settings()
+			s.create = true
+			d := s.doctor(t)
+			if name == "no-agent" {
+				d.Patience = 3 * time.Second
+			}
+			r := find(t, d.Check(t.Context()), "create debian")
+			if r.Status != doctor.Failed || !strings.Contains(r.Detail, tt.want) || r.Do == "" {
+				t.Errorf("result %+v, want %q", r, tt.want)
+			}
+			l.noMachines(t)
+		})
+	}
+}
+
+// No machine is made where a check says that it can't work.
+func TestCreateIsNotTriedInVain(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.Edit(func(c *pvetest.Cluster) { c.VMs[9000].Config["agent"] = "0" })
+	s := l.settings()
+	s.create = true
+	if r := find(t, s.check(t), "create"); r.Status != doctor.Failed || r.Detail != "not tried" {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// The times are those of the steps.
+func TestTimes(t *testing.T) {
+	guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+	clone, start := 300*time.Millisecond, 200*time.Millisecond
+	l := newLab(t, &pvetest.Server{NewGuest: guests.New, TaskTime: map[string]time.Duration{"qmclone": clone, "qmstart": start}})
+	s := l.settings()
+	s.create = true
+	r := find(t, s.check(t), "create debian")
+	var names []string
+	least := map[string]time.Duration{"clone": clone, "start": start}
+	for _, step := range r.Steps {
+		names = append(names, step.Name)
+		if took := time.Duration(step.Seconds * float64(time.Second)); took < least[step.Name] {
+			t.Errorf("%s took %v, want at least %v", step.Name, took, least[step.Name])
+		}
+	}
+	if diff := cmp.Diff([]string{"choose", "clone", "configure", "start", "boot", "command", "destroy"}, names); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if !strings.HasPrefix(r.Detail, "ready after ") {
+		t.Errorf("detail %q", r.Detail)
+	}
+}
+
+// As root by pvesh there is no token to check.
+func TestPvesh(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	d := l.settings().doctor(t)
+	for _, kv := range l.env {
+		k, v, _ := strings.Cut(kv, "=")
+		t.Setenv(k, v)
+	}
+	d.Backend.Client = &pve.Client{Transport: pve.NewPvesh(pve.Local{})}
+	d.URL, d.Token, d.Trust = "", "", pve.Trust{}
+	results := d.Check(t.Context())
+	if bad := unlike(results); bad != nil {
+		t.Errorf("results %q", bad)
+	}
+	if r := find(t, results, "tls"); !strings.Contains(r.Detail, "not used") {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// Neither results nor their JSON hold the secret.
+func TestNoSecret(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	data, err := json.Marshal(l.settings().check(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, secret, _ := strings.Cut(l.secret, "=")
+	if strings.Contains(string(data), secret) || !strings.Contains(fmt.Sprint(string(data)), `"status":"ok"`) {
+		t.Errorf("JSON %s", data)
+	}
+}
