@@ -73,7 +73,7 @@ func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) err
 	if err != nil && !errors.Is(err, provisioner.ErrNotFound) {
 		return err
 	}
-	p.forget(vm.ID)
+	p.bury(vm)
 	return nil
 }
 

@@ -48,6 +48,13 @@ func (p *Provisioner) remember(vm pve.VM, papers provisioner.Papers, description
 	p.known[vm.ID] = entry{vm: vm, mark: p.mark(description), read: time.Now(), ours: true, papers: papers, stage: whole}
 }
 
+// bury notes that a machine is gone, which an inventory may not know yet.
+func (p *Provisioner) bury(vm pve.VM) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known[vm.ID] = entry{vm: vm, read: time.Now()}
+}
+
 // forget makes the next look read a machine's config again.
 func (p *Provisioner) forget(id int) {
 	p.mu.Lock()
@@ -131,14 +138,13 @@ func (p *Provisioner) unread(inv *inventory, again int) []pve.Resource {
 		e, known := p.known[id]
 		switch {
 		case p.making[id] || r.Type != "qemu" || bool(r.Template):
+		case known && e.read.After(inv.at): // we know better than the inventory
 		case known && (e.sign == sign(r) || e.sign == "" && (r.Tags == "" || slices.Contains(pve.SplitTags(string(r.Tags)), e.mark))):
 			if r.Tags != "" {
 				e.sign = sign(r)
 				p.known[id] = e
 			}
-			if e.read.Before(inv.at) {
-				old = append(old, r)
-			}
+			old = append(old, r)
 		case known && e.ours, p.suspect(r, brand):
 			ask = append(ask, r)
 		}

@@ -28,6 +28,9 @@ const (
 	// pveproxy gives up on a worker after 30 s, but a call may queue for a
 	// free worker before that (measured: 42 s).
 	maxCall = 2 * time.Minute
+	// All are kept: a burst of short calls would else spend its time in
+	// handshakes.
+	maxConns = 64
 	// pveproxy closes a connection that was idle for 5 s (measured).
 	maxIdle = 4 * time.Second
 )
@@ -102,8 +105,8 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 				TLSClientConfig:     tlsConfig,
 				TLSHandshakeTimeout: 20 * time.Second,
 				IdleConnTimeout:     maxIdle,
-				MaxIdleConnsPerHost: 16,
-				MaxConnsPerHost:     64,
+				MaxIdleConnsPerHost: maxConns,
+				MaxConnsPerHost:     maxConns,
 				DisableCompression:  true,
 			},
 		},

@@ -218,7 +218,7 @@ func (p *poller) settle(batch []*watch, active []UPID) (rest []*watch, hidden bo
 		listed := slices.Contains(active, w.id)
 		hidden = hidden && !listed
 		if listed && now.Sub(w.asked) < distrust {
-			p.postpone(w, now)
+			p.postpone(w, now, 16)
 		} else {
 			rest = append(rest, w)
 		}
@@ -235,7 +235,7 @@ func (p *poller) record(w *watch, task Task, err error) {
 	switch {
 	case err == nil && !task.Done():
 		w.failing = time.Time{}
-		p.postpone(w, now)
+		p.postpone(w, now, 10)
 	case err == nil:
 		task.UPID = w.id
 		w.task, w.err = task, task.Err()
@@ -247,7 +247,7 @@ func (p *poller) record(w *watch, task Task, err error) {
 		if w.failing.IsZero() {
 			w.failing = now
 		}
-		p.postpone(w, now)
+		p.postpone(w, now, 10)
 	default:
 		w.err = fmt.Errorf("await task %s: %w", w.id.Type(), err)
 		w.end()
@@ -264,26 +264,28 @@ func (w *watch) end() {
 	close(w.done)
 }
 
-func (p *poller) postpone(w *watch, now time.Time) {
+// postpone puts off the next look at a task; see pause. A look at the list is
+// worth to be made more often: it serves many.
+func (p *poller) postpone(w *watch, now time.Time, part time.Duration) {
 	w.busy = false
-	w.due = now.Add(pause(now.Sub(w.start), p.client.history.of(w.id)))
+	w.due = now.Add(pause(now.Sub(w.start), p.client.history.of(w.id), part))
 }
 
 // span is how long tasks of one type took lately, from and to; zero if unknown.
 type span struct{ from, to time.Duration }
 
 // pause is how long to wait for the next look at a task of this age. Without
-// history a tenth of the age is the most that is lost. With it, looks are rare
+// history a part of the age, such as a tenth, is the most that is lost. With it, looks are rare
 // before the earliest end seen and dense around it.
-func pause(age time.Duration, s span) time.Duration {
-	soon := s.from * 9 / 10
+func pause(age time.Duration, s span, part time.Duration) time.Duration {
+	soon := s.from * 19 / 20
 	switch {
 	case s.to == 0 || age > 2*s.to:
-		return min(max(age/10, firstLook), longest)
+		return min(max(age/part, firstLook), longest)
 	case age < soon:
 		return min(max(soon-age, firstLook), longest)
 	}
-	return min(max(s.to/64, firstLook), longest)
+	return min(max(s.to/128, firstLook), longest)
 }
 
 // history remembers how long the last tasks of each type took on each node.

@@ -199,13 +199,13 @@ func TestWaitForManyTasks(t *testing.T) {
 			id := s.start(upid(fmt.Sprint("pve", i%4), "qmclone", i), 5*time.Second)
 			wg.Go(func() {
 				elapsed(t, c, id)
-				if over := time.Since(s.ends[id]); over > 800*time.Millisecond {
+				if over := time.Since(s.ends[id]); over > 500*time.Millisecond {
 					t.Errorf("%s was noticed %v late", id, over)
 				}
 			})
 		}
 		wg.Wait()
-		if s.status > 300 || s.lists > 1000 {
+		if s.status > 300 || s.lists > 1100 {
 			t.Errorf("%d looks at single tasks and %d at lists", s.status, s.lists)
 		}
 	})

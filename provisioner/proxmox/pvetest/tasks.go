@@ -19,7 +19,8 @@ type Task struct {
 	exit                string // empty while it runs
 	stop                context.CancelCauseFunc
 	done                chan struct{}
-	endless             bool // it works until it is stopped
+	endless             bool          // it works until it is stopped
+	begun               time.Duration // of its work, already spent
 }
 
 // job is what a task's work sees.
@@ -51,7 +52,7 @@ func (j *job) spend() error { return j.spendAs(j.typ) }
 
 func (j *job) spendAs(typ string) error {
 	j.endless = j.c.s.TaskTime[typ] < 0
-	if err := j.c.s.sleep(j.ctx, j.c.s.TaskTime[typ]); err != nil {
+	if err := j.c.s.sleep(j.ctx, j.c.s.TaskTime[typ]-j.begun); err != nil {
 		if cause := context.Cause(j.ctx); cause != nil {
 			return cause
 		}
@@ -63,7 +64,8 @@ func (j *job) spendAs(typ string) error {
 // begin is the first tenth of the time the task works.
 func (j *job) begin() error {
 	if d := j.c.s.TaskTime[j.typ]; d > 0 {
-		return j.c.s.sleep(j.ctx, d/10)
+		j.begun = d / 10
+		return j.c.s.sleep(j.ctx, j.begun)
 	}
 	return nil
 }
