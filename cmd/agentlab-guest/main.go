@@ -6,6 +6,15 @@
 //
 // reads and removes DIR/seed.json ([guest.Seed]), listens on DIR/ssh.sock and
 // serves whoever holds the client key, until it gets a SIGTERM.
+//
+//	agentlab-guest start DIR <seed.json
+//
+// returns when such a server listens on DIR/ssh.sock, detached from its caller:
+// one that was started before, or a new one. And
+//
+//	agentlab-guest dial DIR
+//
+// joins standard input and output to DIR/ssh.sock.
 package main
 
 import (
@@ -42,22 +51,40 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, log *slog.Logger) error {
-	if len(args) != 2 || args[0] != "serve" {
-		return errors.New("usage: agentlab-guest serve DIR")
+	if len(args) != 2 {
+		return errUsage
 	}
+	dir := args[1]
+	switch args[0] {
+	case "serve":
+		seed, err := readSeed(filepath.Join(dir, guest.SeedFile))
+		if err != nil {
+			return err
+		}
+		table := &keep.Table{Dir: filepath.Join(dir, "log")}
+		if os.Getpid() == 1 {
+			table.Dir = logDir
+		}
+		return serveSocket(ctx, dir, seed, table, log)
+	case "start":
+		return start(ctx, dir, os.Stdin)
+	case daemonCommand:
+		return daemon(ctx, dir, os.Stdin, log)
+	case "dial":
+		return dial(ctx, dir)
+	}
+	return errUsage
+}
+
+var errUsage = errors.New("usage: agentlab-guest serve|start|dial DIR")
+
+// serveSocket serves whoever connects to the socket in dir until ctx ends.
+func serveSocket(ctx context.Context, dir string, seed guest.Seed, table *keep.Table, log *slog.Logger) error {
 	// Idle, this process is all that the guest's memory is spent on.
 	debug.SetGCPercent(50)
 	syscall.Umask(0o022)
-	dir := args[1]
-	seed, err := readSeed(filepath.Join(dir, guest.SeedFile))
-	if err != nil {
-		return err
-	}
 	host := &proc.Host{Home: seed.Home}
-	table := &keep.Table{Host: host, Dir: filepath.Join(dir, "log")}
-	if os.Getpid() == 1 {
-		table.Dir = logDir
-	}
+	table.Host = host
 	server, err := serve.New(seed, host, table, log)
 	if err != nil {
 		return err
@@ -74,15 +101,19 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 
 // readSeed reads the seed and removes it: it holds the host key.
 func readSeed(path string) (guest.Seed, error) {
-	var seed guest.Seed
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return seed, fmt.Errorf("read seed: %w", err)
+		return guest.Seed{}, fmt.Errorf("read seed: %w", err)
 	}
 	if err := os.Remove(path); err != nil {
-		return seed, fmt.Errorf("remove seed: %w", err)
+		return guest.Seed{}, fmt.Errorf("remove seed: %w", err)
 	}
-	if err := json.Unmarshal(text, &seed); err != nil {
+	return parseSeed(text)
+}
+
+func parseSeed(text []byte) (guest.Seed, error) {
+	var seed guest.Seed
+	if json.Unmarshal(text, &seed) != nil {
 		return seed, errors.New("read seed: malformed") // the cause would quote it
 	}
 	return seed, nil

@@ -25,6 +25,9 @@ var _ guest.Processes = (*Table)(nil)
 // maxRunning is how many processes of the table may run at once.
 const maxRunning = 1024
 
+// idBlock is how many ids are taken from Table.IDs at once.
+const idBlock = 100
+
 // maxCommand cuts Process.Command, in bytes.
 const maxCommand = 200
 
@@ -33,8 +36,13 @@ type Table struct {
 	Host *proc.Host
 	Dir  string // of the log files; made when needed
 
+	// IDs is a file that remembers which ids were given away, for a table that
+	// is not the first of its machine; empty if it is.
+	IDs string
+
 	mu      sync.Mutex
 	next    int
+	spare   int // up to which ids may be given away
 	running int
 	byID    map[string]*process
 	order   []*process // the oldest first
@@ -122,11 +130,23 @@ func (t *Table) enter(p *process) {
 		t.byID = map[string]*process{}
 		_ = os.MkdirAll(t.Dir, 0o755) // without it logs stay in memory
 	}
+	if t.next == t.spare && t.IDs != "" {
+		t.takeIDs()
+	}
 	t.next++
 	p.info.ID = "p_" + strconv.Itoa(t.next)
 	p.log.path = filepath.Join(t.Dir, p.info.ID+".log")
 	t.byID[p.info.ID] = p
 	t.order = append(t.order, p)
+}
+
+// takeIDs takes the next idBlock of the machine's ids.
+func (t *Table) takeIDs() {
+	text, _ := os.ReadFile(t.IDs) // there is none at first
+	taken, _ := strconv.Atoi(string(text))
+	t.next = max(t.next, taken)
+	t.spare = t.next + idBlock
+	_ = os.WriteFile(t.IDs, []byte(strconv.Itoa(t.spare)), 0o600) // a full disk costs that, not a process
 }
 
 // leave notes that p has ended, and forgets the one that ended first if there

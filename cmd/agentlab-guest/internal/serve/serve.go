@@ -137,7 +137,7 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn, known func()) {
 	defer stop()
 	go s.serveRequests(ctx, requests)
 	for nc := range channels {
-		go s.serveChannel(nc)
+		go s.serveChannel(ctx, nc)
 	}
 }
 
@@ -154,9 +154,9 @@ func (s *Server) serveRequests(ctx context.Context, requests <-chan *ssh.Request
 	}
 }
 
-func (s *Server) serveChannel(nc ssh.NewChannel) {
-	if nc.ChannelType() != "session" {
-		_ = nc.Reject(ssh.UnknownChannelType, nc.ChannelType())
+func (s *Server) serveChannel(ctx context.Context, nc ssh.NewChannel) {
+	if t := nc.ChannelType(); t != "session" && t != wire.Connect {
+		_ = nc.Reject(ssh.UnknownChannelType, t)
 		return
 	}
 	ch, requests, err := nc.Accept()
@@ -164,5 +164,12 @@ func (s *Server) serveChannel(nc ssh.NewChannel) {
 		return
 	}
 	defer ch.Close()
-	s.serveSession(ch, requests)
+	if nc.ChannelType() == "session" {
+		s.serveSession(ch, requests)
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	inner := wire.Channel(ch)
+	defer inner.Close()
+	s.serveConn(ctx, inner, func() {})
 }
