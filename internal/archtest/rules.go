@@ -54,6 +54,7 @@ func Architecture() Rules {
 			{"provisioner/guest/guesttest", "provisioner/guest"},
 			{"provisioner/provisionertest", "provisioner provisioner/guest provisioner/guest/guesttest internal/redact"},
 			{"provisioner/guest/sshguest", "provisioner/guest provisioner/guest/wire internal/redact"},
+			{"provisioner/guest/sshboot", "provisioner/guest provisioner/guest/wire provisioner/guest/sshguest"},
 			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact internal/keylock"},
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice
@@ -80,7 +81,7 @@ func Architecture() Rules {
 			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},
-			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
+			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/guest/sshboot provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
 			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},

@@ -164,7 +164,7 @@ func (c *Conn) session(ctx context.Context) (*wire.Session, error) {
 	}
 	defer nc.Close()
 	defer closeWith(ctx, nc)()
-	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.clientConfig())
+	sc, channels, requests, err := ssh.NewClientConn(nc, "guest", c.cfg.ClientConfig())
 	if err != nil {
 		return nil, errors.Join(context.Cause(ctx), err)
 	}
@@ -204,17 +204,18 @@ func closeWith(ctx context.Context, nc net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = nc.Close() })
 }
 
-// clientConfig offers one algorithm of each kind: those that are fastest on
-// processors of today, and the ones our server has.
-func (c *Conn) clientConfig() *ssh.ClientConfig {
+// ClientConfig is how we open an SSH connection to agentlab-guest. It offers one
+// algorithm of each kind: those that are fastest on processors of today, and
+// the ones our server has.
+func (c Config) ClientConfig() *ssh.ClientConfig {
 	return &ssh.ClientConfig{
 		Config: ssh.Config{
 			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
 			Ciphers:      []string{ssh.CipherAES128GCM},
 		},
-		User:              c.cfg.User,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.cfg.Signer)},
-		HostKeyCallback:   ssh.FixedHostKey(c.cfg.HostKey),
+		User:              c.User,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.Signer)},
+		HostKeyCallback:   ssh.FixedHostKey(c.HostKey),
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		ClientVersion:     "SSH-2.0-AgentLab",
 	}
