@@ -23,8 +23,8 @@ RUNSC_MODULE := provisioner/local/runsc
 all: build
 
 .PHONY: demo
-demo: build ## show the main job on a real sandbox
-	@CGO_ENABLED=0 go run ./internal/demo
+demo: build ## show the main job on a real sandbox; BACKEND=proxmox on a simulated Proxmox VE
+	@CGO_ENABLED=0 go run ./internal/demo $(if $(BACKEND),-backend '$(BACKEND)')
 
 .PHONY: test
 test: tools build ## run the whole test suite

@@ -72,7 +72,7 @@ func Architecture() Rules {
 			// What drives the built program from outside, as a user would.
 			{"internal/stage", ""},
 			{"internal/e2e", ""},
-			{"internal/demo", "internal/stage"},
+			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/bench", "internal/stage provisioner provisioner/guest provisioner/guest/sshguest provisioner/local"},
 		},
 		Owned: []Owned{

@@ -15,6 +15,7 @@ import (
 type probe struct {
 	command string
 	seen    func(text string, ex exit) bool // whether it does
+	network bool
 }
 
 // isolation tries to reach the host in the ways that are open to any program.
@@ -36,14 +37,17 @@ func (d *demo) isolation(ctx context.Context) error {
 
 	succeeded := func(_ string, ex exit) bool { return ex.Code == 0 }
 	for _, p := range []probe{
-		{"cat /etc/shadow", succeeded},
-		{"cat " + file, succeeded},
-		{"ls -A /home /root /srv", d.homesOfHost},
-		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }},
-		{"env | grep " + strings.Split(secret, "=")[0], succeeded},
-		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded},
-		{"timeout 2 bash -c 'echo hello > /dev/tcp/192.0.2.1/53'", succeeded}, // of no host, RFC 5737
+		{"cat /etc/shadow", succeeded, false},
+		{"cat " + file, succeeded, false},
+		{"ls -A /home /root /srv", d.homesOfHost, false},
+		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }, false},
+		{"env | grep " + strings.Split(secret, "=")[0], succeeded, false},
+		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded, true},
+		{"timeout 2 bash -c 'echo hello > /dev/tcp/192.0.2.1/53'", succeeded, true}, // of no host, RFC 5737
 	} {
+		if p.network && d.on.sharesNetwork() {
+			continue
+		}
 		text, ex, err := d.exec(ctx, p.command)
 		if err != nil {
 			return err
@@ -52,6 +56,9 @@ func (d *demo) isolation(ctx context.Context) error {
 			return fmt.Errorf("the sandbox sees the host through %q:\n%s", p.command, text)
 		}
 		d.out.step("exec", p.command+"\n"+text)
+	}
+	if d.on.sharesNetwork() {
+		d.out.step("network", "not tried: simulated guests are processes that share this host's")
 	}
 	return noCaller(listener.(*net.TCPListener))
 }

@@ -15,45 +15,57 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/stage"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
 // limit ends a demo that hangs.
 const limit = 2 * time.Minute
 
 func main() {
+	pvetest.GuestMain()
 	bin := flag.String("bin", "bin", "directory of the programs")
+	name := flag.String("backend", "local", "what makes the sandboxes: local or proxmox, which is simulated")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin, newTranscript(os.Stdout)); err != nil {
+	on, err := newBackend(*name)
+	if err == nil {
+		err = run(ctx, *bin, on, newTranscript(os.Stdout))
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin string, out *transcript) (err error) {
+func run(ctx context.Context, bin string, on backend, out *transcript) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	st, err := stage.New(bin)
 	if err != nil {
 		return err
 	}
+	defer on.close()
 	defer func() {
 		if st != nil {
 			err = errors.Join(err, st.Close())
 		}
 	}()
-	if err := st.AddProfile("brief", "description: ends after three seconds\nttl: 3s\n"); err != nil {
+	name, err := on.prepare(st)
+	if err != nil {
+		return err
+	}
+	if err := st.AddProfile("brief", "backend: "+name+"\ndescription: may end after a second\nmin_ttl: 1s\n"); err != nil {
 		return err
 	}
 
-	d := &demo{stage: st, out: out}
+	d := &demo{stage: st, on: on, out: out}
 	for _, step := range []struct {
 		title string
 		do    func(context.Context) error
 	}{
 		{"A client starts `agentlab mcp` over stdio", d.connect},
-		{"It creates two sandboxes, one of them for three seconds", d.create},
+		{"It creates two sandboxes, and gives one of them three seconds", d.create},
 		{"It writes a program, runs it and reads its result", d.program},
 		{"It starts a background process and reads its output as it comes", d.background},
 		{"The host is out of reach", d.isolation},
@@ -70,7 +82,7 @@ func run(ctx context.Context, bin string, out *transcript) (err error) {
 	out.title("Nothing is left")
 	closing := st
 	st = nil
-	if err := closing.Close(); err != nil {
+	if err := errors.Join(closing.Close(), on.left()); err != nil {
 		out.failed(err)
 		return err
 	}
@@ -78,6 +90,9 @@ func run(ctx context.Context, bin string, out *transcript) (err error) {
 		return fmt.Errorf("%s is still there", closing.Dir)
 	}
 	out.step("stop", "no process, no directory: "+closing.Dir+" is gone")
+	if about := on.about(); about != "" {
+		out.step("on the Proxmox", "as before: "+about)
+	}
 	out.done()
 	return nil
 }

@@ -19,6 +19,7 @@ const secret = "AGENTLAB_DEMO_SECRET=of-the-host"
 // demo is the client and what it has made so far.
 type demo struct {
 	stage       *stage.Stage
+	on          backend
 	out         *transcript
 	client      *stage.Client
 	main, brief sandbox
@@ -74,6 +75,14 @@ func (d *demo) create(ctx context.Context) error {
 			return fmt.Errorf("%s is %s, want ready", c.sb.ID, got)
 		}
 		d.out.step("create_sandbox", fmt.Sprintf("%s, %s, ends in %v", c.sb.ID, c.sb.OS, time.Until(c.sb.Expires).Round(time.Second)))
+	}
+	text, err := d.client.Call(ctx, "extend_ttl", stage.Args{"sandbox_id": d.brief.ID, "ttl_seconds": 3}, &d.brief)
+	if err != nil {
+		return err
+	}
+	d.out.step("extend_ttl", text)
+	if about := d.on.about(); about != "" {
+		d.out.step("on the Proxmox", about)
 	}
 	return nil
 }
@@ -132,23 +141,27 @@ func (d *demo) background(ctx context.Context) error {
 	const ticks = 4
 	command := fmt.Sprintf("for i in {1..%d}; do echo tick $i; sleep 0.3; done", ticks)
 	var ex exit
-	if _, err := d.client.Call(ctx, "exec", stage.Args{"sandbox_id": d.main.ID, "command": command, "wait_seconds": 0}, &ex); err != nil {
+	seen, err := d.client.Call(ctx, "exec", stage.Args{"sandbox_id": d.main.ID, "command": command, "wait_seconds": 0}, &ex)
+	if err != nil {
 		return err
 	}
 	if !ex.Running || ex.ProcessID == "" {
 		return fmt.Errorf("a background process should be running: %+v", ex)
 	}
-	d.out.step("exec", command+"\nruns as "+ex.ProcessID)
+	d.out.step("exec", command+"\n"+seen)
 	for i := 1; i <= ticks; i++ {
-		want := fmt.Sprintf("tick %d", i)
+		want := fmt.Sprintf("tick %d\n", i)
+		if strings.Contains(seen+"\n", want) { // it was there when exec answered
+			continue
+		}
 		var now exit
 		text, err := d.client.Call(ctx, "read_process", stage.Args{
-			"sandbox_id": d.main.ID, "process_id": ex.ProcessID, "until": want, "wait_seconds": 10,
+			"sandbox_id": d.main.ID, "process_id": ex.ProcessID, "until": strings.TrimSpace(want), "wait_seconds": 10,
 		}, &now)
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(text, want) {
+		if seen += "\n" + text; !strings.Contains(seen+"\n", want) {
 			return fmt.Errorf("read_process waited for %q and gave:\n%s", want, text)
 		}
 		if i == 1 && !now.Running {

@@ -96,6 +96,15 @@ func (s *Stage) profiles() string { return filepath.Join(s.Dir, "config", "agent
 // Bin returns the path of one of the programs that were built together.
 func (s *Stage) Bin(name string) string { return filepath.Join(s.bin, name) }
 
+// Configure writes config.yaml, which may hold a secret.
+func (s *Stage) Configure(yaml string) error {
+	file := filepath.Join(s.profiles(), "..", "config.yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		return err
+	}
+	return os.Chmod(file, 0o600)
+}
+
 // AddProfile writes a profile file. The daemon reads them when it starts.
 func (s *Stage) AddProfile(name, yaml string) error {
 	return os.WriteFile(filepath.Join(s.profiles(), name+".yaml"), []byte(yaml), 0o644)
