@@ -71,7 +71,7 @@ func Architecture() Rules {
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
 			{"internal/stage", ""},
-			{"internal/e2e", ""},
+			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/bench", "internal/stage provisioner provisioner/guest provisioner/guest/sshguest provisioner/local"},
 		},
