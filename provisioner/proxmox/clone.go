@@ -140,12 +140,8 @@ func (p *Provisioner) settle(ctx context.Context, vm pve.VM, sandbox string, why
 		case errors.Is(err, errHidden) && time.Since(began) > p.grace && !p.cloning(rest, vm):
 			return errRaced
 		}
-		pause := time.NewTimer(gracePoll)
-		select {
-		case <-rest.Done():
-			pause.Stop()
-			return &step{"clone", fmt.Errorf("%w; what became of it can't be found out: %w", why, cmp.Or(err, rest.Err()))}
-		case <-pause.C:
+		if over := sleep(rest, gracePoll); over != nil {
+			return &step{"clone", fmt.Errorf("%w; what became of it can't be found out: %w", why, cmp.Or(err, over))}
 		}
 	}
 }

@@ -284,8 +284,8 @@ func (p *Provisioner) start(ctx context.Context, vm pve.VM) error {
 	return err
 }
 
-// await awaits a task that was just started. If ctx ends first, it waits for
-// the task all the same, for what is undone must not go on to be done.
+// await awaits a task that was just started. If ctx ends first, it ends the
+// task: what is undone must not go on to be done.
 func (p *Provisioner) await(ctx context.Context, task pve.UPID, err error) error {
 	if err != nil {
 		return err
@@ -295,6 +295,7 @@ func (p *Provisioner) await(ctx context.Context, task pve.UPID, err error) error
 	}
 	rest, cancel := steady(ctx, p.undo)
 	defer cancel()
+	_ = p.Client.AbortTask(rest, task)
 	_, _ = p.Client.Wait(rest, task) // what counts is that it has ended
 	return ctx.Err()
 }
@@ -323,4 +324,16 @@ func hostname(spec provisioner.Spec) string {
 		return spec.Hostname
 	}
 	return strings.ReplaceAll(spec.Papers.Sandbox, "_", "-")
+}
+
+// sleep waits for d and returns nil, or why ctx ended first.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }

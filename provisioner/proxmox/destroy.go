@@ -57,24 +57,61 @@ func (p *Provisioner) destroy(ctx context.Context, ref provisioner.Ref) error {
 	return errors.Join(errs...)
 }
 
-// remove removes the machine of a sandbox and awaits its end. It looks at the
-// papers twice, the second time just before the machine is deleted: stopping
-// takes a while, and a VMID that is free is handed out again at once.
+// halts is how often a machine is stopped that is found running again: one that
+// is managed by HA stops some time after its stop task has ended
+// (PVE/API2/Qemu.pm, hastop).
+const halts = 8
+
+// remove removes the machine of a sandbox and awaits its end.
 func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) error {
-	m, err := p.claim(ctx, vm, sandbox)
-	if err == nil && m.stage == whole { // a draft was never started
-		if err = p.stop(ctx, vm); err == nil {
-			m, err = p.claim(ctx, vm, sandbox)
+	var err error
+	for range halts {
+		if err = p.removeOnce(ctx, vm, sandbox); !errors.Is(err, pve.Running) {
+			break
 		}
-	}
-	if err == nil {
-		err = p.delete(ctx, m.vm)
+		if sleep(ctx, p.grace) != nil {
+			break
+		}
 	}
 	if err != nil && !errors.Is(err, provisioner.ErrNotFound) {
 		return err
 	}
 	p.bury(vm)
 	return nil
+}
+
+// removeOnce looks at the papers twice, the second time just before the machine
+// is deleted: stopping takes a while, and a VMID that is free is handed out
+// again at once.
+func (p *Provisioner) removeOnce(ctx context.Context, vm pve.VM, sandbox string) error {
+	m, err := p.claim(ctx, vm, sandbox)
+	if err == nil {
+		err = p.unprotect(ctx, m)
+	}
+	if err == nil && m.stage == whole { // a draft was never started
+		if err = p.stop(ctx, m.vm); err == nil {
+			m, err = p.claim(ctx, m.vm, sandbox)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return p.delete(ctx, m.vm)
+}
+
+// unprotect takes a protection away that a clone has from its template. One
+// that a whole machine has was given to it by somebody.
+func (p *Provisioner) unprotect(ctx context.Context, m live) error {
+	switch {
+	case m.cfg["protection"] != "1":
+		return nil
+	case m.stage == whole:
+		return fmt.Errorf("VM %s is protected, so somebody wants it kept; to let it be destroyed, run on its node: qm set %d --protection 0: %w",
+			m.vm, m.vm.ID, provisioner.ErrUnavailable)
+	}
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	return p.Client.SetConfig(call, m.vm, pve.Change{Delete: []string{"protection"}, Digest: m.cfg.Digest()})
 }
 
 // claim inspects a machine that must be of that sandbox.
@@ -122,6 +159,9 @@ func (p *Provisioner) unlessGone(ctx context.Context, vm pve.VM, err error, what
 		if m := p.missing(ctx, vm, err); errors.Is(m, provisioner.ErrNotFound) {
 			return m
 		}
+	}
+	if errors.Is(err, pve.Locked) {
+		err = fmt.Errorf("%w; it can go when what has locked it ends; if nothing has, run on its node: qm unlock %d", err, vm.ID)
 	}
 	return fmt.Errorf("%s VM %s: %w", what, vm, err)
 }

@@ -1,0 +1,156 @@
+package proxmox
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// A machine that is locked or was given protection is not touched, and what
+// mends that is said. Then it can be destroyed.
+func TestDestroyWaitsForOthers(t *testing.T) {
+	for name, tt := range map[string]struct{ option, value, says string }{
+		"backup":    {"lock", "backup", "qm unlock 5"},
+		"snapshot":  {"lock", "snapshot", "qm unlock 5"},
+		"migrating": {"lock", "migrate", "qm unlock 5"},
+		"protected": {"protection", "1", "--protection 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			p := l.provisioner()
+			m, err := p.Create(t.Context(), testSpec(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := handleID(t, m)
+			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config[tt.option] = tt.value })
+			before := l.configs()
+			if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Destroy: %v", err)
+			}
+			if diff := cmp.Diff(before, l.configs()); diff != "" {
+				t.Errorf("it was touched:\n%s", diff)
+			}
+			l.srv.Edit(func(c *pvetest.Cluster) { delete(c.VMs[id].Config, tt.option) })
+			if err := p.Destroy(t.Context(), m.Ref); err != nil {
+				t.Error(err)
+			}
+			if left := l.leftovers(); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
+
+// A machine migrates before a Destroy, or in its middle.
+func TestDestroyFollowsAMigration(t *testing.T) {
+	for name, at := range map[string]string{"before": "GET config", "after-the-stop": "DELETE "} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			p := l.provisioner()
+			m, err := p.Create(t.Context(), testSpec(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.addNodes(1)
+			moved := false
+			l.onCall(func(r *http.Request) *pvetest.Fault {
+				if callName(r) == at && !moved {
+					moved = true
+					l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[handleID(t, m)].Node = "pve2" })
+				}
+				return nil
+			})
+			if err := p.Destroy(t.Context(), m.Ref); err != nil {
+				if err := p.Destroy(t.Context(), m.Ref); err != nil {
+					t.Error(err)
+				}
+			}
+			if left := l.leftovers(); len(left) > 0 || !moved {
+				t.Errorf("moved: %v; left over: %v", moved, left)
+			}
+		})
+	}
+}
+
+// HA stops a machine some time after the task that was to stop it has ended.
+func TestDestroyOfAMachineThatIsStillRunning(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	p.grace = time.Millisecond
+	m, err := p.Create(t.Context(), testSpec(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deletes := 0
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) != "DELETE " {
+			return nil
+		}
+		if deletes++; deletes > 3 {
+			return nil
+		}
+		return &pvetest.Fault{Status: 500, Reason: "VM " + m.Handle + " is running - destroy failed"}
+	})
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Error(err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// A shutdown that somebody else of us waits for holds the machine's lock; the
+// guest ignores it.
+func TestDestroyOverrulesAShutdown(t *testing.T) {
+	l := newLab(t, &pvetest.Server{AgentDelay: func(int) time.Duration { return -1 }})
+	p := l.provisioner()
+	m, err := p.Create(t.Context(), testSpec(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := p.Client.Shutdown(t.Context(), pve.VM{Node: "pve", ID: handleID(t, m)}, 24*3600, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Client.Wait(t.Context(), task); !errors.Is(err, pve.Aborted) {
+		t.Errorf("the shutdown: %v", err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// A clone has the protection of its template, and must go all the same if it
+// never becomes a machine.
+func TestProtectedTemplateLeavesNothing(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[9000].Config["protection"] = "1" })
+	changes := 0
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) != "PUT config" {
+			return nil
+		}
+		if changes++; changes > 1 {
+			return nil
+		}
+		return &pvetest.Fault{Status: 400, Reason: "Parameter verification failed."}
+	})
+	if _, err := l.provisioner().Create(t.Context(), testSpec(1)); err == nil {
+		t.Error("Create succeeds")
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
