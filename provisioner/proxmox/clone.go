@@ -84,7 +84,7 @@ func (p *Provisioner) cloneTo(ctx context.Context, spec provisioner.Spec, s site
 	switch {
 	case err == nil && ctx.Err() == nil:
 		return nil
-	case pve.Taken(err, vm.ID), errors.Is(err, pve.LockTimeout): // whoever holds the ID's lock has the ID
+	case pve.Taken(err, vm.ID), pve.Held(err, vm.ID): // whoever holds the ID's lock has the ID
 		return errRaced
 	case err == nil:
 		err = ctx.Err()

@@ -64,6 +64,7 @@ var rules = []rule{
 	pattern(Exists, "member", `VM (\d+) (?:is already a pool member|belongs already to pool)`),
 
 	pattern(Locked, "lock", `^VM is locked \(([a-z-]+)\)`),
+	pattern(LockTimeout, "vm", `^can't lock file '/var/lock/qemu-server/lock-(\d+)\.conf' - got timeout`),
 	pattern(LockTimeout, "", `^can't lock file '[^']*' - got timeout`),
 	pattern(LockTimeout, "", `^(?:error with )?cfs lock '[^']*'(?::| failed)`), // PVE/Cluster.pm
 	pattern(Modified, "", `^checksum mismatch \(file change by other user`),

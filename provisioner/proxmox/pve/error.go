@@ -80,7 +80,7 @@ const (
 // Error makes a Kind an error.
 func (k Kind) Error() string { return string(k) }
 
-// Subject is what a NotFound, Exists or Locked is about.
+// Subject is what a NotFound, Exists, Locked or LockTimeout is about.
 type Subject struct {
 	Type string // vm, storage, pool, snapshot, task, node, volume, user, role, token, file, process, lock
 	Name string // may be empty
@@ -134,6 +134,10 @@ func (e *Error) Unwrap() []error {
 // Gone reports whether err says that this machine does not exist, and not
 // merely something that it needs.
 func Gone(err error, vm VM) bool { return about(err, NotFound, Subject{"vm", fmt.Sprint(vm.ID)}) }
+
+// Held reports whether err says that another task holds the lock of the VMID,
+// which need not have a machine yet.
+func Held(err error, vmid int) bool { return about(err, LockTimeout, Subject{"vm", fmt.Sprint(vmid)}) }
 
 // Taken reports whether err says that the VMID is in use.
 func Taken(err error, vmid int) bool { return about(err, Exists, Subject{"vm", fmt.Sprint(vmid)}) }

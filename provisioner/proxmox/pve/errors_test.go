@@ -37,7 +37,7 @@ func TestErrorsAsRecorded(t *testing.T) {
 		{"vm-exists", 500, "unable to create VM 110: config file already exists", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "110"}}},
 		{"vm-exists-create", 500, "unable to create VM 9050 - VM 9050 already exists on node 'pve'", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "9050"}}},
 		{"locked", 500, "VM is locked (backup)", pve.Error{Kind: pve.Locked, Subject: pve.Subject{Type: "lock", Name: "backup"}}},
-		{"lock-timeout", 500, "can't lock file '/var/lock/qemu-server/lock-120.conf' - got timeout", pve.Error{Kind: pve.LockTimeout}},
+		{"lock-timeout", 500, "can't lock file '/var/lock/qemu-server/lock-120.conf' - got timeout", pve.Error{Kind: pve.LockTimeout, Subject: pve.Subject{Type: "vm", Name: "120"}}},
 		{"modified", 500, "checksum mismatch (file change by other user?)", pve.Error{Kind: pve.Modified}},
 		{"agent-none", 500, "No QEMU guest agent configured", pve.Error{Kind: pve.AgentNotConfigured}},
 		{"agent-off", 500, "QEMU guest agent is not running", pve.Error{Kind: pve.AgentNotRunning}},
