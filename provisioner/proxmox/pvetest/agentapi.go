@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // How long PVE waits for the agent (QMPClient.pm:138-140).
@@ -123,7 +124,7 @@ func (c *call) agentCommand(ctx context.Context, vm *VM, execute string, args ma
 	defer cancel()
 	var out json.RawMessage
 	var err error
-	s.unlocked(func() { out, err = m.command(ctx, line) })
+	s.unlocked(func() { out, err = m.command(ctx, line, s.scaled(wait)) })
 	return out, err
 }
 
@@ -329,9 +330,16 @@ func isLatin1(text string) bool {
 }
 
 func fromLatin1(b []byte) string {
-	out := make([]rune, len(b))
-	for i, c := range b {
-		out[i] = rune(c)
+	beyond := 0
+	for _, c := range b {
+		beyond += int(c >> 7)
+	}
+	if beyond == 0 {
+		return string(b)
+	}
+	out := make([]byte, 0, len(b)+beyond)
+	for _, c := range b {
+		out = utf8.AppendRune(out, rune(c))
 	}
 	return string(out)
 }

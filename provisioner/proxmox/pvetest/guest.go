@@ -2,6 +2,7 @@ package pvetest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,7 @@ type machine struct {
 	conn    net.Conn
 	replies chan string
 	id      int
+	said    streamer // what the agent has been sent
 }
 
 // bootGuest starts the inside of a VM, and watches for its end.
@@ -122,8 +124,9 @@ func (m *machine) open(ctx context.Context) error {
 	return nil
 }
 
-// command sends one command and waits for its answer.
-func (m *machine) command(ctx context.Context, line string) (json.RawMessage, error) {
+// command sends one command and waits for its answer. When what was sent can't
+// be answered, since the agent got only a part of it, it waits for deaf.
+func (m *machine) command(ctx context.Context, line string, deaf time.Duration) (json.RawMessage, error) {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
@@ -137,8 +140,15 @@ func (m *machine) command(ctx context.Context, line string) (json.RawMessage, er
 	sync := fmt.Sprintf(`{"execute":"guest-sync","arguments":{"id":%d}}`, m.id) + "\n"
 	deadline, _ := ctx.Deadline()
 	_ = m.conn.SetWriteDeadline(deadline)
-	if _, err := m.conn.Write(miscounted(sync + line + "\n")); err != nil {
+	sent := miscounted(sync + line + "\n")
+	if _, err := m.conn.Write(sent); err != nil {
 		return nil, errAgentTimeout
+	}
+	deafened := !m.answerable(sent)
+	if deafened {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, deaf)
+		defer cancel()
 	}
 	synced := false
 	for {
@@ -153,9 +163,27 @@ func (m *machine) command(ctx context.Context, line string) (json.RawMessage, er
 				synced = m.isSync(reply)
 				continue
 			}
+			if deafened { // it is another agent, which was started since
+				m.said = streamer{}
+			}
 			return parseReply(reply)
 		}
 	}
+}
+
+// answerable says whether an agent that has read all that it was sent answers
+// the sync and then something else.
+func (m *machine) answerable(sent []byte) bool {
+	synced := false
+	for _, b := range sent {
+		switch msg, bad := m.said.feed(b); {
+		case bytes.HasPrefix(msg, []byte(`{"execute":"guest-sync"`)):
+			synced = true
+		case synced && (bad || msg != nil):
+			return true
+		}
+	}
+	return false
 }
 
 func (m *machine) isSync(reply string) bool {

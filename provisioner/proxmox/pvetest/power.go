@@ -260,7 +260,7 @@ func rebootVM(c *call) (any, error) {
 func (s *Server) cleanup(c *call, vmid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sleep(s.ctx, s.scaled(2*time.Second)) != nil || s.c.VMs[vmid] == nil {
+	if s.sleep(s.ctx, s.scaled(2*time.Second)) != nil || s.pass(s.ctx, "qm cleanup") != nil || s.c.VMs[vmid] == nil {
 		return
 	}
 	again := &call{s: s, entry: c.entry, node: c.node, who: identity{"root@pam"}, p: params{"vmid": strconv.Itoa(vmid), "node": c.node.Name}}

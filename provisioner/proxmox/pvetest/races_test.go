@@ -128,11 +128,7 @@ func TestCloneHoldsItsTarget(t *testing.T) {
 	srv := &Server{TaskTime: map[string]time.Duration{"qmclone": -1}}
 	cl := newClient(t, srv, func(c *Cluster) { c.AddTemplate("pve", 9000, "tmpl") })
 	_, _, upid := cl.call("POST", "/nodes/pve/qemu/9000/clone", url.Values{"newid": {"130"}})
-	for {
-		if status, _, _ := cl.call("GET", "/nodes/pve/qemu/130/config", nil); status == 200 {
-			break
-		}
-	}
+	eventually(t, srv, "the clone has begun", func(c *Cluster) bool { return c.VMs[130] != nil })
 	want := "can't lock file '/var/lock/qemu-server/lock-130.conf' - got timeout"
 	if status, reason, _ := cl.call("PUT", "/nodes/pve/qemu/130/config", url.Values{"name": {"x"}}); status != 500 || reason != want {
 		t.Errorf("config of the target: %d %s, want 500 %s", status, reason, want)
@@ -159,16 +155,15 @@ func TestSilentAgentsBlockTheNode(t *testing.T) {
 	cl.exit(upid)
 	var wg sync.WaitGroup
 	queued := func(n int) {
-		for sum := 0; sum < n; {
-			srv.Edit(func(c *Cluster) {
-				sum = 0
-				for _, w := range c.Nodes[0].workers {
-					if w != nil {
-						sum += w.queued
-					}
+		eventually(t, srv, fmt.Sprint(n, " calls are in the workers"), func(c *Cluster) bool {
+			sum := 0
+			for _, w := range c.Nodes[0].workers {
+				if w != nil {
+					sum += w.queued
 				}
-			})
-		}
+			}
+			return sum == n
+		})
 	}
 	for range workersPerNode {
 		wg.Go(func() { _, _, _, _ = cl.try("POST", "/nodes/pve/qemu/101/agent/ping", nil) })
@@ -276,9 +271,7 @@ func TestPveshEndedInTheMiddle(t *testing.T) {
 			go func() {
 				ended <- srv.Pvesh(ctx, "pve", []string{"create", "/nodes/pve/qemu/9000/clone", "--newid", "130"}, nil, io.Discard, io.Discard)
 			}()
-			for started := false; !started; {
-				srv.Edit(func(c *Cluster) { started = c.VMs[130] != nil && c.VMs[130].Config["name"] != "" })
-			}
+			eventually(t, srv, "the clone is at work", func(c *Cluster) bool { return c.VMs[130] != nil && c.VMs[130].Config["name"] != "" })
 			cancel(tt.cause)
 			<-ended
 			srv.Edit(func(c *Cluster) {
@@ -321,9 +314,7 @@ func TestPveshMain(t *testing.T) {
 	if err := clone.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for started := false; !started; {
-		srv.Edit(func(c *Cluster) { started = c.VMs[130] != nil && c.VMs[130].Config["name"] != "" })
-	}
+	eventually(t, srv, "the clone is at work", func(c *Cluster) bool { return c.VMs[130] != nil && c.VMs[130].Config["name"] != "" })
 	_ = clone.Process.Kill()
 	_ = clone.Wait()
 	var task *Task

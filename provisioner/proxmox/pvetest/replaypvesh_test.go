@@ -107,7 +107,6 @@ var rawBodies = map[string]string{
 
 // tooLarge are the forms that were too large to be recorded.
 var tooLarge = map[string]func() url.Values{
-	"form body > 512 KiB":           func() url.Values { return url.Values{"description": {strings.Repeat("x", 600<<10)}} },
 	"description > 8 KiB":           func() url.Values { return url.Values{"description": {strings.Repeat("x", 9000)}} },
 	"exec: input-data 64 KiB":       func() url.Values { return wc(65536) },
 	"exec: input-data 64 KiB + 1":   func() url.Values { return wc(65537) },

@@ -79,6 +79,7 @@ type Server struct {
 	booted    time.Time
 	guests    map[int]*machine
 	shells    []func()
+	gates     map[string]chan struct{} // what tasks wait for, by step
 }
 
 // Fault is something that goes wrong with one request.

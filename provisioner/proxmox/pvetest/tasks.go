@@ -51,6 +51,9 @@ func (j *job) printf(format string, args ...any) { j.print(fmt.Sprintf(format, a
 func (j *job) spend() error { return j.spendAs(j.typ) }
 
 func (j *job) spendAs(typ string) error {
+	if err := j.c.s.pass(j.ctx, typ); err != nil {
+		return err
+	}
 	j.endless = j.c.s.TaskTime[typ] < 0
 	if err := j.c.s.sleep(j.ctx, j.c.s.TaskTime[typ]-j.begun); err != nil {
 		if cause := context.Cause(j.ctx); cause != nil {
@@ -63,11 +66,31 @@ func (j *job) spendAs(typ string) error {
 
 // begin is the first tenth of the time the task works.
 func (j *job) begin() error {
+	if err := j.c.s.pass(j.ctx, j.typ+" begins"); err != nil {
+		return err
+	}
 	if d := j.c.s.TaskTime[j.typ]; d > 0 {
 		j.begun = d / 10
 		return j.c.s.sleep(j.ctx, j.begun)
 	}
 	return nil
+}
+
+// pass waits until the gate before a step is open. Most have none.
+func (s *Server) pass(ctx context.Context, step string) error {
+	gate := s.gates[step]
+	if gate == nil {
+		return nil
+	}
+	var err error
+	s.unlocked(func() {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	})
+	return err
 }
 
 // killed says that the worker is gone and cleans nothing up.

@@ -56,7 +56,10 @@ func (s *Server) inWorker(w *worker, f func() (any, *apiError)) (any, *apiError)
 		s.mu.Unlock()
 		done <- result{data, err}
 	})
-	t := time.NewTimer(s.patience(proxyPatience, 10))
+	s.mu.Lock()
+	patience := s.patience(proxyPatience, 10)
+	s.mu.Unlock()
+	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
 	case r := <-done:
