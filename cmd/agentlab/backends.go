@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,24 +66,30 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 			return readProxmox(cfg.Proxmox, os.Getenv)
 		},
 		build: func(s proxmoxSettings) (provisioner.Provisioner, error) {
-			transport, err := s.transport()
-			if err != nil {
-				return nil, err
-			}
 			if s.TLSInsecure {
 				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
 			}
-			p := &proxmox.Provisioner{
-				Client: &pve.Client{Transport: transport}, Key: key, Instance: id, Log: in.log,
-				Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
-				User: func(profile string) string { return users[profile] },
-			}
-			if s.Node != "" {
-				p.Nodes = []string{s.Node}
-			}
-			return p, nil
+			return s.provisioner(users, key, id, in.log)
 		},
 	}
+}
+
+// provisioner returns the backend that is configured. users are whom we are on
+// machines, by profile.
+func (s proxmoxSettings) provisioner(users map[string]string, key provisioner.Key, id string, log *slog.Logger) (*proxmox.Provisioner, error) {
+	transport, err := s.transport()
+	if err != nil {
+		return nil, err
+	}
+	p := &proxmox.Provisioner{
+		Client: &pve.Client{Transport: transport}, Key: key, Instance: id, Log: log,
+		Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
+		User: func(profile string) string { return users[profile] },
+	}
+	if s.Node != "" {
+		p.Nodes = []string{s.Node}
+	}
+	return p, nil
 }
 
 // readProxmox reads the files that the configuration names.
@@ -108,11 +115,14 @@ func readProxmox(p config.Proxmox, env func(string) string) (proxmoxSettings, er
 	return s, nil
 }
 
+func (s proxmoxSettings) trust() pve.Trust {
+	return pve.Trust{CA: []byte(s.CA), Fingerprint: s.TLSFingerprint, Insecure: s.TLSInsecure}
+}
+
 // transport returns what carries calls to the Proxmox that is configured.
 func (s proxmoxSettings) transport() (pve.Transport, error) {
 	if s.Backend == "api" {
-		trust := pve.Trust{CA: []byte(s.CA), Fingerprint: s.TLSFingerprint, Insecure: s.TLSInsecure}
-		return pve.NewHTTPS(s.APIURL, pve.Auth{Token: s.Token}, trust)
+		return pve.NewHTTPS(s.APIURL, pve.Auth{Token: s.Token}, s.trust())
 	}
 	if s.SSH == "" {
 		return pve.NewPvesh(pve.Local{}), nil

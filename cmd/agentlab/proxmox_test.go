@@ -129,3 +129,24 @@ func awaitUnchanged(ts *testscript.TestScript, sim *pvesim.Sim) {
 		}
 	}
 }
+
+// TestDoctorScripts runs the scripts of testdata/doctor. Each has a Proxmox, and
+// $PVE_URL and $PVE_FINGERPRINT say where.
+func TestDoctorScripts(t *testing.T) {
+	bin := programs(t)
+	p := params(func(env *testscript.Env) error {
+		sim, err := pvesim.New(env.WorkDir, "9.2.11")
+		if err != nil {
+			return err
+		}
+		env.Defer(sim.Close)
+		env.Setenv("PVE_URL", sim.Server.Listen(pvesim.Node))
+		env.Setenv("PVE_FINGERPRINT", sim.Server.Fingerprint(pvesim.Node))
+		if err := setup(env, bin); err != nil {
+			return err
+		}
+		return appendFile(filepath.Join(env.WorkDir, "proxmox.yaml"), sim.Config())
+	})
+	p.Dir = "testdata/doctor"
+	testscript.Run(t, p)
+}
