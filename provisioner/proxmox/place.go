@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -126,10 +127,13 @@ func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisione
 			errs = append(errs, err)
 			continue
 		}
-		for _, node := range t.nodes(inv) {
-			if len(p.Nodes) == 0 || slices.Contains(p.Nodes, node) {
-				sites = append(sites, site{node: node, template: r.VM()})
-			}
+		nodes := t.nodes(inv)
+		allowed := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return len(p.Nodes) > 0 && !slices.Contains(p.Nodes, n) })
+		if len(allowed) == 0 {
+			errs = append(errs, fmt.Errorf("template %s can be cloned on %s, and only %s may be used", r.VM(), strings.Join(nodes, ", "), strings.Join(p.Nodes, ", ")))
+		}
+		for _, node := range allowed {
+			sites = append(sites, site{node: node, template: r.VM()})
 		}
 	}
 	if len(sites) == 0 {

@@ -32,6 +32,7 @@ func TestCheckSaysWhatMends(t *testing.T) {
 		"no-pool":         {func(_ *pvetest.Cluster, p *Provisioner) { p.Pool = "nosuch" }, "agentlab proxmox setup"},
 		"no-range":        {func(_ *pvetest.Cluster, p *Provisioner) { p.VMIDs = Range{} }, "set a range from 100 on"},
 		"wrong-root":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "debian,fill=1" }, `"fill" is not understood`},
+		"no-node":         {func(_ *pvetest.Cluster, p *Provisioner) { p.Nodes = []string{"pve7"} }, "can be cloned on pve, and only pve7 may be used"},
 		"storage-of-link": {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "debian,storage=local" }, "add full=1"},
 	} {
 		t.Run(name, func(t *testing.T) {
