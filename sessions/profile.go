@@ -26,6 +26,7 @@ type Profile struct {
 	TTL         time.Duration `yaml:"ttl"`       // lifetime when the request names none
 	MinTTL      time.Duration `yaml:"min_ttl"`   // the shortest that a request may ask for
 	MaxTTL      time.Duration `yaml:"max_ttl"`   // from creation; extensions never pass it
+	User        string        `yaml:"user"`      // whom commands run as that don't say
 	Shell       []string      `yaml:"shell"`     // what a command line is given to as last argument
 }
 
@@ -55,6 +56,7 @@ func (p Profile) WithDefaults() Profile {
 	p.MaxTTL = cmp.Or(p.MaxTTL, 24*time.Hour)
 	p.TTL = cmp.Or(p.TTL, min(time.Hour, p.MaxTTL))
 	p.MinTTL = cmp.Or(p.MinTTL, min(time.Minute, p.TTL))
+	p.User = cmp.Or(p.User, "root")
 	if len(p.Shell) == 0 {
 		p.Shell = []string{"bash", "-lc"}
 	}

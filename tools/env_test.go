@@ -168,9 +168,11 @@ func newEnv(t *testing.T) *env {
 	b.home, b.conn = home, conn
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"), log)
 	check(t, err)
+	profile := sessions.BuiltinProfiles()[0]
+	profile.User = "agent"
 	m := &sessions.Manager{
 		Store: db, Backends: map[string]provisioner.Provisioner{"local": b},
-		Profiles: sessions.BuiltinProfiles(), Instance: "test", Log: log,
+		Profiles: []sessions.Profile{profile}, Instance: "test", Log: log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

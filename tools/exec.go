@@ -28,7 +28,7 @@ type execIn struct {
 	Workdir string            `arg:"workdir" bytes:"4095" doc:"Default home"`
 	Env     map[string]string `arg:"env" bytes:"100000" doc:"Variables to add"`
 	Stdin   string            `arg:"stdin" bytes:"1048576" nul:"ok" doc:"Given to the command, then closed"`
-	User    string            `arg:"user" bytes:"100" doc:"Default root"`
+	User    string            `arg:"user" bytes:"100" doc:"Default the sandbox's"`
 	Timeout int               `arg:"timeout_seconds" default:"600" min:"1" max:"86400" doc:"Then the command and all it started is killed"`
 	Wait    int               `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait for its end; 0: background, stdin stays open if none is given"`
 	Max     int               `arg:"max_output_chars" default:"30000" min:"1000" max:"45000"`
@@ -85,7 +85,7 @@ func (s *service) exec() Tool {
 			case errors.Is(err, guest.ErrNoDir):
 				return invalid("workdir: %s does not exist or is not a directory; make it first (mkdir -p) or leave workdir out", quoted(absolute(sb, in.Workdir)))
 			case errors.Is(err, guest.ErrNoUser):
-				return invalid("user: the sandbox has no user %q; leave user out for root", brief(in.User))
+				return invalid("user: the sandbox has no user %q; leave user out for %s", brief(in.User), user(m, sb))
 			case err == nil:
 				res = execResult(p, out, in)
 			}

@@ -83,14 +83,19 @@ type createOut struct {
 	Existing  bool      `json:"existing"`
 }
 
-// defaultUser is who commands run as: root inside, nobody outside.
-const defaultUser = "root"
+// user is whom commands run as in a sandbox that don't say.
+func user(m *sessions.Manager, sb sessions.Sandbox) string {
+	if p, err := m.Profile(sb.Profile); err == nil {
+		return p.User
+	}
+	return "root"
+}
 
-func view(sb sessions.Sandbox) sandboxOut {
+func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
 	return sandboxOut{
 		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Reason: sb.Reason,
 		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second),
-		IP: sb.IP, User: defaultUser, Home: sb.Home, OS: sb.OS,
+		IP: sb.IP, User: user(m, sb), Home: sb.Home, OS: sb.OS,
 	}
 }
 
@@ -109,7 +114,7 @@ func (s *service) createSandbox() Tool {
 		if err != nil {
 			return Result{Sandbox: sb.ID}, err
 		}
-		v := view(sb)
+		v := view(m, sb)
 		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.ExpiresAt, v.IP, v.User, v.Home, v.OS, existing}
 		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, v.State, clock(v.ExpiresAt)))
 		res.Sandbox = sb.ID
@@ -173,7 +178,7 @@ func (s *service) listSandboxes() Tool {
 		}
 		out := listOut{Sandboxes: []sandboxOut{}}
 		for _, sb := range list {
-			out.Sandboxes = append(out.Sandboxes, view(sb))
+			out.Sandboxes = append(out.Sandboxes, view(m, sb))
 		}
 		return structured(out, out.text()), nil
 	})
@@ -186,7 +191,7 @@ func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) 
 	if err != nil {
 		return Result{}, err
 	}
-	out := listOut{Sandboxes: []sandboxOut{view(sb)}}
+	out := listOut{Sandboxes: []sandboxOut{view(m, sb)}}
 	if sb.State == sessions.Running { // one that is READY was never used
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()

@@ -301,6 +301,16 @@ func TestBrokenSource(t *testing.T) {
 	}
 }
 
+// Whom commands run as is the profile's to say.
+func TestSandboxTellsItsUser(t *testing.T) {
+	e := newEnv(t)
+	text, err := json.Marshal(e.call("list_sandboxes", args{}).Structured)
+	check(t, err)
+	if !strings.Contains(string(text), `"user":"agent"`) {
+		t.Errorf("list_sandboxes: %s, want the user agent", text)
+	}
+}
+
 // Once it is mended the profiles that it has now hold, not those of the start.
 func TestMendedSource(t *testing.T) {
 	big := sessions.BuiltinProfiles()[0]

@@ -24,7 +24,6 @@ type Profile struct {
 	Clone    string `yaml:"clone"`    // linked or full
 	Storage  string `yaml:"storage"`  // of a full clone; empty is the template's
 	Channel  string `yaml:"channel"`  // ssh, agent or auto
-	User     string `yaml:"user"`     // whom cloud-init makes and we log in as
 }
 
 // backendKeys are the keys that only one backend has.
@@ -123,7 +122,7 @@ func (p *Profile) check(ps *problems) {
 	ps.check(p.Storage == "" || p.Clone == "full", "storage: got %q, but a linked clone is where its template is; set clone: full", p.Storage)
 	ps.check(slices.Contains([]string{"", "ssh", "agent", "auto"}, p.Channel), "channel: got %q, want ssh, agent or auto", p.Channel)
 	ps.check(p.Channel != "ssh" || p.Network != "none", "channel: got \"ssh\", but network none has no way for it; set network: internet, or channel: agent")
-	ps.check(p.User == "" || userForm.MatchString(p.User), "user: got %q, want the name of a Linux user", p.User)
+	ps.check(userForm.MatchString(p.User), "user: got %q, want the name of a Linux user", p.User)
 }
 
 // settle fills in what is left to defaults, and writes what machines are made
@@ -132,7 +131,7 @@ func (p *Profile) settle(px Proxmox) {
 	if p.Backend != "proxmox" {
 		return
 	}
-	p.Clone, p.Channel, p.User = cmp.Or(p.Clone, "linked"), cmp.Or(p.Channel, "auto"), cmp.Or(p.User, "root")
+	p.Clone, p.Channel = cmp.Or(p.Clone, "linked"), cmp.Or(p.Channel, "auto")
 	p.Root = p.Template
 	if template := cmp.Or(p.Template, px.Template); template != "" && p.Clone == "full" {
 		p.Root = template + ",full=1"

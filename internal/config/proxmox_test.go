@@ -67,7 +67,7 @@ func TestProfilesOfProxmox(t *testing.T) {
 		machines[p.Name] = made{p.Root, p.Network, p.Channel, p.User}
 	}
 	want := map[string]made{
-		"default": {"", "none", "", ""},
+		"default": {"", "none", "", "root"},
 		"plain":   {"", "none", "auto", "root"},
 		"full":    {"debian,full=1", "none", "auto", "root"},
 		"own":     {"9001,full=1,storage=fast", "internet", "agent", "debian"},
