@@ -2,6 +2,7 @@ package guesttest
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -269,9 +270,9 @@ func (n *noise) Read(b []byte) (int, error) {
 }
 
 func testBigFile(t *testing.T, h Harness) {
-	size := int64(1 << 30)
+	size := stdcmp.Or(h.Big, 1<<30)
 	if testing.Short() {
-		size = 64 << 20
+		size = min(size, 64<<20)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*patience)
 	defer cancel()

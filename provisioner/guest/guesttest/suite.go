@@ -24,10 +24,11 @@ type Harness struct {
 	Denied string // a file in the guest that we may not read; empty if there is none
 	Full   string // a directory of the guest with room for some 64 kB; empty if there is none
 	PID    int    // of the guest's server, if it runs on this machine: its memory is watched
+	Big    int64  // bytes of a big file; 0 is 1 GiB
 }
 
 // patience bounds waiting for what must happen; nothing is measured by it.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Run runs the suite. New makes a guest for each test and cleans up after it.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {

@@ -9,7 +9,8 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
-// Root runs commands as anybody; anybody else only as themselves.
+// Root runs commands as anybody, if the guest's user namespace has more users
+// than one; anybody else only as themselves.
 func testUser(t *testing.T, h Harness) {
 	as := func(user string) (string, error) {
 		var out bytes.Buffer
@@ -22,6 +23,11 @@ func testUser(t *testing.T, h Harness) {
 	}
 	if h.sh(t, "id -u") != "0\n" {
 		_, err := as("root")
+		wantErr(t, err, fs.ErrPermission)
+		return
+	}
+	if users := strings.Fields(h.sh(t, "cat /proc/self/uid_map")); len(users) == 3 && users[2] == "1" {
+		_, err := as("nobody")
 		wantErr(t, err, fs.ErrPermission)
 		return
 	}

@@ -47,10 +47,12 @@ type Conn struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
+	pace pace
+
 	mu     sync.Mutex
 	litter []string         // files of ours in the guest, to remove with the next call
 	last   map[string]int64 // by process: where the last Read or Start of it ended
-	ready  bool             // the spool exists
+	form   string           // in which data is best uploaded; empty is not known
 }
 
 // New returns a Conn. It calls nothing yet.

@@ -75,7 +75,7 @@ func TestContract(t *testing.T) {
 				m := boot(t, &pvetest.Server{Version: version})
 				root := m.conn(t, "")
 				m.sh(t, root, "mkdir /home/t")
-				h := guesttest.Harness{Dir: "/home/t", Conn: root}
+				h := guesttest.Harness{Dir: "/home/t", Conn: root, Big: 24 << 20}
 				if os.Getuid() == 0 { // the guest knows more users than one
 					m.sh(t, root, "chown nobody /home/t; echo secret >/home/denied; chmod 600 /home/denied; "+
 						"mkdir /home/full && mount -t tmpfs -o size=64k,mode=777 tmpfs /home/full")
@@ -88,7 +88,7 @@ func TestContract(t *testing.T) {
 }
 
 // sh runs a script and returns what it wrote.
-func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string {
+func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string { //nolint:unparam // TMP
 	t.Helper()
 	var out, errOut bytes.Buffer
 	exit, err := c.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", script}}, guest.Streams{Stdout: &out, Stderr: &errOut})

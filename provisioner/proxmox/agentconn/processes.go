@@ -12,12 +12,11 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
-// fetchWait is how long a script in the guest waits for output at most, in
-// hundredths of a second.
-const fetchWait = 500
-
-// maxPiece is how much of a log is fetched at once.
-const maxPiece = 4 << 20
+// Limits in bytes.
+const (
+	maxPiece = 4 << 20 // of a log that is fetched at once
+	maxClip  = 4 << 20 // that are returned
+)
 
 var processID = regexp.MustCompile(`^p_[1-9][0-9]{0,15}$`)
 
@@ -65,7 +64,7 @@ func (p processes) Start(ctx context.Context, cmd guest.Cmd, opt guest.StartOpti
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
-			p.kill(j.key)
+			p.kill(j.key, false)
 		}
 		return guest.Process{}, guest.Output{}, fmt.Errorf("start: %w", err)
 	}
@@ -73,28 +72,28 @@ func (p processes) Start(ctx context.Context, cmd guest.Cmd, opt guest.StartOpti
 	return proc, out, nil
 }
 
-// kill ends a process; its record stays.
-func (c *Conn) kill(key string) {
-	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
-	defer cancel()
-	_, _ = c.do(ctx, "kill", nil, key, "0")
-}
-
 func (p processes) start(ctx context.Context, j job, wait time.Duration) (guest.Process, guest.Output, error) {
 	proc, err := p.supervise(ctx, j)
 	if err != nil {
 		return guest.Process{}, guest.Output{}, err
 	}
-	s, err := proc.wait(ctx, time.Now().Add(max(wait, glance/2)))
+	until := time.Now().Add(max(wait, glance/2))
+	s, err := proc.wait(ctx, until)
+	if s == nil && err == nil {
+		defer proc.abandon()
+		return p.going(ctx, j, until)
+	}
+	if errors.Is(err, errLost) { // its files tell the rest
+		return p.going(ctx, j, until)
+	}
 	if err != nil {
 		return guest.Process{}, guest.Output{}, err
 	}
-	if s == nil {
-		defer proc.abandon()
-		return p.going(ctx, j)
-	}
 	rec, rest := answer(s.Out)
-	if rec["ended"] != "1" {
+	switch {
+	case rec["again"] == "1", s.Signal != 0: // another does it, or nobody any more
+		return p.going(ctx, j, until)
+	case rec["ended"] != "1":
 		return guest.Process{}, guest.Output{}, unreachable(fmt.Errorf("the supervisor failed: %.200q", s.Err))
 	}
 	if err := p.started(rec, j); err != nil {
@@ -117,19 +116,20 @@ func (p processes) start(ctx context.Context, j job, wait time.Duration) (guest.
 func (p processes) started(rec record, j job) error {
 	err := rec.startError(j.cmd)
 	if err != nil && processID.MatchString(rec["id"]) {
-		p.toss("../"+rec["id"], "../"+j.key)
+		p.toss("../"+rec["id"], "../"+j.key, j.key+".begun")
 	}
 	return err
 }
 
-// going describes a process that has not ended in the time given.
-func (p processes) going(ctx context.Context, j job) (guest.Process, guest.Output, error) {
+// going describes a process whose supervisor has not told its end, as soon as
+// it has begun, and when it has ended or the time is over.
+func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Process, guest.Output, error) {
 	for {
-		rec, _, err := p.fetch(ctx, j.key, 0, 0, 0)
+		rec, _, err := p.log(ctx, j.key, 1<<62, 0, slice(until))
 		if err != nil && !errors.Is(err, guest.ErrNoProcess) {
 			return guest.Process{}, guest.Output{}, err
 		}
-		if rec["start"] == "" {
+		if rec["start"] == "" && rec["ended"] != "1" || rec["ended"] != "1" && time.Now().Before(until) {
 			if !sleep(ctx, glance/2) {
 				return guest.Process{}, guest.Output{}, ctx.Err()
 			}
@@ -187,175 +187,6 @@ func (c *Conn) remember(id string, last int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last[id] = last
-}
-
-// fetch asks for a piece of a log; key is a process or the key of its job.
-func (c *Conn) fetch(ctx context.Context, key string, off int64, limit int, wait int64) (record, []byte, error) {
-	piece := newKey()
-	out, err := c.do(ctx, "fetch", nil, key, decimal(off), fmt.Sprint(limit), decimal(wait), piece)
-	if err != nil {
-		return nil, nil, err
-	}
-	rec, data := answer(out)
-	if rec["none"] == "1" || rec["id"] == "" {
-		return rec, nil, guest.ErrNoProcess
-	}
-	if n := rec.num("n"); n > inline {
-		c.toss(piece)
-		data, err = c.download(ctx, "tmp/"+piece, min(n, int64(limit)))
-	}
-	return rec, data, err
-}
-
-// Read implements guest.Processes.
-func (p processes) Read(ctx context.Context, id string, req guest.ReadRequest) (guest.Process, guest.Output, error) {
-	if !processID.MatchString(id) {
-		return guest.Process{}, guest.Output{}, fmt.Errorf("%w: %q", guest.ErrNoProcess, id)
-	}
-	re, err := regexp.Compile(req.Until)
-	if err != nil {
-		return guest.Process{}, guest.Output{}, fmt.Errorf("until: %w", err)
-	}
-	off := req.Offset
-	if req.FromLast {
-		p.mu.Lock()
-		off = p.last[id]
-		p.mu.Unlock()
-	}
-	r := reading{processes: p, id: id, max: min(max(req.Max, 0), maxClip), off: off}
-	until := time.Now().Add(req.Wait)
-	if req.Until == "" {
-		err = r.once(ctx, until)
-	} else {
-		err = r.search(ctx, re, until)
-	}
-	if err != nil {
-		return guest.Process{}, guest.Output{}, fmt.Errorf("read %s: %w", id, err)
-	}
-	out := guest.Output{
-		Both: r.both, Offset: r.begin, Next: r.begin + int64(len(r.both)),
-		First: r.rec.num("first"), Matched: r.matched,
-	}
-	p.remember(id, out.Next)
-	return r.rec.known(), out, nil
-}
-
-// reading is one Read.
-type reading struct {
-	processes
-	id      string
-	max     int
-	off     int64
-	rec     record
-	begin   int64 // where both begins; known with the first answer
-	both    []byte
-	matched bool
-}
-
-// slice is how long the guest is to wait now, in hundredths of a second.
-func slice(until time.Time) int64 {
-	return min(max(int64(time.Until(until)/(10*time.Millisecond)), 0), fetchWait)
-}
-
-func (r *reading) once(ctx context.Context, until time.Time) error {
-	for {
-		wait := slice(until)
-		rec, data, err := r.fetch(ctx, r.id, r.off, r.max, wait)
-		if err != nil {
-			return err
-		}
-		r.rec, r.begin, r.both = rec, rec.num("offset"), data
-		if wait == 0 || rec["ended"] == "1" || rec.num("total") > r.begin {
-			return nil
-		}
-		r.off = r.begin
-	}
-}
-
-// maxSpan bounds how long a match may be.
-const maxSpan = 64 << 10
-
-// search reads on until the expression matches, keeping what is to be returned.
-func (r *reading) search(ctx context.Context, re *regexp.Regexp, until time.Time) error {
-	var window []byte
-	first := true
-	for {
-		wait := slice(until)
-		rec, data, err := r.fetch(ctx, r.id, r.off, maxPiece, wait)
-		if err != nil {
-			return err
-		}
-		at := rec.num("offset")
-		if first {
-			r.begin, first = at, false
-		}
-		if at == r.begin+int64(len(r.both)) {
-			r.both = append(r.both, data[:min(len(data), r.max-len(r.both))]...)
-		}
-		r.rec, r.off = rec, at+int64(len(data))
-		window = append(window, data...)
-		if r.matched = re.Match(window); r.matched {
-			return nil
-		}
-		window = append([]byte(nil), window[max(0, len(window)-maxSpan):]...)
-		if r.off >= rec.num("total") && (wait == 0 || rec["ended"] == "1") {
-			return nil
-		}
-	}
-}
-
-// Control implements guest.Processes.
-func (p processes) Control(ctx context.Context, id string, in guest.Input) (guest.Process, error) {
-	fail := func(err error) (guest.Process, error) {
-		return guest.Process{}, fmt.Errorf("control %s: %w", id, err)
-	}
-	if !processID.MatchString(id) {
-		return fail(guest.ErrNoProcess)
-	}
-	switch in.Signal {
-	case "", "INT", "TERM", "KILL", "HUP":
-	default:
-		return fail(fmt.Errorf("unknown signal %q: use INT, TERM, KILL or HUP", in.Signal))
-	}
-	if len(in.Stdin) > guest.MaxStdin {
-		return fail(fmt.Errorf("%d bytes of input, at most %d are taken", len(in.Stdin), guest.MaxStdin))
-	}
-	if err := p.control(ctx, id, in, guest.MaxStdin); err != nil {
-		return fail(err)
-	}
-	rec, _, err := p.fetch(ctx, id, 0, 0, 0)
-	if err != nil {
-		return fail(err)
-	}
-	return rec.known(), nil
-}
-
-// control does it; limit is how much input may wait in the guest.
-func (c *Conn) control(ctx context.Context, key string, in guest.Input, limit int) error {
-	name, pieces := newKey(), "0"
-	input, uploaded, err := c.payload(ctx, name, in.Stdin)
-	if err != nil {
-		return err
-	}
-	if uploaded {
-		pieces = name
-	}
-	out, err := c.do(ctx, "control", input, key, fmt.Sprint(len(in.Stdin)), pieces, flag(in.CloseStdin), in.Signal, fmt.Sprint(limit))
-	if err != nil {
-		return err
-	}
-	rec, _ := answer(out)
-	switch rec["result"] {
-	case "ok":
-		return nil
-	case "none":
-		return guest.ErrNoProcess
-	case "exited":
-		return guest.ErrExited
-	case "busy":
-		return guest.ErrBusy
-	}
-	return guest.ErrNoSpace
 }
 
 // List implements guest.Processes.

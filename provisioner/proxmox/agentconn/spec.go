@@ -54,14 +54,3 @@ func words(cmd guest.Cmd) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
-
-// runAs is the user that a command or a file is for; empty is the agent's own.
-func (c *Conn) runAs(name string) (string, error) {
-	if name == "" {
-		return c.cfg.User, nil
-	}
-	if !userName.MatchString(name) {
-		return "", fmt.Errorf("%w: %q", guest.ErrNoUser, name)
-	}
-	return name, nil
-}

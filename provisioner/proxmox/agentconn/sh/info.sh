@@ -1,13 +1,9 @@
-# info LITTER USER MARK PIECES
+# info LITTER USER MARK FORM
 #
-# Describes the files whose paths are on standard input, as shell words. Each
+# Describes the files whose paths are on standard input, or were uploaded as
+# MARK if FORM is not none, as shell words. Each
 # description ends with MARK, which nobody can have put into a name.
-if [ "$4" = 1 ]; then
-	words=$(cat "$spool/tmp/$3".*)
-	rm -f "$spool/tmp/$3".*
-else
-	words=$(cat)
-fi
+if [ "$4" = none ]; then words=$(cat); else words=$(unpack "$3" "$4"); fi
 # shellcheck disable=SC2016 # another shell's
 become_info='
 eval "set -- \"$1\" $2"

@@ -6,35 +6,100 @@
 # user said comes on standard input or in files below $spool, as bytes. Where
 # user data must become shell words, Go quotes it (quote in spec.go).
 #
+# Every script may be run twice: an answer that was lost on the way is had by
+# asking again. Programs are started sparingly, since that is what takes time.
+#
 # dash, busybox ash and bash run them, with the tools of coreutils or busybox.
 umask 077
 lc=${LC_ALL-}
 export LC_ALL=C
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 spool=/var/lib/agentlab
+tmp=$spool/tmp
 inline=32768 # bytes that are returned with an answer; more is left in a file
 
-# prepare makes the spool. What an earlier boot left is of no process any more.
+# prepare makes the spool, and learns what this guest has. What an earlier boot
+# left is of no process any more.
 prepare() {
-	[ -d $spool/tmp ] || { (umask 066 && mkdir -p ${spool%/*} $spool) && mkdir -p $spool/tmp; }
-	boot='' now=''
-	read -r boot 2>/dev/null <$spool/boot
-	read -r now </proc/sys/kernel/random/boot_id
-	if [ "$boot" != "$now" ]; then
-		rm -rf $spool/p_* $spool/r_* $spool/tmp/*
-		echo "$now" >$spool/boot
+	read -r boot </proc/sys/kernel/random/boot_id
+	known && return
+	(umask 066 && mkdir -p ${spool%/*} $spool) && mkdir -p $tmp || exit 1
+	if ! claim "$spool/boot-$boot"; then # another call is at it
+		nap=0
+		for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+			known && return
+			doze
+		done
 	fi
+	rm -rf $spool/p_* $spool/r_* $spool/k_* ${tmp:?}/*
+	has=''
+	gzip -1 </dev/null >/dev/null 2>&1 && has="$has gzip"
+	setpriv --help 2>&1 | grep -q init-groups && has="$has setpriv"
+	printf 'a\0b=c' | grep -qaF 'b=c' && has="$has environ" # not busybox
+	pipe_ignored && env --default-signal=PIPE true 2>/dev/null && has="$has pipe"
+	printf '%s\n%s\n' "$boot" "$has" >$spool/boot.new && mv $spool/boot.new $spool/boot
+	for f in $spool/boot-*; do [ "$f" = "$spool/boot-$boot" ] || rm -f "$f"; done
+}
+
+known() {
+	was='' has=''
+	if [ -e $spool/boot ]; then { read -r was; read -r has; } <$spool/boot; fi
+	[ "$was" = "$boot" ]
+}
+
+# pipe_ignored says whether signal 13, PIPE, is: systemd starts services so, and no
+# shell can take that back.
+pipe_ignored() {
+	while read -r k v; do
+		[ "$k" = SigIgn: ] && break
+	done </proc/self/status
+	v=${v%???}
+	case $v in *[13579bdf]) ;; *) false ;; esac
+}
+
+# claim makes the file $1, or fails if it was there.
+claim() {
+	set -C
+	true 2>/dev/null >"$1"
+	set -- $?
+	set +C
+	return "$1"
+}
+
+# once goes on only for the first who comes with the name $1. Others get what
+# the first answered.
+once() {
+	claim "$tmp/$1.once" && return
+	nap=0 tries=0
+	until [ -s "$tmp/$1.said" ]; do
+		[ $((tries += 1)) -gt 1000 ] && exit 1
+		doze
+	done
+	read -r code <"$tmp/$1.said"
+	[ "$code" = 0 ] || exec >&2
+	tail -n +2 "$tmp/$1.said"
+	exit "$code"
+}
+
+# said ends with the exit code $2 and the answer $3, for all who come with the
+# name $1.
+said() {
+	printf '%s\n' "$2" "$3" >"$tmp/$1.said"
+	[ "$2" = 0 ] || exec >&2
+	printf '%s\n' "$3"
+	exit "$2"
 }
 
 # become USER COMMAND...: turns into COMMAND, run by USER; empty is as we are.
 become() {
 	u=$1
 	shift
-	if [ -z "$u" ] || [ "$u" = "$(id -un)" ]; then exec "$@"; fi
-	g=$(id -g "$u") || exit 125
-	if setpriv --reuid "$u" --regid "$g" --init-groups true 2>/dev/null; then
+	if [ -z "$u" ]; then exec "$@"; fi
+	case $has in *setpriv*)
+		g=$(id -g "$u") || exit 125
 		exec setpriv --reuid "$u" --regid "$g" --init-groups "$@"
-	fi
+		;;
+	esac
 	# busybox: its setpriv can't, its su does not fork.
 	exec su -s /bin/sh -c 'exec "$@"' "$u" sh "$@"
 }
@@ -49,13 +114,14 @@ doze() {
 
 # marked prints the processes that have the mark of job $1 in their environment.
 marked() {
-	if printf 'a\0b=c' | grep -qaF 'b=c'; then
-		grep -laF "AGENTLAB_JOB=$1" /proc/[0-9]*/environ 2>/dev/null
-	else # busybox looks at a line up to its first NUL
+	case $has in
+	*environ*) grep -laF "AGENTLAB_JOB=$1" /proc/[0-9]*/environ 2>/dev/null ;;
+	*) # a line is looked at up to its first NUL
 		for f in /proc/[0-9]*/environ; do
 			tr '\0' '\n' 2>/dev/null <"$f" | grep -qxF "AGENTLAB_JOB=$1" && echo "$f"
 		done
-	fi
+		;;
+	esac
 }
 
 # slay kills all of job $1, also what left its process group.
@@ -72,13 +138,31 @@ slay() {
 	done
 }
 
-# uptime prints hundredths of a second since boot.
-uptime() {
-	read -r up _ </proc/uptime
-	echo "${up%.*}${up#*.}"
+# clock sets $clock to hundredths of a second since boot.
+clock() {
+	read -r clock _ </proc/uptime
+	clock=${clock%.*}${clock#*.}
+}
+
+# pack leaves its input in the file $tmp/$1, compressed if this guest can, and
+# sets $packed to its size there if it is, else to 0.
+pack() {
+	packed=0
+	case $has in
+	*gzip*)
+		gzip -1 >"$tmp/$1"
+		packed=$(wc -c <"$tmp/$1")
+		;;
+	*) cat >"$tmp/$1" ;;
+	esac
+}
+
+# unpack prints what was uploaded as $1, in the form $2: raw or gzip.
+unpack() {
+	if [ "$2" = gzip ]; then cat "$tmp/$1".0* | gzip -dc; else cat "$tmp/$1".0*; fi
 }
 
 prepare
 # What earlier calls left to be removed.
 # shellcheck disable=SC2086 # they are words
-case ${1-} in ?*) (cd $spool/tmp && rm -rf $1) ;; esac
+case ${1-} in ?*) (cd $tmp && rm -rf $1) </dev/null >/dev/null 2>&1 & ;; esac

@@ -1,51 +1,70 @@
-# pull LITTER KEY OUTSEG OUTOFF ERRSEG ERROFF WAIT
+# pull LITTER KEY OUTSEG OUTOFF ERRSEG ERROFF WAIT PIECE
 #
 # Returns what a command of mode run wrote from these positions on, waiting for
-# some or the end for WAIT hundredths of a second. Segments before them are removed. A stream
-# with more than a little is only announced: it is read as a file.
-key=$2 wait=$7 nap=0
-cd "$spool/$key" || exit 0
+# some or the end for WAIT hundredths of a second. Segments before them are
+# removed. More than a little of a stream is left in $tmp/PIECE.out or .err.
+key=$2 wait=$7 piece=$8 nap=0
+cd "$spool/$key" 2>/dev/null || { echo gone=1; exit 0; }
 : >beat
 
-[ -s key ] || exit 0 # it is just starting
-
-# look NAME SEG OFF sets seg, off and size of its next piece, and fin.
+# look NAME SEG OFF sets seg, off and n of its next piece, and whether it is the last.
 look() {
-	seg=$2 off=$3 size=0 fin=0 a='' b=''
-	[ -e "$1.end" ] && fin=1
-	[ -e "$1.at" ] && read -r a b <"$1.at"
-	[ "$b" ] || { fin=0; return; }
-	size=$b
-	if [ "$a" -gt "$seg" ]; then size=$(wc -c <"$1.$seg") fin=0; fi
-	if [ "$off" -ge "$size" ] && [ "$a" -gt "$seg" ]; then
-		rm -f "$1.$seg"
-		look "$1" $((seg + 1)) 0
+	seg=$2 off=$3 n=0 size=0 last=1
+	[ -s "$1.$seg" ] && size=$(wc -c <"$1.$seg")
+	if [ -e "$1.$((seg + 1))" ]; then
+		if [ "$off" -ge "$size" ]; then
+			rm -f "$1.$seg"
+			look "$1" $((seg + 1)) 0
+			return
+		fi
+		last=0
+	elif [ -e ended ] && ! [ -e "$1.end" ]; then
+		return # the mark of the end may be in it
+	fi
+	n=$((size - off))
+}
+
+# piece NAME SEG OFF N prints the piece if it is little.
+piece() {
+	if [ "$4" -gt 0 ] && [ "$4" -le $inline ]; then tail -c +$(($3 + 1)) "$1.$2" | head -c "$4"; fi
+}
+
+# big leaves it in a file if it is not.
+big() {
+	packed=0
+	if [ "$4" -gt $inline ]; then
+		tail -c +$(($3 + 1)) "$1.$2" | head -c "$4" >"$tmp/$piece.raw"
+		pack "$piece.$1" <"$tmp/$piece.raw"
+		rm "$tmp/$piece.raw"
 	fi
 }
 
-# piece NAME SEG OFF SIZE prints the piece if it is little.
-piece() {
-	[ $(($4 - $3)) -gt 0 ] && [ $(($4 - $3)) -le $inline ] || return 0
-	tail -c +$(($3 + 1)) "$1.$2" | head -c $(($4 - $3))
-}
-
-oseg=$3 ooff=$4 eseg=$5 eoff=$6
-until=$(($(uptime) + wait))
+oseg=$3 ooff=$4 eseg=$5 eoff=$6 super='' lost=0
+clock
+until=$((clock + wait))
 while :; do
+	[ "$super" ] || { [ -s supervisor ] && read -r super <supervisor; }
+	alive=1
+	kill -0 "${super:-1}" 2>/dev/null || alive=0
 	ended=0
-	[ -e end ] && ended=1
+	[ -s end ] && ended=1
 	look out "$oseg" "$ooff"
-	oseg=$seg ooff=$off osize=$size oend=$fin
+	oseg=$seg ooff=$off on=$n olast=$last
 	look err "$eseg" "$eoff"
-	eseg=$seg eoff=$off esize=$size eend=$fin
-	[ $((osize - ooff + esize - eoff)) -gt 0 ] && break
-	[ "$ended$oend$eend" = 111 ] && break
-	[ "$(uptime)" -ge $until ] && break
+	eseg=$seg eoff=$off en=$n elast=$last
+	[ $((on + en)) -gt 0 ] && break
+	[ $ended = 1 ] && break
+	[ $alive = 0 ] && lost=1 && break
+	clock
+	[ "$clock" -ge $until ] && break
 	doze
 done
 why='' state='' end=''
-if [ -e start ]; then { read -r state; read -r why; } <start; fi
+if [ -s start ]; then { read -r state; read -r why; } <start; fi
 [ $ended = 1 ] && read -r end <end
-echo "ended=$ended start=$state $end outseg=$oseg outoff=$ooff outsize=$osize outend=$oend errseg=$eseg erroff=$eoff errsize=$esize errend=$eend why=$why"
-piece out "$oseg" "$ooff" "$osize"
-piece err "$eseg" "$eoff" "$esize"
+big out "$oseg" "$ooff" "$on"
+ogz=$packed
+big err "$eseg" "$eoff" "$en"
+echo "ended=$ended lost=$lost start=$state $end outseg=$oseg outoff=$ooff outn=$on outgz=$ogz outlast=$olast errseg=$eseg erroff=$eoff errn=$en errgz=$packed errlast=$elast why=$why"
+piece out "$oseg" "$ooff" "$on"
+piece err "$eseg" "$eoff" "$en"

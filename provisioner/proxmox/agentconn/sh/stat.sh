@@ -1,10 +1,9 @@
 # stat LITTER USER OFFSET MAX PIECE
 #
 # Describes the file whose path is on standard input and returns up to MAX
-# bytes of it from OFFSET on. More than a little is left in $spool/tmp/PIECE.
+# bytes of it from OFFSET on. More than a little is left in $tmp/PIECE.
 # The file is opened by USER, not by us.
-out=$spool/tmp/$5
-: >"$out"
+raw=$tmp/$5.raw packed=0
 # shellcheck disable=SC2016 # another shell's
 become_read='
 path=$(cat; echo .)
@@ -22,10 +21,9 @@ exec 5<"$path" || exit 1
 echo "$off $info"
 [ "$max" -gt 0 ] || exit 0
 dd bs=65536 iflag=skip_bytes,fullblock skip="$off" count=$((max / 65536 + 1)) <&5 2>/dev/null | head -c "$max" >&4'
-head=$( (become "$2" /bin/sh -c "$become_read" agentlab-read "$3" "$4") 4>"$out") || { rm -f "$out"; exit 1; }
-n=$(wc -c <"$out")
-echo "$n $head"
-if [ "$n" -le $inline ]; then
-	cat "$out"
-	rm -f "$out"
-fi
+head=$( (become "$2" /bin/sh -c "$become_read" agentlab-read "$3" "$4") 4>"$raw") || { rm -f "$raw"; exit 1; }
+n=$(wc -c <"$raw")
+[ "$n" -le $inline ] || pack "$5" <"$raw"
+echo "$n $packed $head"
+[ "$n" -gt $inline ] || cat "$raw"
+rm "$raw"

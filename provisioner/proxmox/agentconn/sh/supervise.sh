@@ -1,4 +1,4 @@
-# supervise LITTER KEY MODE USER TIMEOUT CLIP STDIN TTY LENGTH PIECES TERM ROWS COLS COMMAND
+# supervise LITTER KEY MODE USER LOGIN TIMEOUT CLIP STDIN TTY LENGTH FORM TERM ROWS COLS COMMAND
 #
 # Runs one command, keeps its output and records how it ended; it is what the
 # agent starts, so that the command does not begin with signals ignored, as
@@ -6,27 +6,29 @@
 #
 # MODE is run (the output is pulled while it runs, and waits for that) or keep
 # (the latest of it is kept in one log). Standard input is the command as shell
-# words, LENGTH bytes, and then what the command gets to read; with PIECES it
-# is in $spool/tmp/KEY.* instead. COMMAND is its name for people, in base64.
-# STDIN is none, once or open.
+# words, LENGTH bytes, and then what the command gets to read; if FORM is not
+# none it was uploaded instead. COMMAND is its name for people, in base64.
+# STDIN is none, once or open. LOGIN, unless it is empty, may only be USER.
 shift
-key=$1 mode=$2 user=$3 timeout=$4 clip=$5 stdin=$6 tty=$7 length=$8 pieces=$9
+key=$1 mode=$2 user=$3 login=$4
+shift 4
+timeout=$1 clip=$2 stdin=$3 tty=$4 length=$5 form=$6 term=$7 rows=$8 cols=$9
 shift 9
-term=$1 rows=$2 cols=$3 command=$4
-maxlog=67108864 maxended=256 segment=4194304 ahead=4
+command=$1
+maxlog=67108864 maxended=256 segment=2097152 ahead=4
 
 # enter makes the job's directory. Those of mode keep have a number for ever.
 enter() {
+	d=$spool/$key
 	if [ "$mode" = run ]; then
-		d=$spool/$key
-		mkdir "$d" || exit 1
+		mkdir "$d" 2>/dev/null || return 1
 	else
+		claim "$tmp/$key.begun" || return 1
 		n=1
 		[ -e $spool/next ] && read -r n <$spool/next
 		until mkdir "$spool/p_$n" 2>/dev/null; do n=$((n + 1)); done
 		echo $((n + 1)) >$spool/next
 		d=$spool/p_$n
-		chmod 711 "$d"
 		ln -s "p_$n" "$spool/$key"
 	fi
 	cd "$d" || exit 1
@@ -36,70 +38,98 @@ enter() {
 
 # payload takes the command apart from its input.
 payload() {
-	if [ "$pieces" = 1 ]; then
-		cat "$spool/tmp/$key".* >input
-		rm -f "$spool/tmp/$key".*
-	else
+	if [ "$form" = none ]; then
+		[ "$stdin" = none ] && cat >cmd && return
 		cat >input
+	else
+		unpack "$key" "$form" >input
+		rm -f "$tmp/$key".0*
 	fi
 	mkdir in
-	if [ "$stdin" = none ]; then
-		mv input cmd
-	else
-		head -c "$length" input >cmd
-		tail -c +$((length + 1)) input >in/0
-		rm input
-	fi
+	head -c "$length" input >cmd
+	tail -c +$((length + 1)) input >in/0
+	rm input
 }
 
-# pump NAME NUMBER stores what comes out of the fifo NAME.f. The end of the
-# command is a mark in the stream, written when it ended: others may hold the
-# fifo open.
-pump() {
-	seg=0 size=0 last='' kept=0
-	echo 0 0 >"$1.at"
-	while [ -z "$last" ]; do
-		r=$(dd bs=65536 count=1 2>&1 >>"$1.part")
+# pump_run NAME stores what comes out of the fifo NAME.f in segments, of which a
+# few may wait to be pulled. One dd does it as long as the stream is in spate.
+pump_run() {
+	seg=0 reads=0 count=1
+	while :; do
+		dd bs=65536 count=$count 2>"$1.dd" >>"$1.$seg" || { full; break; }
+		told "$1.dd"
+		n=$((whole + parts))
+		[ $n -lt $count ] && break
 		if [ -e ended ]; then
-			trim "$1" || continue
-			last=1
-		else
-			# shellcheck disable=SC2086 # "N bytes copied" follows "records out"
-			set -- "$1" "$2" ${r##*out}
-			n=$3
+			count=1
+			trim "$1.$seg" && break
+			continue
 		fi
-		[ "$n" -gt 0 ] && "store_$mode" "$1" "$2"
-		: >"$1.part"
+		if [ "$whole" -lt $count ]; then count=1; elif [ $count -lt 16 ]; then count=$((count * 2)); fi
+		reads=$((reads + n))
+		if [ $reads -ge 32 ]; then
+			reads=0
+			[ "$(wc -c <"$1.$seg")" -lt $segment ] || rotate "$1"
+		fi
 	done <"$1.f"
+	n=0
+	if [ $seg -gt 0 ]; then n=$segment; elif [ -s "$1.0" ]; then n=$(wc -c <"$1.0"); fi
+	echo "$n" >"$1.end" # how much there was, if it is little
+}
+
+# told reads what a dd said: how many whole blocks and parts of one it read.
+told() {
+	while read -r a b c; do
+		case "$b $c" in "records in"*) whole=${a%+*} parts=${a#*+} ;; esac
+	done <"$1"
+}
+
+rotate() {
+	seg=$((seg + 1)) nap=0
+	: >"$1.$seg"
+	while [ -e "$1.$((seg - ahead))" ]; do doze; done
+}
+
+# pump_keep NAME NUMBER appends to the log, which both streams share in turn: fd
+# 8 holds a newline when it is nobody's. It also keeps the beginning and the end
+# of the stream by itself, for who waits for the command.
+pump_keep() {
+	kept=0
+	while :; do
+		dd bs=65536 count=1 2>"$1.dd" >"$1.part" || { full; break; }
+		told "$1.dd"
+		[ "$whole$parts" = 00 ] && break
+		n=65536 last=''
+		[ "$parts" = 0 ] || n=$(wc -c <"$1.part")
+		if [ -e ended ] && trim "$1.part"; then
+			n=$(wc -c <"$1.part")
+			last=1
+		fi
+		[ "$n" -gt 0 ] && store "$1" "$2"
+		[ "$last" ] && break
+	done <"$1.f"
+	rm -f "$1.part"
 	: >"$1.end"
 }
 
-# trim cuts the mark off, and what comes after it.
+# trim cuts the mark of the end off a file, and what comes after it.
 trim() {
-	line=$(grep -naxF "$key" "$1.part") || return 1
-	head -n $((${line%%:*} - 1)) "$1.part" >"$1.cut"
-	n=$(($(wc -c <"$1.cut") - 1)) # the mark begins with a newline
-	head -c "$n" "$1.cut" >"$1.part"
+	line=$(grep -naxF "$key" "$1") || return 1
+	n=$(head -n $((${line%%:*} - 1)) "$1" | wc -c)
+	head -c $((n - 1)) "$1" >"$1.cut" # the mark begins with a newline
+	mv "$1.cut" "$1"
 }
 
-# store_run appends to segments, of which a few may wait to be pulled.
-store_run() {
-	if [ $size -ge $segment ]; then
-		seg=$((seg + 1)) size=0 nap=0
-		while [ -e "$1.$((seg - ahead))" ]; do doze; done
-	fi
-	cat "$1.part" >>"$1.$seg" || slay "$key" # the disk is full
-	size=$((size + n))
-	echo "$seg $size" >"$1.at"
+# full ends a command when there is no room for its output.
+full() {
+	: >full
+	slay "$key"
 }
 
-# store_keep appends to the log, which both streams share in turn: fd 8 holds a
-# newline when it is nobody's. It also keeps the beginning and the end of the
-# stream by itself, for who waits for the command.
-store_keep() {
+store() {
 	read -r _ <&8
 	read -r total o e first <state
-	if [ "$clip" -gt 0 ]; then tee -a "$1.0" <"$1.part" >>log; else cat "$1.part" >>log; fi || slay "$key"
+	if [ "$clip" -gt 0 ]; then tee -a "$1.0" <"$1.part" >>log; else cat "$1.part" >>log; fi || full
 	total=$((total + n))
 	if [ "$2" = 1 ]; then o=$((o + n)); else e=$((e + n)); fi
 	if [ $((total - first)) -gt $maxlog ]; then
@@ -135,14 +165,16 @@ feed() {
 # guard kills the command after its timeout. One whose output is pulled is also
 # killed when nobody has asked for any in a minute: then we are gone.
 guard() {
-	trap 'kill $pause; exit' TERM
+	trap 'kill $pause 2>/dev/null; exit' TERM
+	grep '^oom_kill ' /proc/vmstat >oom
 	if [ "$mode" = keep ]; then
+		[ "$timeout" = 0 ] && exit
 		sleep "$timeout" &
 		pause=$!
 		wait $pause
 		: >timedout
 		slay "$key"
-		return
+		exit
 	fi
 	while :; do
 		sleep 60 &
@@ -191,37 +223,36 @@ esac
 echo ok >&4
 exec "$@" 4>&- 5>&-'
 
-# ignored says whether signal 13, PIPE, is: systemd starts services so, and no
-# shell can take that back.
-pipe_ignored() {
-	while read -r k v; do
-		[ "$k" = SigIgn: ] && break
-	done </proc/self/status
-	v=${v%???}
-	case $v in *[13579bdf]) env --default-signal=PIPE true 2>/dev/null ;; *) false ;; esac
-}
-
 # launch turns into the command, as the leader of a new session.
 # shellcheck disable=SC2016 # another shell's
 launch() {
 	export AGENTLAB_JOB="$key" AGENTLAB_LC="$lc" AGENTLAB_STAGE="$stage"
 	export AGENTLAB_TTY="$tty" AGENTLAB_TERM="$term" AGENTLAB_ROWS="$rows" AGENTLAB_COLS="$cols"
-	u=${user:-$(id -un)}
+	u=${user:-root}
 	eval "HOME=~$u"
 	export HOME USER="$u" LOGNAME="$u" SHELL=/bin/sh
 	unset SHLVL
 	set -- /bin/sh -c 'eval "$AGENTLAB_STAGE"'
 	if [ "$tty" ]; then set -- script -qefc 'eval "$AGENTLAB_STAGE"' /dev/null; fi
-	if pipe_ignored; then set -- env --default-signal=PIPE "$@"; fi
+	case $has in *pipe*) set -- env --default-signal=PIPE "$@" ;; esac
 	cd /
 	become "$user" setsid "$@"
 }
 
-oom_kills() {
-	oom=0
-	while read -r k v; do
-		[ "$k" = oom_kill ] && oom=$v && return
-	done </proc/vmstat
+# mark ends the streams when others hold them open: with a line that nobody
+# else knows, again and again until it is seen.
+mark() {
+	trap 'kill $pause 2>/dev/null; exit' TERM
+	nap=5
+	until [ -e out.end ] && [ -e err.end ]; do
+		sleep "0.0$nap" &
+		pause=$!
+		wait $pause
+		nap=$((nap < 9 ? nap + 1 : 9))
+		for s in out err; do
+			[ -e $s.end ] || printf '\n%s\n' "$key" 1<>$s.f
+		done
+	done
 }
 
 # forget removes the oldest of those that ended, to have room for this one.
@@ -230,7 +261,7 @@ forget() {
 	[ $# -lt $maxended ] && return
 	for f in $(printf '%s\n' "$@" | sort -t_ -k2n | head -n $(($# - maxended + 1))); do
 		f=${f%/end}
-		read -r k <"$f/key" && rm -f "${spool:?}/$k"
+		read -r k <"$f/key" && rm -f "${spool:?}/$k" "${tmp:?}/$k.begun"
 		rm -rf "$f"
 	done
 }
@@ -238,55 +269,70 @@ forget() {
 # finish records how it ended: a signal shows only in what the shell says of
 # it, on the standard error of its own; of INT and PIPE it says nothing.
 finish() {
-	sig=0
+	sig=0 oomed=0 timed=0 isfull=0
 	if [ "$code" -gt 128 ]; then
 		case $code in 130 | 141) sig=$((code - 128)) ;; *) [ -s said ] && sig=$((code - 128)) ;; esac
 	fi
-	oomed=0
-	if [ $sig = 9 ] && ! [ -e timedout ] && ! [ -e killed ]; then
-		oom0=$oom
-		oom_kills
-		[ "$oom" != "$oom0" ] && oomed=1
-	fi
-	timed=0
 	[ -e timedout ] && timed=1
+	[ -e full ] && isfull=1
+	if [ $sig = 9 ] && [ $timed$isfull = 00 ] && ! [ -e killed ] && [ -s oom ]; then
+		[ "$(grep '^oom_kill ' /proc/vmstat)" = "$(cat oom)" ] || oomed=1
+	fi
 	[ "$mode" = keep ] && forget
-	echo "code=$code sig=$sig timedout=$timed oom=$oomed duration=$(($(uptime) - begun))" >end.new
-	mv end.new end
+	clock
+	echo "code=$code sig=$sig timedout=$timed full=$isfull oom=$oomed duration=$((clock - begun))" >end
 }
 
 # report prints what is known, and all output if it is little.
 report() {
 	read -r end <end
-	why=''
-	outn=0 errn=0 whole=0
-	state=''
-	if [ -e start ]; then { read -r state; read -r why; } <start; fi
-	[ -e out.0 ] && outn=$(wc -c <out.0)
-	[ -e err.0 ] && errn=$(wc -c <err.0)
-	if [ $((outn + errn)) -le $inline ] && ! [ -e out.1 ] && ! [ -e err.1 ]; then whole=1; fi
-	[ "$mode" = run ] || read -r total o e first <state
-	echo "ended=1 id=${d##*/} start=$state $end started=$started command=$command whole=$whole outn=$outn errn=$errn total=${total-0} out=${o-0} err=${e-0} first=${first-0} why=$why"
+	state='' why='' outn=0 errn=0 whole=0
+	if [ -s start ]; then { read -r state; read -r why; } <start; fi
+	if [ "$mode" = run ]; then
+		read -r outn <out.end
+		read -r errn <err.end
+	else
+		read -r total outn errn first <state
+	fi
+	if [ $((outn + errn)) -le $inline ] && { [ "$mode" = run ] || [ "$clip" -gt 0 ]; }; then whole=1; fi
+	echo "ended=1 id=${d##*/} start=$state $end $began whole=$whole outn=$outn errn=$errn total=${total-0} out=$outn err=$errn first=${first-0} why=$why"
 	[ $whole = 1 ] || return 0
-	for f in out.0 err.0; do [ -e $f ] && cat $f; done
+	set --
+	for f in out.0 err.0; do [ -s $f ] && set -- "$@" $f; done
+	[ $# = 0 ] || cat "$@"
 }
 
-if [ -e "$spool/tmp/$key.dead" ]; then exit 0; fi # cancelled before it began
-if [ "$user" ] && ! id -u "$user" >/dev/null 2>&1; then
-	cat >/dev/null
-	rm -f "$spool/tmp/$key".*
-	echo "ended=1 start=user"
+# sorry ends what can't begin.
+sorry() {
+	echo "$1" >start
+	echo "code=127 sig=0" >end
+	echo 0 >out.end
+	echo 0 >err.end
+	[ "$mode" = run ] || echo 0 0 0 0 >state
+	report
 	exit 0
+}
+
+enter || { echo again=1; exit 0; }
+[ -e "$tmp/$key.dead" ] && exit 0 # cancelled before it began
+clock
+began='' begun=$clock
+if [ "$mode" = keep ]; then
+	chmod 711 .
+	began="started=$(date +%s) begun=$begun command=$command"
+	echo "$began" >began
+fi
+if [ "$user" ]; then
+	id -u "$user" >/dev/null 2>&1 || sorry user
+	case $login in '' | "$user") ;; *) sorry denied ;; esac
 fi
 exec 6>&1 >/dev/null 2>/dev/null
-enter
 payload
-started=$(date +%s) begun=$(uptime)
-echo "started=$started begun=$begun command=$command" >began
-oom_kills
-mkfifo out.f err.f in.f nf
-[ -z "$user" ] || chown "$user" out.f err.f in.f
-exec 3<>out.f 4<>err.f 9<>nf
+set -- out.f err.f
+[ "$stdin" = none ] || set -- "$@" in.f nf
+mkfifo "$@"
+[ -z "$user" ] || chown "$user" "$@"
+[ "$stdin" = none ] || exec 9<>nf
 if [ "$mode" = keep ]; then
 	: >log
 	[ -z "$user" ] || chown "$user" log
@@ -295,21 +341,18 @@ if [ "$mode" = keep ]; then
 	exec 8<>lock
 	echo >&8
 fi
-pump out 1 3<&- 4>&- 6>&- 9>&- &
+# Both ends of a fifo wait for each other when they are opened.
+(exec 6>&- 9>&- && "pump_$mode" out 1) &
 pumps=$!
-pump err 2 3<&- 4>&- 6>&- 9>&- &
+(exec 6>&- 9>&- && "pump_$mode" err 2) &
 pumps="$pumps $!"
-feeder='' guard=''
+(exec 6>&- 8>&- 9>&- && guard) &
+guard=$!
+feeder='' input=/dev/null
 if [ "$stdin" != none ]; then
-	feed >in.f 3<&- 4>&- 6>&- 8>&- &
-	feeder=$!
+	(exec 6>&- 8>&- >in.f && feed) &
+	feeder=$! input=in.f
 fi
-if [ "$mode" = run ] || [ "$timeout" != 0 ]; then
-	guard 3<&- 4>&- 6>&- 8>&- 9>&- &
-	guard=$!
-fi
-input=/dev/null
-[ "$stdin" = none ] || input=in.f
 : >said
 exec 2>said
 # A new session, whose leader's number is also that of its process group.
@@ -319,11 +362,12 @@ exec 2>said
 )
 code=$?
 : >ended
-[ -z "$guard" ] || kill "$guard"
-printf '\n%s\n' "$key" >&3
-printf '\n%s\n' "$key" >&4
+(exec 6>&- 8>&- 9>&- && mark) &
+marker=$!
 # shellcheck disable=SC2086 # they are numbers
 wait $pumps
-[ -z "$feeder" ] || kill "$feeder"
+# shellcheck disable=SC2086
+kill "$marker" "$guard" $feeder 2>/dev/null
+if [ "$user" ] && ! [ -s start ] && ! (become "$user" true); then echo denied >start; fi
 finish
 report >&6

@@ -1,19 +1,12 @@
-# write LITTER USER KEY STEPS APPEND MODE UNLESS LENGTH
+# write LITTER USER KEY STEP DO APPEND MODE UNLESS LENGTH FORM
 #
-# Writes a file by the steps begin, data, commit or abort, of which several may
-# be done at once. Begin has the path, LENGTH bytes, on standard input, and data
-# after it; more data is in $spool/tmp/KEY.[0-9]*. It grows
-# beside the file it is to replace, with the rights of USER.
-user=$2 key=$3 steps=$4
-tmp=$spool/tmp
-case $steps in
-*begin*)
-	cat >"$tmp/$key.in"
-	head -c "$8" "$tmp/$key.in" >"$tmp/$key.path"
-	tail -c +$(($8 + 1)) "$tmp/$key.in" >"$tmp/$key.000000"
-	rm "$tmp/$key.in"
-	;;
-esac
+# Writes a file. DO is begin, data, commit, several of them, or abort; STEP
+# counts the calls. Begin has the path, LENGTH bytes, on standard input, and
+# data after it, unless that was uploaded as KEY because FORM is not none. It
+# grows beside the file it is to replace, with the rights of USER.
+user=$2 key=$3 step=$4 steps=$5
+shift 5
+append=$1 mode=$2 unless=$3 length=$4 form=$5
 # shellcheck disable=SC2016 # another shell's
 become_write='
 key=$1 steps=$2 append=$3 mode=$4 unless=$5
@@ -67,12 +60,28 @@ case $steps in *commit*)
 	chmod "${mode:-644}" -- "$temp" && mv -f -- "$temp" "$real" || exit 1 ;;
 esac
 echo "created=$new"'
-[ -e "$tmp/$key.real" ] || : >"$tmp/$key.real"
-cat "$tmp/$key".[0-9]* 2>/dev/null |
-	(become "$user" /bin/sh -c "$become_write" agentlab-write "$key" "$steps" "$5" "$6" "$7") \
+
+# given prints the data of this step.
+given() {
+	case $form$steps in
+	none*data*) tail -c +$((length + 1)) "$tmp/$key.in" ;;
+	none*) ;;
+	*) unpack "$key" "$form" ;;
+	esac
+}
+
+work() {
+	cat >"$tmp/$key.in"
+	case $steps in *begin*) head -c "$length" "$tmp/$key.in" >"$tmp/$key.path" ;; esac
+	[ -e "$tmp/$key.real" ] || : >"$tmp/$key.real"
+	given | (become "$user" /bin/sh -c "$become_write" agentlab-write "$key" "$steps" "$append" "$mode" "$unless") \
 		3<"$tmp/$key.path" 4>"$tmp/$key.new" 5<"$tmp/$key.real"
-code=$?
-[ -s "$tmp/$key.new" ] && mv "$tmp/$key.new" "$tmp/$key.real"
-rm -f "$tmp/$key".[0-9]*
-case $code$steps in 0*commit* | *abort*) rm -f "$tmp/$key".* ;; esac # what fails is yet to be aborted
-exit $code
+	code=$?
+	[ -s "$tmp/$key.new" ] && mv "$tmp/$key.new" "$tmp/$key.real"
+	rm -f "$tmp/$key".0* "$tmp/$key.in"
+	return $code
+}
+
+once "$key-$step"
+answer=$(work 2>&1)
+said "$key-$step" $? "$answer"

@@ -1,4 +1,0 @@
-# drop LITTER KEY
-#
-# Removes a command of mode run that has ended.
-rm -rf "${spool:?}/$2"
