@@ -88,7 +88,7 @@ func TestContract(t *testing.T) {
 }
 
 // sh runs a script and returns what it wrote.
-func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string { //nolint:unparam // TMP
+func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	exit, err := c.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", script}}, guest.Streams{Stdout: &out, Stderr: &errOut})
