@@ -79,6 +79,20 @@ func TestCloseTellsWhatWasLeft(t *testing.T) {
 	}
 }
 
+// A configuration may hold a secret, and agentlab refuses one that others read.
+func TestConfigureIsPrivate(t *testing.T) {
+	st := newStage(t)
+	defer st.Close()
+	if err := st.Configure("log_level: debug\n"); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(st.Dir, "config", "agentlab", "config.yaml")
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%s: %v, %v, want mode 0600", file, info, err)
+	}
+}
+
 func TestNewWithoutPrograms(t *testing.T) {
 	if _, err := stage.New(t.TempDir()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("New: got %v, want how to get the programs", err)
