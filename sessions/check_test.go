@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -75,4 +76,34 @@ func TestCheckEndsWithItsCaller(t *testing.T) {
 			t.Errorf("Create: %v, want what its caller's context says", err)
 		}
 	})
+}
+
+// A backend gets as many creates at once as it is said to take, and no more.
+func TestParallel(t *testing.T) {
+	for want, parallel := range map[int]map[string]int{8: nil, 20: {"mem": 20}} {
+		inLab(t, func(t *testing.T, l *lab) {
+			l.stop()
+			*l = *newLab(t, l.world, l.path)
+			l.Parallel = parallel
+			l.run()
+			var creating atomic.Int32
+			l.world.onStep(func(ctx context.Context, op, _ string, do func() error) error {
+				if op == "create" {
+					creating.Add(1)
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return do()
+			})
+			for range 30 {
+				if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+			if got := int(creating.Load()); got != want {
+				t.Errorf("%d creates at once, want %d", got, want)
+			}
+		})
+	}
 }

@@ -36,6 +36,10 @@ type Manager struct {
 	IdleTimeout    time.Duration // an unused channel to a guest is closed after it; 0 is 5 min
 	MaxUses        int           // concurrent Use of one sandbox; 0 is 128
 
+	// Parallel is how many machines each backend makes at once, and how many it
+	// removes; 0 is 8. More wait for their turn.
+	Parallel map[string]int
+
 	once   sync.Once
 	ctx    context.Context // of all that runs between calls
 	stop   context.CancelCauseFunc
@@ -66,7 +70,7 @@ type backendSlots struct {
 }
 
 const (
-	slotsPerBackend = 8
+	defaultParallel = 8
 	checkLimit      = 20 * time.Second // of a backend's check, while a caller waits
 )
 
@@ -235,7 +239,8 @@ func (m *Manager) init() {
 		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
-			m.slots[name] = &backendSlots{make: semaphore.NewWeighted(slotsPerBackend), remove: semaphore.NewWeighted(slotsPerBackend)}
+			n := int64(cmp.Or(m.Parallel[name], defaultParallel))
+			m.slots[name] = &backendSlots{make: semaphore.NewWeighted(n), remove: semaphore.NewWeighted(n)}
 		}
 	})
 }

@@ -27,6 +27,15 @@ func (in *installation) backends(cfg config.Config, key provisioner.Key, id stri
 	return all
 }
 
+// parallel is how many machines each backend makes at once. A cluster takes as
+// many as are asked for; pvesh costs a second of CPU time of its node each time.
+func parallel(cfg config.Config) map[string]int {
+	if cfg.Proxmox.Backend == "shell" {
+		return nil
+	}
+	return map[string]int{"proxmox": 128}
+}
+
 type localSettings struct{ Runsc, Guest, Platform string }
 
 func (in *installation) local(key provisioner.Key, id string) provisioner.Provisioner {

@@ -98,6 +98,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		Log:      in.log,
 
 		ReconcileEvery: cfg.ReconcileEvery,
+		Parallel:       parallel(cfg),
 	}}, nil
 }
 
