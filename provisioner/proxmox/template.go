@@ -113,7 +113,7 @@ func (t knownTemplate) flaws(r root) (all []Flaw) {
 	}
 	switch {
 	case len(system) == 0:
-		all = append(all, Flaw{What: "has no disk", Do: "build another: agentlab template build"})
+		all = append(all, Flaw{What: "has no disk", Do: "make another as docs/proxmox.md says"})
 	case len(system) == len(t.disks):
 		all = append(all, Flaw{What: "has no cloud-init drive", Run: fmt.Sprintf("pvesh set %s/config --ide2 %s:cloudinit", machine, system[0].storage.Storage)})
 	}

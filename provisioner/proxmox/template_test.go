@@ -28,7 +28,7 @@ func TestCheckSaysWhatMends(t *testing.T) {
 		"not-converted":   {func(c *pvetest.Cluster, p *Provisioner) { p.Template = "9000"; delete(c.VMs[9000].Config, "template") }, "run on a node: pvesh create /nodes/pve/qemu/9000/template"},
 		"no-agent":        {config(func(c map[string]string) { c["agent"] = "0" }), "--agent enabled=1"},
 		"no-cloudinit":    {config(func(c map[string]string) { delete(c, "ide2") }), "--ide2 local:cloudinit"},
-		"no-disk":         {config(func(c map[string]string) { delete(c, "scsi0") }), "agentlab template build"},
+		"no-disk":         {config(func(c map[string]string) { delete(c, "scsi0") }), "docs/proxmox.md"},
 		"no-pool":         {func(_ *pvetest.Cluster, p *Provisioner) { p.Pool = "nosuch" }, "agentlab proxmox setup"},
 		"no-range":        {func(_ *pvetest.Cluster, p *Provisioner) { p.VMIDs = Range{} }, "set a range from 100 on"},
 		"wrong-root":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "debian,fill=1" }, `"fill" is not understood`},

@@ -58,7 +58,7 @@ func (d *Proxmox) checkCreate(ctx context.Context, root string) {
 	switch {
 	case err != nil:
 		r.Status, r.Detail = Failed, errors.Join(err, derr).Error()
-		r.Do = "look at the console of a clone for what keeps qemu-guest-agent from answering; agentlab template build makes a template that has it"
+		r.Do = "look at the console of a clone for what keeps qemu-guest-agent from answering; docs/proxmox.md says how to make a template that has it"
 	case derr != nil:
 		r.Status, r.Detail = Failed, derr.Error()
 		r.Run = []string{"pvesh get /cluster/resources --type vm | grep " + papers.Sandbox}

@@ -108,7 +108,7 @@ func (d *Proxmox) client() *pve.Client { return d.Backend.Client }
 func (d *Proxmox) failed(check string, err error) {
 	r := Result{Check: check, Status: Failed, Detail: err.Error(), Do: "look at the node: journalctl -u pveproxy -u pvedaemon, and pvesh get /cluster/status"}
 	var e *pve.Error
-	if errors.As(err, &e) && e.Kind == pve.Permission {
+	if !errors.As(err, &e) || e.Kind == pve.Permission { // what is not Proxmox's word is of the backend, which misses a privilege
 		r.Do = "see privileges"
 	}
 	d.add(r)

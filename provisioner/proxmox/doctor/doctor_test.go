@@ -1,6 +1,7 @@
 package doctor_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -177,7 +178,7 @@ func TestTroubles(t *testing.T) {
 		"agent-off-in-template": {setConfig("agent", "0"), "template debian", doctor.Failed, "agent switched off", "", nil},
 		"agent-off":             {setConfig("agent", "0"), "agent", doctor.Failed, "switched off in 9000 on pve", "", nil},
 		"no-cloudinit":          {setConfig("ide2", ""), "template debian", doctor.Failed, "no cloud-init drive", "", nil},
-		"no-disk":               {setConfig("scsi0", ""), "template debian", doctor.Failed, "has no disk", "agentlab template build", func(c *pvetest.Cluster, _ *settings) { c.AddTemplate("pve", 9000, "debian") }},
+		"no-disk":               {setConfig("scsi0", ""), "template debian", doctor.Failed, "has no disk", "docs/proxmox.md", func(c *pvetest.Cluster, _ *settings) { c.AddTemplate("pve", 9000, "debian") }},
 		"not-on-that-node": {
 			func(c *pvetest.Cluster, s *settings) { c.AddNode("pve2"); s.nodes = []string{"pve2"} },
 			"template debian", doctor.Failed, "can't be cloned to pve2", "set proxmox_node to pve", func(_ *pvetest.Cluster, s *settings) { s.nodes = nil },
@@ -207,6 +208,13 @@ func TestTroubles(t *testing.T) {
 		"storage-almost-full": {
 			func(c *pvetest.Cluster, _ *settings) { c.Storages[0].Used = c.Storages[0].Size - 1<<30 },
 			"storage local", doctor.Warning, "1 GiB free on pve", "make room", func(c *pvetest.Cluster, _ *settings) { c.Storages[0].Used = 0 },
+		},
+		"storage-down": {
+			func(c *pvetest.Cluster, s *settings) {
+				c.AddNode("pve2").Down = true
+				grant("/nodes", "PVEAuditor")(c, s)
+			},
+			"storage local", doctor.Warning, "not available on pve2", "pvesm status", func(c *pvetest.Cluster, _ *settings) { c.Nodes[1].Down = false },
 		},
 		"bridge-not-allowed": {revoke("/sdn/zones/localnetwork/vmbr0", ""), "bridge vmbr0", doctor.Failed, "may not use it", "", nil},
 		"no-bridge": {
@@ -340,6 +348,25 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
+// An interrupted doctor destroys its machine first.
+func TestCreateInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+	l := newLab(t, &pvetest.Server{NewGuest: guests.New, Fail: func(r *http.Request) *pvetest.Fault {
+		if strings.HasSuffix(r.URL.Path, "/agent/exec") {
+			cancel()
+		}
+		return nil
+	}})
+	s := l.settings()
+	s.create = true
+	r := find(t, s.doctor(t).Check(ctx), "create debian")
+	if r.Status != doctor.Failed || !strings.Contains(r.Detail, "canceled") {
+		t.Errorf("result %+v", r)
+	}
+	l.noMachines(t)
+}
+
 // No machine is made where a check says that it can't work.
 func TestCreateIsNotTriedInVain(t *testing.T) {
 	l := newLab(t, &pvetest.Server{})
@@ -391,6 +418,46 @@ func TestPvesh(t *testing.T) {
 	}
 	if r := find(t, results, "tls"); !strings.Contains(r.Detail, "not used") {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// What is too much is told where it was given, not wherever it reaches.
+func TestSurplusIsToldOnce(t *testing.T) {
+	for name, tt := range map[string]struct {
+		spoil func(*pvetest.Cluster, *settings)
+		run   int
+		want  string
+	}{
+		"everywhere": {grant("/", "PVEPoolUser"), 1, "the token may do more than it must: Pool.Audit on /"},
+		"pool": {func(c *pvetest.Cluster, _ *settings) {
+			c.Roles["AgentLabPool"].Privs = append(c.Roles["AgentLabPool"].Privs, "VM.Console")
+		}, 1, "the token may do more than it must: VM.Console on /pool/agentlab"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			s := l.settings()
+			l.Edit(func(c *pvetest.Cluster) {
+				c.AddVM("pve", 5001, "ours")
+				c.Pools["agentlab"].VMs[5001] = true
+				tt.spoil(c, s)
+			})
+			if r := find(t, s.check(t), "surplus"); r.Detail != tt.want || len(r.Run) != tt.run {
+				t.Errorf("result %+v, want %q", r, tt.want)
+			}
+		})
+	}
+}
+
+// A token that may not look at itself is a good one all the same.
+func TestTokenThatSeesNoTokens(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Fail: func(r *http.Request) *pvetest.Fault {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/token") && strings.HasPrefix(r.Header.Get("Authorization"), "PVEAPIToken") {
+			return &pvetest.Fault{Status: 403, Reason: "Permission check failed (/access/groups, User.Modify)"}
+		}
+		return nil
+	}})
+	if bad := unlike(l.settings().check(t)); bad != nil {
+		t.Errorf("results %q", bad)
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 func (d *Proxmox) checkTemplates(ctx context.Context) {
 	if len(d.Roots) == 0 {
 		d.add(Result{Check: "template", Status: Failed, Detail: "neither a profile nor the configuration names one",
-			Do: "set proxmox_template to the name or VMID of a template; agentlab template build makes one"})
+			Do: "set proxmox_template to the name or VMID of a template; docs/proxmox.md says how to make one"})
 	}
 	for _, root := range d.Roots {
 		check := "template " + pve.ParseProperties(root).First()
@@ -83,9 +83,9 @@ func (d *Proxmox) unseen(check, root string) {
 	r := Result{Check: check, Status: Failed, Detail: "there is none that the token sees"}
 	if strings.Trim(name, "0123456789") == "" {
 		r.Run = d.granting("/vms/" + name)
-		r.Do = "if there is no such machine, name another, or make one: agentlab template build"
+		r.Do = "if there is no such machine, name another, or make one as docs/proxmox.md says"
 	} else {
-		r.Do = "let the token see it: agentlab proxmox setup --apply --template " + name + "; if there is none, make it: agentlab template build --name " + name
+		r.Do = "let the token see it: agentlab proxmox setup --apply --template " + name + "; if there is none, make it as docs/proxmox.md says"
 	}
 	d.add(r)
 }

@@ -87,7 +87,7 @@ func (d *Proxmox) checkSurplus(ctx context.Context) {
 		}
 		slices.Sort(surplus[at])
 	}
-	inherited(all, surplus)
+	d.inherited(all, surplus)
 	if len(surplus) == 0 {
 		d.ok("surplus", "no privilege beyond that")
 		return
@@ -130,10 +130,14 @@ func (d *Proxmox) needed(at, priv string, propagates bool) bool {
 	return false
 }
 
-// inherited removes what is so only since it is so above.
-func inherited(all pve.Permissions, surplus map[string][]string) {
+// inherited removes what is so only since it is so above, or in the pool.
+func (d *Proxmox) inherited(all pve.Permissions, surplus map[string][]string) {
+	pool := all["/pool/"+d.Backend.Pool]
 	for at, privs := range surplus {
 		surplus[at] = slices.DeleteFunc(privs, func(priv string) bool {
+			if _, ok := pool[priv]; ok && strings.HasPrefix(at, "/vms/") && !bool(all[at][priv]) {
+				return true
+			}
 			for above := at; above != "/"; {
 				above = path.Dir(above)
 				if propagates, ok := all[above][priv]; ok && bool(propagates) {

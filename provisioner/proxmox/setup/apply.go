@@ -106,7 +106,7 @@ func (s *Setup) resolve(ctx context.Context) (Want, error) {
 			return r.Type != "qemu" || string(r.Name) != t && strconv.Itoa(int(r.VMID)) != t
 		})
 		if len(found) == 0 {
-			return want, fmt.Errorf("template: there is no machine %q; agentlab template build makes one", t)
+			return want, fmt.Errorf("template: there is no machine %q; docs/proxmox.md says how to make one", t)
 		}
 		for _, r := range found {
 			if !r.Template { // the token could clone, and so read, somebody's machine

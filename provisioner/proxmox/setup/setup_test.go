@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,6 +108,36 @@ func TestScript(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was changed since is mended, be it of the user, of the token or of a role.
+func TestApplyMends(t *testing.T) {
+	for name, spoil := range map[string]func(*pvetest.Cluster){
+		"grant-of-the-user":  func(c *pvetest.Cluster) { c.ACL = withoutGrants(c.ACL, "agentlab@pve") },
+		"grant-of-the-token": func(c *pvetest.Cluster) { c.ACL = withoutGrants(c.ACL, "agentlab@pve!agentlab") },
+		"role":               func(c *pvetest.Cluster) { c.Roles[setup.PoolRole].Privs = []string{"VM.Audit"} },
+		"wide-role":          func(c *pvetest.Cluster) { c.Roles[setup.StorageRole].Privs = c.Roles["PVEAdmin"].Privs },
+		"pool":               func(c *pvetest.Cluster) { delete(c.Pools, "agentlab") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			if _, err := l.apply(t, want(), filepath.Join(t.TempDir(), "token")); err != nil {
+				t.Fatal(err)
+			}
+			before := l.access()
+			l.Edit(spoil)
+			if changes, err := l.apply(t, want(), ""); err != nil || len(changes) == 0 {
+				t.Errorf("changes %q, %v", changes, err)
+			}
+			if diff := cmp.Diff(before, l.access()); diff != "" {
+				t.Errorf("after that (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func withoutGrants(acls []pvetest.ACL, who string) []pvetest.ACL {
+	return slices.DeleteFunc(acls, func(a pvetest.ACL) bool { return a.Who == who })
 }
 
 // What others may have wanted is not touched.
