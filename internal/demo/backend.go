@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/pvesim"
 	"github.com/agentlab-mcp/agentlab/internal/stage"
@@ -15,9 +16,11 @@ type backend interface {
 	// prepare configures the installation for it; in says as which backend
 	// profiles name it.
 	prepare(st *stage.Stage) (in string, err error)
-	// sharesNetwork says that its machines, which have no network of their own,
-	// are not cut off from this host's either.
-	sharesNetwork() bool
+	// spares says why it proves nothing that a sandbox can't reach that part of
+	// this host; empty is that it does.
+	spares(part part) string
+	// patience is how long the demo may take.
+	patience() time.Duration
 	// about says what there is beside sandboxes, to be shown; empty is nothing.
 	about() string
 	// left is an error if anything is not as it was before.
@@ -39,7 +42,8 @@ func newBackend(name string) (backend, error) {
 type host struct{}
 
 func (host) prepare(*stage.Stage) (string, error) { return "local", nil }
-func (host) sharesNetwork() bool                  { return false }
+func (host) spares(part) string                   { return "" }
+func (host) patience() time.Duration              { return 2 * time.Minute }
 func (host) about() string                        { return "" }
 func (host) left() error                          { return nil }
 func (host) close()                               {}
@@ -57,7 +61,14 @@ func (s *simulator) prepare(st *stage.Stage) (_ string, err error) {
 	return "proxmox", st.AddProfile("default", "backend: proxmox\ndescription: a virtual machine, no network\n")
 }
 
-func (s *simulator) sharesNetwork() bool { return true }
+func (s *simulator) spares(p part) string {
+	if p == network {
+		return "the simulator's guests are processes that share the network of this host"
+	}
+	return ""
+}
+
+func (s *simulator) patience() time.Duration { return 2 * time.Minute }
 
 func (s *simulator) about() string { return s.Summary() }
 

@@ -15,8 +15,17 @@ import (
 type probe struct {
 	command string
 	seen    func(text string, ex exit) bool // whether it does
-	network bool
+	of      part
 }
+
+// part is what of the host a probe goes for.
+type part string
+
+const (
+	system  part = "system"
+	files   part = "files"
+	network part = "network"
+)
 
 // isolation tries to reach the host in the ways that are open to any program.
 func (d *demo) isolation(ctx context.Context) error {
@@ -37,15 +46,16 @@ func (d *demo) isolation(ctx context.Context) error {
 
 	succeeded := func(_ string, ex exit) bool { return ex.Code == 0 }
 	for _, p := range []probe{
-		{"cat /etc/shadow", succeeded, false},
-		{"cat " + file, succeeded, false},
-		{"ls -A /home /root /srv", d.homesOfHost, false},
-		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }, false},
-		{"env | grep " + strings.Split(secret, "=")[0], succeeded, false},
-		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded, true},
-		{"timeout 2 bash -c 'echo hello > /dev/tcp/192.0.2.1/53'", succeeded, true}, // of no host, RFC 5737
+		{"cat /etc/shadow", succeeded, system},
+		{"cat " + file, succeeded, files},
+		{"ls -A /home /root /srv", d.homesOfHost, files},
+		{"hostname || cat /etc/hostname", func(text string, _ exit) bool { return containsLine(text, hostname) }, files},
+		{"env | grep " + strings.Split(secret, "=")[0], succeeded, files},
+		{fmt.Sprintf("timeout 2 bash -c 'echo hello > /dev/tcp/127.0.0.1/%d'", port), succeeded, network},
+		{"timeout 2 bash -c 'echo hello > /dev/tcp/192.0.2.1/53'", succeeded, network}, // of no host, RFC 5737
 	} {
-		if p.network && d.on.sharesNetwork() {
+		if why := d.on.spares(p.of); why != "" {
+			d.out.step("not tried", p.command+"\n"+why)
 			continue
 		}
 		text, ex, err := d.exec(ctx, p.command)
@@ -56,9 +66,6 @@ func (d *demo) isolation(ctx context.Context) error {
 			return fmt.Errorf("the sandbox sees the host through %q:\n%s", p.command, text)
 		}
 		d.out.step("exec", p.command+"\n"+text)
-	}
-	if d.on.sharesNetwork() {
-		d.out.step("network", "not tried: simulated guests are processes that share this host's")
 	}
 	return noCaller(listener.(*net.TCPListener))
 }

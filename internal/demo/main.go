@@ -12,14 +12,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/stage"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
-
-// limit ends a demo that hangs.
-const limit = 2 * time.Minute
 
 func main() {
 	pvetest.GuestMain()
@@ -39,7 +35,7 @@ func main() {
 }
 
 func run(ctx context.Context, bin string, on backend, out *transcript) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, on.patience())
 	defer cancel()
 	st, err := stage.New(bin)
 	if err != nil {

@@ -71,8 +71,8 @@ func (d *demo) create(ctx context.Context) error {
 		if _, err := d.client.Call(ctx, "create_sandbox", c.args, c.sb); err != nil {
 			return err
 		}
-		if got := strings.ToLower(c.sb.State); got != "ready" {
-			return fmt.Errorf("%s is %s, want ready", c.sb.ID, got)
+		if err := d.booted(ctx, c.sb); err != nil {
+			return err
 		}
 		d.out.step("create_sandbox", fmt.Sprintf("%s, %s, ends in %v", c.sb.ID, c.sb.OS, time.Until(c.sb.Expires).Round(time.Second)))
 	}
@@ -85,6 +85,25 @@ func (d *demo) create(ctx context.Context) error {
 		d.out.step("on the Proxmox", about)
 	}
 	return nil
+}
+
+// booted waits until a sandbox is ready: one that takes longer than a client may
+// wait for an answer is told of before.
+func (d *demo) booted(ctx context.Context, sb *sandbox) error {
+	for {
+		switch strings.ToLower(sb.State) {
+		case "ready":
+			return nil
+		case "requested", "provisioning", "booting":
+		default:
+			return fmt.Errorf("%s is %s, want ready", sb.ID, sb.State)
+		}
+		var list struct{ Sandboxes []sandbox }
+		if _, err := d.client.Call(ctx, "list_sandboxes", stage.Args{"sandbox_id": sb.ID, "wait_ready_seconds": 45}, &list); err != nil {
+			return err
+		}
+		*sb = list.Sandboxes[0]
+	}
 }
 
 // exit is what exec tells programs.

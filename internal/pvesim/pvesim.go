@@ -43,26 +43,32 @@ type Sim struct {
 	before map[string]string // what there is that is not ours
 }
 
-// New puts one up, of a version such as 8.4.21, whose machines keep their files
-// below dir. The caller closes it.
+// New puts one up, of a version such as 8.4.21, whose machines are processes
+// that keep their files below dir. The caller closes it.
 func New(dir, version string) (*Sim, error) {
 	guests := filepath.Join(dir, "guests")
 	if err := os.MkdirAll(guests, 0o711); err != nil {
 		return nil, err
 	}
-	s := &Sim{}
-	s.Server = &pvetest.Server{Version: version, NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New, Fail: s.fail}
+	return Furnish(&pvetest.Server{Version: version, NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New}), nil
+}
+
+// Furnish makes one of a server that was never used, with the guests it has. It
+// replaces the server's Fail.
+func Furnish(srv *pvetest.Server) *Sim {
+	s := &Sim{Server: srv}
+	srv.Fail = s.fail
 	s.Server.Edit(func(c *pvetest.Cluster) {
 		c.AddTemplate(Node, templateID, Template)
 		c.Pools[Pool] = &pvetest.Pool{VMs: map[int]bool{}}
 		s.token = tokenID + "=" + c.AddToken(tokenID, true)
-		for path, privs := range rights(version) {
+		for path, privs := range rights(srv.Version) {
 			grant(c, path, privs)
 		}
 		others(c)
 	})
 	s.before = s.everything()
-	return s, nil
+	return s
 }
 
 // others adds machines that are not ours though they look like it: in our pool,
@@ -78,7 +84,7 @@ func others(c *pvetest.Cluster) {
 // rights are what the token needs, by path (measured, on 8.4 and 9.2).
 func rights(version string) map[string][]string {
 	agent := "VM.Monitor"
-	if !strings.HasPrefix(version, "8.") {
+	if strings.HasPrefix(version, "9.") {
 		agent = "VM.GuestAgent.Unrestricted"
 	}
 	return map[string][]string{
