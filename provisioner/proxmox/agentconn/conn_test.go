@@ -28,7 +28,7 @@ type machine struct {
 	limit  agentconn.Limiter
 }
 
-func boot(t *testing.T, srv *pvetest.Server) *machine {
+func boot(t testing.TB, srv *pvetest.Server) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -54,14 +54,14 @@ func boot(t *testing.T, srv *pvetest.Server) *machine {
 	return m
 }
 
-func (m *machine) conn(t *testing.T, user string) *agentconn.Conn {
+func (m *machine) conn(t testing.TB, user string) *agentconn.Conn {
 	t.Helper()
 	c := agentconn.New(agentconn.Config{Client: m.client, VM: m.vm, Limiter: &m.limit, User: user})
 	t.Cleanup(func() { check(t, c.Close()) })
 	return c
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestContract(t *testing.T) {
 }
 
 // sh runs a script and returns what it wrote.
-func (m *machine) sh(t *testing.T, c *agentconn.Conn, script string) string {
+func (m *machine) sh(t testing.TB, c *agentconn.Conn, script string) string {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	exit, err := c.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", script}}, guest.Streams{Stdout: &out, Stderr: &errOut})

@@ -12,6 +12,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
+// startWait is how long Start waits at least, to learn whether the command began.
+const startWait = 40 * time.Millisecond
+
 // Limits in bytes.
 const (
 	maxPiece = 4 << 20 // of a log that is fetched at once
@@ -77,7 +80,7 @@ func (p processes) start(ctx context.Context, j job, wait time.Duration) (guest.
 	if err != nil {
 		return guest.Process{}, guest.Output{}, err
 	}
-	until := time.Now().Add(max(wait, glance/2))
+	until := time.Now().Add(max(wait, startWait))
 	s, err := proc.wait(ctx, until)
 	if s == nil && err == nil {
 		defer proc.abandon()
@@ -130,7 +133,7 @@ func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Pro
 			return guest.Process{}, guest.Output{}, err
 		}
 		if rec["start"] == "" && rec["ended"] != "1" || rec["ended"] != "1" && time.Now().Before(until) {
-			if !sleep(ctx, glance/2) {
+			if !sleep(ctx, startWait) {
 				return guest.Process{}, guest.Output{}, ctx.Err()
 			}
 			continue

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// glance is how long a command is only looked at before its output is pulled:
-	// most have ended by then, and all they wrote comes with the end.
-	glance = 100 * time.Millisecond
 	// pullWait is how long a script in the guest waits for output, in hundredths
 	// of a second.
 	pullWait = 1000
@@ -95,7 +92,7 @@ func (s *stream) write(b []byte) error {
 
 // follow waits for the end and hands on the output meanwhile.
 func (r *run) follow(ctx context.Context) (guest.Exit, error) {
-	until := time.Now().Add(glance)
+	until := time.Now().Add(r.conn.pace.glance())
 	for first := true; ; first = false {
 		rec, err := r.look(ctx, until)
 		if rec == nil && err == nil {

@@ -15,7 +15,7 @@ shift 4
 timeout=$1 clip=$2 stdin=$3 tty=$4 length=$5 form=$6 term=$7 rows=$8 cols=$9
 shift 9
 command=$1
-maxlog=67108864 maxended=256 segment=2097152 ahead=4
+maxlog=67108864 maxended=256 segment=4194304 ahead=4
 
 # enter makes the job's directory. Those of mode keep have a number for ever.
 enter() {

@@ -1,0 +1,89 @@
+package agentconn_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// counted is a server that counts agent calls.
+func counted(calls *atomic.Int64) *pvetest.Server {
+	return &pvetest.Server{Fail: func(r *http.Request) *pvetest.Fault {
+		if strings.Contains(r.URL.Path, "/agent/") {
+			calls.Add(1)
+		}
+		return nil
+	}}
+}
+
+func BenchmarkExec(b *testing.B) {
+	var calls atomic.Int64
+	m := boot(b, counted(&calls))
+	c := m.conn(b, "")
+	m.sh(b, c, "true")
+	calls.Store(0)
+	for b.Loop() {
+		m.sh(b, c, "echo hello")
+	}
+	b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+}
+
+// BenchmarkOutput streams 200 MB, of which gzip can make nothing or much.
+func BenchmarkOutput(b *testing.B) {
+	for _, from := range []string{"yes", "cat /dev/urandom"} {
+		b.Run(strings.Fields(from)[0], func(b *testing.B) {
+			var calls atomic.Int64
+			m := boot(b, counted(&calls))
+			c := m.conn(b, "")
+			const size = 200_000_000
+			b.SetBytes(size)
+			for b.Loop() {
+				var n written
+				cmd := guest.Cmd{Args: []string{"sh", "-c", fmt.Sprintf("%s | head -c %d", from, size)}}
+				_, err := c.Run(b.Context(), cmd, guest.Streams{Stdout: &n})
+				check(b, err)
+				if n != size {
+					b.Fatalf("%d bytes", n)
+				}
+			}
+			b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+		})
+	}
+}
+
+type written int64
+
+func (w *written) Write(p []byte) (int, error) { *w += written(len(p)); return len(p), nil }
+
+// BenchmarkFile writes and reads 1 GiB of zeros.
+func BenchmarkFile(b *testing.B) {
+	var calls atomic.Int64
+	m := boot(b, counted(&calls))
+	c := m.conn(b, "")
+	const size = 1 << 30
+	b.SetBytes(2 * size)
+	for b.Loop() {
+		_, err := c.WriteFile(b.Context(), "/home/big", io.LimitReader(zeros{}, size), guest.WriteOptions{})
+		check(b, err)
+		r, _, err := c.ReadFile(b.Context(), "/home/big", 0, -1)
+		check(b, err)
+		var n written
+		_, err = io.Copy(&n, r)
+		check(b, err)
+		if n != size {
+			b.Fatalf("%d bytes", n)
+		}
+		check(b, r.Close())
+	}
+	b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
