@@ -30,6 +30,6 @@ if [ "$signal" = KILL ]; then
 	slay "$mark"
 elif [ "$signal" ] && [ -s about ]; then
 	read -r pid <about
-	kill -s "$signal" -- "-$pid" 2>/dev/null || result exited
+	kill "-$signal" "-$pid" 2>/dev/null || result exited
 fi
 result ok

@@ -101,7 +101,7 @@ become() {
 		;;
 	esac
 	# busybox: its setpriv can't, its su does not fork.
-	exec su -s /bin/sh -c 'exec "$@"' "$u" sh "$@"
+	exec su -s /bin/sh -c 'exec "$@"' -- "$u" sh "$@"
 }
 
 # doze sleeps, each time for longer; $nap is set to 0 before the first. It is
