@@ -150,13 +150,25 @@ func (d *Proxmox) granting(paths ...string) []string {
 		return nil
 	}
 	w := d.want()
-	have := setup.Have{Pool: true, User: true, Token: true, Roles: d.roles}
+	have := setup.Have{Pool: true, User: true, Token: true}
+	concerned := map[string]bool{} // roles
 	for _, g := range w.Grants() {
 		if slices.Contains(paths, g.Path) {
+			concerned[g.Role] = true
 			continue
 		}
 		for kind, who := range map[string]string{"user": w.User, "token": w.TokenID()} {
 			have.ACLs = append(have.ACLs, pve.ACL{Path: g.Path, Role: g.Role, Type: kind, Holder: who, Propagate: true})
+		}
+	}
+	for _, r := range setup.Roles(d.version) {
+		if !concerned[r.Name] {
+			have.Roles = append(have.Roles, pve.Role{ID: r.Name, Privs: strings.Join(r.Privs, ",")})
+		}
+	}
+	for _, r := range d.roles {
+		if concerned[r.ID] {
+			have.Roles = append(have.Roles, r)
 		}
 	}
 	var run []string

@@ -191,7 +191,10 @@ func TestTroubles(t *testing.T) {
 			func(c *pvetest.Cluster, s *settings) { s.pool = "other"; grant("/pool/other", "AgentLabPool")(c, s) },
 			"pool", doctor.Failed, "does not exist", "", nil,
 		},
-		"pool-not-seen":    {revoke("/pool/agentlab", ""), "pool", doctor.Failed, "may not see pool agentlab", "", nil},
+		"pool-not-seen": {
+			revoke("/pool/agentlab", ""), "pool", doctor.Failed, "may not see pool agentlab", "pvesh create /pools --poolid agentlab",
+			func(c *pvetest.Cluster, s *settings) { grant("/pool/agentlab", "AgentLabPool")(c, s) },
+		},
 		"only-the-user":    {revoke("/pool/agentlab", tokenID), "privileges", doctor.Failed, "VM.Allocate", "", nil},
 		"only-the-token":   {revoke("/pool/agentlab", "agentlab@pve"), "privileges", doctor.Failed, "VM.Allocate", "", nil},
 		"no-power":         {lose("AgentLabPool", "VM.PowerMgmt"), "privileges", doctor.Failed, "the token lacks VM.PowerMgmt on /pool/agentlab", "", nil},
@@ -445,6 +448,22 @@ func TestSurplusIsToldOnce(t *testing.T) {
 				t.Errorf("result %+v, want %q", r, tt.want)
 			}
 		})
+	}
+}
+
+// Only what concerns the missing privilege is to be run.
+func TestMendsOnlyThat(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.Edit(func(c *pvetest.Cluster) {
+		for _, role := range []string{"AgentLabPool", "AgentLabNetwork"} {
+			delete(c.Roles, role)
+		}
+		revoke("/storage/local", "")(c, nil)
+	})
+	r := find(t, l.settings().check(t), "storage local")
+	want := []string{"pvesh set /access/acl --path /storage/local --propagate 1 --roles AgentLabStorage --tokens 'agentlab@pve!agentlab' --users agentlab@pve"}
+	if diff := cmp.Diff(want, r.Run); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
 	}
 }
 

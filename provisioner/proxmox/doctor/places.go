@@ -99,7 +99,8 @@ func (d *Proxmox) checkPool(ctx context.Context) {
 		run := append([]string{step.Command()}, d.granting("/pool/"+d.Backend.Pool)...)
 		d.add(Result{Check: "pool", Status: Failed, Detail: err.Error(), Run: run})
 	case errors.Is(err, pve.Permission):
-		d.add(Result{Check: "pool", Status: Failed, Detail: "the token may not see pool " + d.Backend.Pool, Run: d.granting("/pool/" + d.Backend.Pool)})
+		d.add(Result{Check: "pool", Status: Failed, Detail: "the token may not see pool " + d.Backend.Pool, Run: d.granting("/pool/" + d.Backend.Pool),
+			Do: "and if there is no such pool: pvesh create /pools --poolid " + d.Backend.Pool})
 	case err != nil:
 		d.failed("pool", err)
 	default:
