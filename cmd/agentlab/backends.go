@@ -57,14 +57,15 @@ func (in *installation) local(key provisioner.Key, id string) provisioner.Provis
 // are named there.
 type proxmoxSettings struct {
 	config.Proxmox
+	Guest string // as of the local backend
 	Token redact.String
 	CA    string
 }
 
 func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, id string) provisioner.Provisioner {
-	users := map[string]string{}
+	byName := map[string]config.Profile{}
 	for _, p := range profiles {
-		users[p.Name] = p.User
+		byName[p.Name] = p
 	}
 	return &late[proxmoxSettings]{
 		read: func() (proxmoxSettings, error) {
@@ -72,20 +73,22 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 			if err != nil {
 				return proxmoxSettings{}, err
 			}
-			return readProxmox(cfg.Proxmox, os.Getenv)
+			s, err := readProxmox(cfg.Proxmox, os.Getenv)
+			s.Guest = cfg.LocalGuest
+			return s, err
 		},
 		build: func(s proxmoxSettings) (provisioner.Provisioner, error) {
 			if s.TLSInsecure {
 				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
 			}
-			return s.provisioner(users, key, id, in.log)
+			return s.provisioner(byName, key, id, in.log)
 		},
 	}
 }
 
 // provisioner returns the backend that is configured. users are whom we are on
 // machines, by profile.
-func (s proxmoxSettings) provisioner(users map[string]string, key provisioner.Key, id string, log *slog.Logger) (*proxmox.Provisioner, error) {
+func (s proxmoxSettings) provisioner(profiles map[string]config.Profile, key provisioner.Key, id string, log *slog.Logger) (*proxmox.Provisioner, error) {
 	transport, err := s.transport()
 	if err != nil {
 		return nil, err
@@ -93,7 +96,9 @@ func (s proxmoxSettings) provisioner(users map[string]string, key provisioner.Ke
 	p := &proxmox.Provisioner{
 		Client: &pve.Client{Transport: transport}, Key: key, Instance: id, Log: log,
 		Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
-		User: func(profile string) string { return users[profile] },
+		User:    func(profile string) string { return profiles[profile].User },
+		Channel: func(profile string) string { return profiles[profile].Channel },
+		Guest:   s.Guest,
 	}
 	if s.Node != "" {
 		p.Nodes = []string{s.Node}

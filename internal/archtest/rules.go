@@ -59,7 +59,7 @@ func Architecture() Rules {
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice
 			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve"},
-			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshguest provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
+			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshboot provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
 			{"provisioner/proxmox/setup", "provisioner/proxmox/pve internal/redact"},
 			{"provisioner/proxmox/doctor", "provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/setup"},
 			{"sessions", "internal/keylock provisioner provisioner/guest"},

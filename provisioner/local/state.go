@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 
@@ -138,8 +137,8 @@ func (st *state) room(spec provisioner.Spec) error {
 type tools struct{ runsc, guest, platform string }
 
 func (p *Provisioner) tools() (tools, error) {
-	runsc, rerr := findTool(p.Runsc, "runsc")
-	guest, gerr := findTool(p.Guest, "agentlab-guest")
+	runsc, rerr := provisioner.FindTool(p.Runsc, "runsc")
+	guest, gerr := provisioner.FindTool(p.Guest, "agentlab-guest")
 	if err := errors.Join(rerr, gerr); err != nil {
 		return tools{}, fmt.Errorf("%w: %w", err, provisioner.ErrUnavailable)
 	}
@@ -152,26 +151,4 @@ func (p *Provisioner) tools() (tools, error) {
 		return t, fmt.Errorf("platform %q is none of systrap, kvm, ptrace: %w", t.platform, provisioner.ErrUnavailable)
 	}
 	return t, nil
-}
-
-// findTool returns the absolute path of a program: as configured, next to our
-// own, or on PATH.
-func findTool(configured, name string) (string, error) {
-	if configured != "" {
-		path, err := exec.LookPath(configured)
-		if err != nil {
-			return "", fmt.Errorf("%s is not a program: correct the path, or build it with make build: %w", configured, err)
-		}
-		return filepath.Abs(path)
-	}
-	if self, err := os.Executable(); err == nil {
-		if path, err := exec.LookPath(filepath.Join(filepath.Dir(self), name)); err == nil {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%s is neither next to agentlab nor on PATH: build it with make build, or install it with make install", name)
-	}
-	return filepath.Abs(path)
 }

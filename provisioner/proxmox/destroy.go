@@ -77,6 +77,7 @@ func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) err
 		return err
 	}
 	p.bury(vm)
+	p.ways.forget(sandbox)
 	return nil
 }
 

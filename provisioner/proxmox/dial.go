@@ -8,7 +8,6 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
-	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
@@ -33,7 +32,11 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if err := p.booted(ctx, m); err != nil {
 		return nil, fmt.Errorf("wait for guest to boot: %w: %w", err, guest.ErrUnreachable)
 	}
-	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile)}), nil
+	conn, err := p.enter(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
+	}
+	return conn, nil
 }
 
 // booted waits for a guest's agent to answer.

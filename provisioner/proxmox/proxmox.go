@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"regexp"
 	"sync"
 	"time"
@@ -46,9 +48,20 @@ type Provisioner struct {
 	// User names whom cloud-init gives our key on machines of a profile; nil or
 	// empty is root.
 	User func(profile string) string
+	// Channel says how guests of a profile are reached: "ssh", "agent", or
+	// "auto", which is SSH if it can be reached from here; nil or empty is auto.
+	Channel func(profile string) string
+	// Guest is the path of agentlab-guest, which the channel over SSH puts into
+	// machines; empty: next to our own binary, then PATH.
+	Guest string
+
+	// dialSSH connects to the SSH server at an address; nil is by TCP, port 22.
+	dialSSH func(ctx context.Context, ip netip.Addr) (net.Conn, error)
 
 	grace time.Duration // see defaultGrace
 	undo  time.Duration // what undoing a failed Create may take
+
+	patience time.Duration // see autoPatience
 
 	once    sync.Once
 	log     *slog.Logger
@@ -56,6 +69,7 @@ type Provisioner struct {
 	looks   singleflight.Group // of Creates and Destroys that want to look at once
 	agents  agentconn.Limiter  // of calls to guest agents
 	prober  prober
+	ways    ways // to guests
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster
@@ -105,7 +119,11 @@ func (p *Provisioner) init() {
 		}
 		p.grace = cmp.Or(p.grace, defaultGrace)
 		p.undo = cmp.Or(p.undo, defaultUndo)
+		p.patience = cmp.Or(p.patience, autoPatience)
 		p.prober.ping = p.ping
+		if p.dialSSH == nil {
+			p.dialSSH = dialSSH
+		}
 		p.known, p.making = map[int]entry{}, map[int]bool{}
 		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}
 	})
@@ -133,6 +151,7 @@ func (p *Provisioner) describe(id int, papers provisioner.Papers, running bool) 
 	return provisioner.Machine{
 		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: id}.String()},
 		Papers: papers, Running: running, Home: p.home(papers.Profile), OS: osName,
+		IP: p.ways.ip(papers.Sandbox),
 	}
 }
 

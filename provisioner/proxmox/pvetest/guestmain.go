@@ -46,6 +46,11 @@ func guestInit() error {
 	if err := unix.Sethostname([]byte(os.Getenv("PVETEST_NAME"))); err != nil {
 		return fmt.Errorf("set the name: %w", err)
 	}
+	if user := os.Getenv(guestUserEnv); user != "" {
+		if err := serveSSH(user, os.Getenv(guestKeysEnv)); err != nil {
+			return fmt.Errorf("start the SSH server: %w", err)
+		}
+	}
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, unix.SIGTERM, unix.SIGHUP)
 	go func() {
@@ -108,6 +113,12 @@ func enterRoot(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
 	}
+	if err := os.MkdirAll(root, 0o755); err != nil { //nolint:gosec // as in any system
+		return err
+	}
+	if err := unix.Mount(root, root, "", unix.MS_BIND, ""); err != nil { // only a mount can become the root
+		return fmt.Errorf("%s: %w", root, err)
+	}
 	for d, mode := range map[string]fs.FileMode{
 		"": 0o755, "etc": 0o755, "tmp": 0o777 | fs.ModeSticky, "root": 0o700, "home": 0o755, "var": 0o755, "var/tmp": 0o777 | fs.ModeSticky,
 		"run": 0o755, "proc": 0o555, "dev": 0o755, "sys": 0o555, "opt": 0o755, "srv": 0o755, "mnt": 0o755,
@@ -138,10 +149,22 @@ func enterRoot(dir string) error {
 	if err := unix.Mount("proc", filepath.Join(root, "proc"), "proc", 0, ""); err != nil {
 		return fmt.Errorf("/proc: %w", err)
 	}
-	if err := unix.Chroot(root); err != nil {
+	unix.Umask(0o022)
+	return changeRoot(root)
+}
+
+// changeRoot makes a mount the root directory, and takes the old one away. Below
+// a mere chroot there would be no user namespaces (user_namespaces(7)).
+func changeRoot(root string) error {
+	if err := os.Chdir(root); err != nil {
 		return err
 	}
-	unix.Umask(0o022)
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("change the root directory: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("take the old root directory away: %w", err)
+	}
 	return os.Chdir("/")
 }
 

@@ -1,6 +1,7 @@
 package pvetest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -27,6 +28,11 @@ type ProcessGuests struct {
 	// it returns is called when the guest is gone. A place to attach an SSH
 	// server. Nil is nothing.
 	Booted func(spec GuestSpec, root string) (stop func())
+	// ListenSSH returns where a guest's SSH server, the host's OpenSSH, takes
+	// connections: a Unix socket, or a TCP address, which its agent then tells.
+	// It lets in the user and the keys of cloud-init; without root here, any
+	// user but root. Nil is no SSH server.
+	ListenSSH func(spec GuestSpec) (net.Listener, error)
 }
 
 // New is for Server.NewGuest.
@@ -42,9 +48,21 @@ func (p *ProcessGuests) New(spec GuestSpec) (Guest, error) {
 	defer func() { _ = inside.Close() }()
 	g := &processGuest{host: host, done: make(chan struct{})}
 	q := spec.agent()
+	files, env := []*os.File{inside}, []string(nil)
+	if p.ListenSSH != nil {
+		l, ip, err := p.listenSSH(spec)
+		if err != nil {
+			_ = host.Close()
+			return nil, err
+		}
+		defer func() { _ = l.Close() }()
+		q.ip = cmp.Or(ip, q.ip)
+		files, env = append(files, l), spec.sshEnv()
+	}
 	g.cmd = exec.Command("/proc/self/exe") //nolint:noctx // Kill ends it
 	g.cmd.Env = []string{guestEnv + "=init", "PVETEST_ROOT=" + root, "PVETEST_NAME=" + q.name, "PVETEST_MAC=" + q.mac, "PVETEST_IP=" + q.ip}
-	g.cmd.ExtraFiles = []*os.File{inside}
+	g.cmd.Env = append(g.cmd.Env, env...)
+	g.cmd.ExtraFiles = files
 	g.cmd.Stderr = &g.stderr
 	g.cmd.SysProcAttr = namespaces()
 	if err := g.cmd.Start(); err != nil {
