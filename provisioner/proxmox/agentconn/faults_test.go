@@ -239,3 +239,15 @@ func TestLimit(t *testing.T) {
 		t.Errorf("%d agent calls were in flight at once", most)
 	}
 }
+
+// The mark that ends a stream is no output, also if its end came meanwhile.
+func TestMarkIsNoOutput(t *testing.T) {
+	m := boot(t, &pvetest.Server{})
+	each := func(signal string) string {
+		return "for f in /proc/[0-9]*; do read -r name <$f/comm; [ \"$name\" = dd ] && kill -" + signal + " ${f#/proc/}; done 2>/dev/null; "
+	}
+	script := "echo out; " + each("STOP") + "echo more; (sleep 1; " + each("CONT") + ") >/dev/null 2>&1 &"
+	if got := m.sh(t, m.conn(t, ""), script); got != "out\nmore\n" {
+		t.Errorf("output %q", got)
+	}
+}

@@ -59,7 +59,10 @@ pump_run() {
 		dd bs=65536 count=$count 2>"$1.dd" >>"$1.$seg" || { full; break; }
 		told "$1.dd"
 		n=$((whole + parts))
-		[ $n -lt $count ] && break
+		if [ $n -lt $count ]; then # it is the end, but marks may have come before
+			[ -e ended ] && trim "$1.$seg"
+			break
+		fi
 		if [ -e ended ]; then
 			count=1
 			trim "$1.$seg" && break
