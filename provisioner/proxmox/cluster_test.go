@@ -187,55 +187,6 @@ func TestSharedTemplate(t *testing.T) {
 	}
 }
 
-// Of 10,000 machines a thousand are ours. Once they are known, a look costs
-// few calls, and a change costs one more.
-func TestListCostsFewCalls(t *testing.T) {
-	l := newLab(t, &pvetest.Server{})
-	p := l.provisioner()
-	p.VMIDs = Range{5000, 7999}
-	l.srv.Edit(func(c *pvetest.Cluster) {
-		for i := range 1000 {
-			spec := testSpec(i)
-			text, err := p.seal(5000+i, whole, spec.Papers)
-			if err != nil {
-				t.Fatal(err)
-			}
-			vm := c.AddVM("pve", 5000+i, "ours")
-			vm.Config["description"], vm.Config["tags"], vm.Running = text, p.tags(nil, text), true
-			c.Pools[testPool].VMs[vm.ID] = true
-		}
-		for i := range 9000 {
-			c.AddVM("pve", 10000+i, "foreign")
-		}
-		grant(c, "/vms", "VM.Audit")
-	})
-	count := func(want int) int {
-		t.Helper()
-		l.onCall(nil)
-		list, err := p.List(t.Context())
-		if err != nil || len(list) != want {
-			t.Fatalf("List: %d machines, %v; want %d", len(list), err, want)
-		}
-		n := 0
-		for _, c := range l.counted() {
-			n += c
-		}
-		return n
-	}
-	count(1000)
-	if n := count(1000); n > 5 {
-		t.Errorf("%d calls though nothing changed", n)
-	}
-	l.srv.Edit(func(c *pvetest.Cluster) {
-		c.VMs[5007].Config["tags"] = "agentlab"
-		delete(c.VMs[5007].Config, "description")
-		delete(c.VMs, 5008)
-	})
-	if n := count(998); n > 6 {
-		t.Errorf("%d calls though one machine changed", n)
-	}
-}
-
 // An edit that does not show in the tags comes out when the config is read
 // again, which happens to a few in each look.
 func TestListReadsAgain(t *testing.T) {
