@@ -73,7 +73,7 @@ func Architecture() Rules {
 			{"internal/stage", ""},
 			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
-			{"internal/bench", "internal/stage provisioner provisioner/guest provisioner/guest/sshguest provisioner/local"},
+			{"internal/bench", "internal/stage internal/redact provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
 		},
 		Owned: []Owned{
 			{"github.com/mark3labs/mcp-go", "mcpserver", "MCP stays one package, so that a change of library is a change of one package"},

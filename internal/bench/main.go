@@ -74,6 +74,7 @@ func run(ctx context.Context, bin string, out report) (err error) {
 		{"exec over the bridge", b.exec},
 		{"files", b.files},
 		{"guest on the plain host", b.guest},
+		{"machines of a simulated Proxmox VE", b.proxmox},
 	} {
 		fmt.Fprintf(os.Stderr, "measuring: %s\n", m.what)
 		figures, err := m.do(ctx)

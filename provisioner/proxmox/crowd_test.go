@@ -25,7 +25,7 @@ func (l *lab) addCrowd(p *Provisioner) (imposters map[string]int) {
 	}
 	imposters = map[string]int{"tag": 6000, "mark": 6100, "name": 6200, "papers": 6300, "papers-and-mark": 6400, "all-in-the-pool": 6500}
 	l.srv.Edit(func(c *pvetest.Cluster) {
-		grant(c, "/vms", rights(false)["/pool/"+testPool]...)
+		grant(c, "/vms", "VM.Audit", "VM.Allocate", "VM.PowerMgmt", "VM.Config.Options")
 		for n := range 1000 {
 			vm := c.AddVM("pve", 5000+n, testSpec(n).Hostname)
 			vm.Config["description"], vm.Config["tags"] = ours(n)
@@ -38,7 +38,10 @@ func (l *lab) addCrowd(p *Provisioner) (imposters map[string]int) {
 			}
 			vm := c.AddVM("pve", id, "foreign")
 			vm.Running = true
-			text, tags := ours(n % 1000)
+			if n >= 600 {
+				continue
+			}
+			text, tags := ours(n)
 			switch {
 			case n < 100:
 				vm.Config["tags"] = tag
@@ -50,7 +53,7 @@ func (l *lab) addCrowd(p *Provisioner) (imposters map[string]int) {
 				vm.Config["description"] = text
 			case n < 500:
 				vm.Config["description"], vm.Config["tags"] = text, tags
-			case n < 600:
+			default:
 				vm.Config["description"], vm.Config["tags"], vm.Config["name"] = text, tags, testSpec(n).Hostname
 				c.Pools[testPool].VMs[id] = true
 			}

@@ -69,6 +69,7 @@ type HTTPS struct {
 	client  *http.Client
 	limit   time.Duration // of a call
 	longest int64         // answer, in bytes
+	workers workers
 }
 
 // NewHTTPS returns a transport to the API at base, such as
@@ -115,6 +116,11 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 
 // Do implements Transport.
 func (h *HTTPS) Do(ctx context.Context, r Request) (json.RawMessage, error) {
+	release, err := h.workers.acquire(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var sent atomic.Bool
 	limited, cancel := context.WithTimeout(ctx, h.limit)
 	defer cancel()
