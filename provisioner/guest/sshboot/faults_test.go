@@ -161,7 +161,11 @@ func TestHangs(t *testing.T) {
 	check(t, run(t, c, "true"))
 	m.signal(syscall.SIGSTOP)
 	until(t, func() error { return run(t, c, "true") })
-	m.wantLogins(t, 2)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.logins < 2 { // more, if a busy machine is silent for so long once more
+		t.Errorf("%d logins, want another after the one that hangs", m.logins)
+	}
 }
 
 // Many who come at once start one agentlab-guest.

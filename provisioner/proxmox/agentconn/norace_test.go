@@ -1,0 +1,5 @@
+//go:build !race
+
+package agentconn_test
+
+const raceDetector = false
