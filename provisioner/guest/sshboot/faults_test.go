@@ -168,6 +168,40 @@ func TestHangs(t *testing.T) {
 	}
 }
 
+// mute is a connection that breaks when it is next used, which who only listens
+// learns a moment later.
+type mute struct {
+	net.Conn
+	now atomic.Bool
+}
+
+func (m *mute) Write(b []byte) (int, error) {
+	if m.now.Load() {
+		time.AfterFunc(100*time.Millisecond, func() { _ = m.Close() })
+		return 0, net.ErrClosed
+	}
+	return m.Conn.Write(b)
+}
+
+// A connection that breaks in the moment it is needed is made anew for the same call.
+func TestBreaksWhenNeeded(t *testing.T) {
+	m := boot(t)
+	cfg := m.config(t)
+	dial, first := cfg.Dial, &mute{}
+	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+		nc, err := dial(ctx)
+		if err == nil && first.Conn == nil {
+			first.Conn = nc
+			return first, nil
+		}
+		return nc, err
+	}
+	c := newConn(t, cfg)
+	check(t, run(t, c, "true"))
+	first.now.Store(true)
+	check(t, run(t, c, "true"))
+}
+
 // Many who come at once start one agentlab-guest.
 func TestAllAtOnce(t *testing.T) {
 	m := boot(t)

@@ -146,13 +146,16 @@ func (d *door) ready(ctx context.Context, stale *login) (*login, error) {
 	if l != nil && !l.broken() && l != stale {
 		return l, nil
 	}
-	var err error
-	if l == nil || l.broken() {
-		if l, err = d.logIn(ctx); err != nil {
-			return nil, err
-		}
-	} else {
+	if l != nil && !l.broken() {
 		l = l.again()
+		if l.boot(ctx) == nil {
+			return l, d.keep(l)
+		}
+		l.close() // it may be the connection that has just broken
+	}
+	l, err := d.logIn(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if err := l.boot(ctx); err != nil {
 		l.close()
