@@ -29,10 +29,10 @@ demo: build ## show the main job on a real sandbox; BACKEND=proxmox on a simulat
 .PHONY: test
 test: tools build ## run the whole test suite
 	@if [[ $(cgo) == 1 ]]; then \
-		GORACE=atexit_sleep_ms=0 go test -race -shuffle=on ./...; \
+		GORACE=atexit_sleep_ms=0 go test -race -timeout=20m -shuffle=on ./...; \
 	else \
 		echo 'no C compiler: testing without the race detector, on modernc.org/sqlite' >&2; \
-		CGO_ENABLED=0 go test -shuffle=on ./...; \
+		CGO_ENABLED=0 go test -timeout=20m -shuffle=on ./...; \
 	fi
 
 .PHONY: e2e
