@@ -251,3 +251,33 @@ func TestMarkIsNoOutput(t *testing.T) {
 		t.Errorf("output %q", got)
 	}
 }
+
+// What a call left in the guest to be fetched is there until it was, whatever
+// others do meanwhile.
+func TestOthersWhileFetching(t *testing.T) {
+	fetching, goOn := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	m := boot(t, &pvetest.Server{Hold: func(r *http.Request) func() {
+		if strings.HasSuffix(r.URL.Path, "/agent/file-read") {
+			first.Do(func() {
+				close(fetching)
+				<-goOn
+			})
+		}
+		return func() {}
+	}})
+	c := m.conn(t, "")
+	m.sh(t, c, "head -c 100000 /dev/urandom >/home/big")
+	read := make(chan error)
+	go func() {
+		r, _, err := c.ReadFile(t.Context(), "/home/big", 0, -1)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		read <- err
+	}()
+	<-fetching
+	m.sh(t, c, "true")
+	close(goOn)
+	check(t, <-read)
+}

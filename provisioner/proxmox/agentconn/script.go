@@ -163,7 +163,7 @@ func (c *Conn) fetch(ctx context.Context, p piece, printed []byte) (data, rest [
 		}
 		return printed[:p.n], printed[p.n:], nil
 	}
-	c.toss(p.file)
+	defer c.toss(p.file) // not before: another call may be about to remove what was tossed
 	size := p.n
 	if p.packed > 0 {
 		size = p.packed
