@@ -70,6 +70,8 @@ var rules = []rule{
 	pattern(Modified, "", `^checksum mismatch \(file change by other user`),
 	pattern(Modified, "", `detected modified configuration - file changed by other user`),
 
+	pattern(Corrupt, "", `^checksum mismatch: got '[0-9a-f]*' != expect`),
+
 	pattern(Running, "vm", `^VM (\d+) (?:is running - destroy failed|already running)`),
 	pattern(Running, "vm", `^you can't convert a VM to template if VM is running`),
 	pattern(NotRunning, "vm", `^VM (\d+) (?:is )?not running`),

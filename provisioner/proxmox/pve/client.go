@@ -39,6 +39,14 @@ type Request struct {
 	Method string     // GET, POST, PUT or DELETE
 	Path   []string   // unescaped segments: nodes, pve, qemu, 100, config
 	Params url.Values // unescaped; a key with several values is an array
+	// File is sent with the parameters, which then are content only; nil is none.
+	File *File
+}
+
+// File is one that is uploaded.
+type File struct {
+	Name string
+	Data []byte
 }
 
 // String names the call without its parameters, which may hold secrets.
@@ -78,7 +86,10 @@ var pauses = []time.Duration{20 * time.Millisecond, 400 * time.Millisecond}
 // call makes the call e and decodes its result into out, unless that is nil.
 // It repeats the call where the table of endpoints says that this is safe.
 func (c *Client) call(ctx context.Context, e endpoint, args []any, params url.Values, out any) error {
-	r := e.request(args, params)
+	return c.send(ctx, e, e.request(args, params), out)
+}
+
+func (c *Client) send(ctx context.Context, e endpoint, r Request, out any) error {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -125,12 +136,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // task makes a call that starts a task.
 func (c *Client) task(ctx context.Context, e endpoint, args []any, params url.Values) (UPID, error) {
+	return c.begin(ctx, e, e.request(args, params))
+}
+
+func (c *Client) begin(ctx context.Context, e endpoint, r Request) (UPID, error) {
 	var id UPID
-	if err := c.call(ctx, e, args, params, &id); err != nil {
+	if err := c.send(ctx, e, r, &id); err != nil {
 		return "", err
 	}
 	if id.Node() == "" {
-		return "", &Error{Kind: BadAnswer, Call: e.request(args, nil).String(), Message: fmt.Sprintf("%q is not a task id", id)}
+		return "", &Error{Kind: BadAnswer, Call: r.String(), Message: fmt.Sprintf("%q is not a task id", id)}
 	}
 	return id, nil
 }

@@ -50,9 +50,11 @@ var (
 	getContent         = endpoint{"GET", "/nodes/{}/storage/{}/content", always}
 	deleteContent      = endpoint{"DELETE", "/nodes/{}/storage/{}/content/{}", ifUnsent}
 	postDownloadURL    = endpoint{"POST", "/nodes/{}/storage/{}/download-url", ifUnsent}
+	postUpload         = endpoint{"POST", "/nodes/{}/storage/{}/upload", ifUnsent}
 	getPools           = endpoint{"GET", "/pools", always}
 	postPools          = endpoint{"POST", "/pools", ifUnsent}
 	putPools           = endpoint{"PUT", "/pools", ifUnsent}
+	deletePool         = endpoint{"DELETE", "/pools", ifUnsent}
 	postQemu           = endpoint{"POST", "/nodes/{}/qemu", ifUnsent}
 	deleteQemu         = endpoint{"DELETE", "/nodes/{}/qemu/{}", ifUnsent}
 	postClone          = endpoint{"POST", "/nodes/{}/qemu/{}/clone", ifUnsent}

@@ -53,6 +53,8 @@ const (
 	NotImplemented Kind = "no such call"
 	// NoSpace: the storage, or memory, is full.
 	NoSpace Kind = "no space"
+	// Corrupt: what was downloaded has another checksum than was given.
+	Corrupt Kind = "checksum mismatch"
 	// NoQuorum: the cluster has lost its majority and refuses changes.
 	NoQuorum Kind = "no quorum"
 	// NodeUnreachable: the node that was asked could not reach the one meant.

@@ -140,6 +140,10 @@ func TestWhatIsRepeated(t *testing.T) {
 	read := func(c *pve.Client, ctx context.Context) error { _, err := c.Status(ctx, vm(1)); return err }
 	write := func(c *pve.Client, ctx context.Context) error { _, err := c.Start(ctx, vm(1)); return err }
 	once := func(c *pve.Client, ctx context.Context) error { _, err := c.AgentExecStatus(ctx, vm(1), 1); return err }
+	upload := func(c *pve.Client, ctx context.Context) error {
+		_, err := c.Upload(ctx, "pve", "local", "iso", pve.File{Name: "a.iso"})
+		return err
+	}
 	grant := func(c *pve.Client, ctx context.Context) error { return c.Grant(ctx, "/", "r", "u@pve", "") }
 	tests := []struct {
 		name  string
@@ -154,6 +158,8 @@ func TestWhatIsRepeated(t *testing.T) {
 		{"read-missing", read, pve.NotFound, 1},
 		{"read-untrusted", read, pve.Untrusted, 1},
 		{"read-unauthorized", read, pve.Unauthorized, 1},
+		{"upload-unreachable", upload, pve.Unreachable, 3},
+		{"upload-lost", upload, pve.ConnectionLost, 1},
 		{"write-unreachable", write, pve.Unreachable, 3},
 		{"write-lost", write, pve.ConnectionLost, 1},
 		{"write-596", write, pve.Interrupted, 1},
@@ -246,6 +252,10 @@ func TestRefusedBeforeSending(t *testing.T) {
 	}{
 		{"form-too-long", func(c *pve.Client, ctx context.Context) error {
 			return c.SetConfig(ctx, vm(1), pve.Change{Set: map[string]string{"description": strings.Repeat("x", 512<<10)}})
+		}, pve.TooLarge},
+		{"upload-too-long", func(c *pve.Client, ctx context.Context) error {
+			_, err := c.Upload(ctx, "pve", "local", "iso", pve.File{Name: "a.iso", Data: make([]byte, pve.MaxUpload+1)})
+			return err
 		}, pve.TooLarge},
 		{"node-with-slash", func(c *pve.Client, ctx context.Context) error {
 			_, err := c.Delete(ctx, pve.VM{Node: "pve/qemu/1/../..", ID: 1})

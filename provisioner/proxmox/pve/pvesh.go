@@ -139,6 +139,9 @@ const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_
 // pveshArgs is the command line of a call. Values are separate arguments,
 // which may begin with a dash; arrays repeat the option (both measured).
 func pveshArgs(r Request) ([]string, error) {
+	if r.File != nil {
+		return nil, &Error{Kind: NotImplemented, Call: r.String(), Message: "pvesh can't upload files; make the call over HTTPS"}
+	}
 	argv := []string{"pvesh", verbs[r.Method], "/" + strings.Join(r.Path, "/")}
 	for _, name := range slices.Sorted(maps.Keys(r.Params)) {
 		for _, value := range r.Params[name] {

@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -90,6 +91,21 @@ func (c *Client) DownloadURL(ctx context.Context, node, storage string, d Downlo
 		"checksum", d.Checksum, "checksum-algorithm", d.Algorithm))
 }
 
+// MaxUpload is how many bytes one upload carries here; Proxmox itself takes any.
+const MaxUpload = 16 << 20
+
+// Upload starts to put a file of at most MaxUpload bytes into a storage, as
+// content iso or import. One of that name is overwritten, without a word
+// (measured). It needs Datastore.AllocateTemplate on the storage, and HTTPS.
+func (c *Client) Upload(ctx context.Context, node, storage, content string, f File) (UPID, error) {
+	r := postUpload.request([]any{node, storage}, fields("content", content))
+	if len(f.Data) > MaxUpload {
+		return "", &Error{Kind: TooLarge, Call: r.String(), Message: fmt.Sprintf("%s has %d bytes, at most %d can be uploaded", f.Name, len(f.Data), MaxUpload)}
+	}
+	r.File = &f
+	return c.begin(ctx, postUpload, r)
+}
+
 // Pool is a resource pool. Members is filled in by [Client.Pool] only.
 type Pool struct {
 	ID      string     `json:"poolid"`
@@ -119,6 +135,11 @@ func (c *Client) Pool(ctx context.Context, id string) (Pool, error) {
 // CreatePool makes a pool.
 func (c *Client) CreatePool(ctx context.Context, id, comment string) error {
 	return c.call(ctx, postPools, nil, fields("poolid", id, "comment", comment), nil)
+}
+
+// DeletePool removes a pool that is empty.
+func (c *Client) DeletePool(ctx context.Context, id string) error {
+	return c.call(ctx, deletePool, nil, fields("poolid", id), nil)
 }
 
 // AddToPool makes machines members of a pool, also of ones that have no
