@@ -187,7 +187,7 @@ func (c *call) setDrive(vm *VM, key, v string) error {
 }
 
 func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
-	size, format := parseSize(gib+"G"), d.props.str("format")
+	size, format, stock := parseSize(gib+"G"), d.props.str("format"), false
 	if from := d.props.str("import-from"); from != "" {
 		if strings.HasPrefix(from, "/") && !c.who.root() {
 			return die("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
@@ -196,7 +196,7 @@ func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
 		if src == nil {
 			return die("unable to create VM %d - failed to stat '/var/lib/vz/%s'", vm.ID, strings.ReplaceAll(from, ":", "/"))
 		}
-		size = src.Size
+		size, stock = src.Size, src.Stock
 		if format == "" {
 			format = src.Format
 		}
@@ -209,6 +209,7 @@ func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
 		return err
 	}
 	d.file = id
+	c.s.c.Volumes[id].Stock = stock
 	delete(d.props, "import-from")
 	delete(d.props, "format")
 	d.set("size", sizeText(size))

@@ -256,6 +256,9 @@ func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string)
 	if err != nil {
 		return err
 	}
+	if src := cl.s.c.Volumes[d.file]; src != nil {
+		cl.s.c.Volumes[id].Stock = src.Stock
+	}
 	_, file := cutVolume(id)
 	file = file[strings.Index(file, "/")+1:]
 	if cl.full {

@@ -63,6 +63,8 @@ type Volume struct {
 	Format  string
 	Content string
 	Parent  string // base volume of a linked clone
+	Stock   bool   // as it was published: nothing was installed in it yet, such as a guest agent
+	Data    []byte // of a file that was uploaded
 	CTime   time.Time
 }
 

@@ -43,18 +43,16 @@ func (c *call) download(j *job, st *Storage, content, name string) error {
 	if err := j.spend(); err != nil {
 		return err
 	}
-	switch {
-	case want != "" && f.sum != want:
+	if want != "" && f.sum != want {
 		return die("checksum mismatch: got '%s' != expect '%s'", f.sum, want)
-	case content == "import" && strings.HasSuffix(name, ".qcow2") && f.format != "qcow2":
-		return die("Image is not in qcow2 format")
-	case content == "import" && f.backing:
-		return die("backing file not allowed for untrusted image")
-	case st.Full:
+	}
+	if err := f.check(content, name, fmt.Sprintf("/var/lib/vz/%s/%s.tmp_dwnl.%d", content, name, j.pid)); err != nil {
+		return die("failed to verify file: %v", err)
+	}
+	if st.Full {
 		return die("download failed: wget: cannot write to '/var/lib/vz/%s/%s' (No space left on device).", content, name)
 	}
-	c.s.c.addVolume(id, c.node.Name, 0, f.size, "")
-	c.s.c.Volumes[id].Content, c.s.c.Volumes[id].Format = content, formatOf(name)
+	c.keep(st, name, f)
 	c.s.c.sums[id+algorithm] = f.sum
 	return nil
 }
@@ -80,17 +78,39 @@ func fetch(j *job, from, algorithm string) (fetched, error) {
 	if resp.StatusCode != http.StatusOK {
 		return fetched{}, errors.New("exit code 8")
 	}
-	h := newHash(algorithm)
-	head := &bytes.Buffer{}
+	h, head := newHash(algorithm), &bytes.Buffer{}
 	n, err := io.Copy(io.MultiWriter(h, &limited{head, 64}), resp.Body)
 	if err != nil {
 		return fetched{}, errors.New("exit code 4")
 	}
-	f := fetched{size: n, sum: hex.EncodeToString(h.Sum(nil)), format: "raw"}
-	if b := head.Bytes(); len(b) >= 32 && string(b[:4]) == "QFI\xfb" { // docs/interop/qcow2.txt of QEMU
-		f.format, f.size, f.backing = "qcow2", int64(binary.BigEndian.Uint64(b[24:])), binary.BigEndian.Uint64(b[8:]) != 0
+	return examine(head.Bytes(), n, h), nil
+}
+
+// inspect is fetch for a file that is here already.
+func inspect(data []byte, algorithm string) fetched {
+	h := newHash(algorithm)
+	_, _ = h.Write(data)
+	return examine(data, int64(len(data)), h)
+}
+
+// examine reads the head of an image (docs/interop/qcow2.txt of QEMU).
+func examine(head []byte, size int64, h hash.Hash) fetched {
+	f := fetched{size: size, sum: hex.EncodeToString(h.Sum(nil)), format: "raw"}
+	if len(head) >= 32 && string(head[:4]) == "QFI\xfb" {
+		f.format, f.size, f.backing = "qcow2", int64(binary.BigEndian.Uint64(head[24:])), binary.BigEndian.Uint64(head[8:]) != 0
 	}
-	return f, nil
+	return f
+}
+
+// check is what PVE looks for in an image that comes from outside.
+func (f fetched) check(content, name, path string) error {
+	switch {
+	case content == "import" && strings.HasSuffix(name, ".qcow2") && f.format != "qcow2":
+		return die("qemu-img: Could not open '%s': Image is not in qcow2 format", path)
+	case content == "import" && f.backing:
+		return die("backing file not allowed for untrusted image '%s'!", path)
+	}
+	return nil
 }
 
 // wgetError says it as wget does.

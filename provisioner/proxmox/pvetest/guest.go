@@ -33,6 +33,41 @@ type GuestSpec struct {
 	VMID   int
 	Name   string
 	Config map[string]string // as the VM was started with
+	Media  map[string][]byte // what is in its CD-ROM drives, by option, if it was uploaded
+	// Stock says that what it boots is an image as it was published, without a
+	// guest agent. A guest that got one installed says so (Installer).
+	Stock bool
+}
+
+// Installer is a guest that knows whether it has got a guest agent.
+type Installer interface{ Installed() bool }
+
+// spec is what the VM is started with.
+func (s *Server) spec(vm *VM) GuestSpec {
+	spec := GuestSpec{VMID: vm.ID, Name: vm.name(), Config: maps.Clone(vm.Config), Media: map[string][]byte{}}
+	for k, v := range vm.Config {
+		vol := s.c.Volumes[parseDrive(k, v).file]
+		if !driveKey.MatchString(k) || vol == nil {
+			continue
+		}
+		spec.Stock = spec.Stock || vol.Stock
+		if vol.Data != nil {
+			spec.Media[k] = vol.Data
+		}
+	}
+	return spec
+}
+
+// installed notes that what the VM's disks hold has got a guest agent.
+func (s *Server) installed(vm *VM, guest Guest) {
+	if g, ok := guest.(Installer); !ok || !g.Installed() {
+		return
+	}
+	for k, v := range vm.Config {
+		if vol := s.c.Volumes[parseDrive(k, v).file]; driveKey.MatchString(k) && vol != nil {
+			vol.Stock = false
+		}
+	}
 }
 
 // machine is a running guest and PVE's side of its agent channel.
@@ -50,7 +85,7 @@ type machine struct {
 
 // bootGuest starts the inside of a VM, and watches for its end.
 func (s *Server) bootGuest(vm *VM) error {
-	spec := GuestSpec{VMID: vm.ID, Name: vm.name(), Config: maps.Clone(vm.Config)}
+	spec := s.spec(vm)
 	var guest Guest
 	var err error
 	if s.NewGuest == nil {

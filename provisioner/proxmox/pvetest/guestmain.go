@@ -61,7 +61,13 @@ func guestInit() error {
 			_ = unix.Kill(-1, unix.SIGKILL) // all but ourselves; the agent is started anew
 		}
 	}()
-	env := []string{guestEnv + "=agent", "SHLVL=2", "HOME=/root", "_=/usr/sbin/qemu-ga", "TERM=linux", guestPath,
+	stock := os.Getenv(stockEnv)
+	if stock != "" {
+		if err := firstBoot(); err != nil {
+			return fmt.Errorf("start cloud-init: %w", err)
+		}
+	}
+	env := []string{guestEnv + "=agent", stockEnv + "=" + stock, "SHLVL=2", "HOME=/root", "_=/usr/sbin/qemu-ga", "TERM=linux", guestPath,
 		"PVETEST_NAME=" + os.Getenv("PVETEST_NAME"), "PVETEST_MAC=" + os.Getenv("PVETEST_MAC"), "PVETEST_IP=" + os.Getenv("PVETEST_IP")}
 	for {
 		agent, err := syscall.ForkExec("/proc/self/exe", []string{"/usr/sbin/qemu-ga"}, &syscall.ProcAttr{
@@ -88,7 +94,12 @@ func guestInit() error {
 // guestAgent is qemu-ga. Its environment is that of what it runs.
 func guestAgent() error {
 	q := &qga{name: os.Getenv("PVETEST_NAME"), mac: os.Getenv("PVETEST_MAC"), ip: os.Getenv("PVETEST_IP")}
-	for _, k := range []string{guestEnv, "PVETEST_NAME", "PVETEST_MAC", "PVETEST_IP"} {
+	if os.Getenv(stockEnv) != "" {
+		if err := awaitInstallation(); err != nil {
+			return fmt.Errorf("await the installation: %w", err)
+		}
+	}
+	for _, k := range []string{guestEnv, stockEnv, "PVETEST_NAME", "PVETEST_MAC", "PVETEST_IP"} {
 		_ = os.Unsetenv(k)
 	}
 	q.run = &runner{procs: map[int]*guestProcess{}, files: map[int]*os.File{}}
@@ -220,15 +231,12 @@ func copyOnce(from, to string) error {
 
 // powerCommands puts poweroff and reboot into /usr/local/sbin.
 func powerCommands(dir, root string) error {
-	own := filepath.Join(dir, "sbin")
-	if err := os.MkdirAll(own, 0o755); err != nil { //nolint:gosec // programs
-		return err
-	}
+	own, programs := filepath.Join(dir, "sbin"), map[string]string{}
 	for name, sig := range map[string]string{"poweroff": "TERM", "reboot": "HUP"} {
-		script := "#!/bin/sh\nexec kill -" + sig + " 1\n"
-		if err := os.WriteFile(filepath.Join(own, name), []byte(script), 0o755); err != nil { //nolint:gosec // a program
-			return err
-		}
+		programs[name] = "exec kill -" + sig + " 1\n"
+	}
+	if err := writePrograms(dir, programs); err != nil {
+		return err
 	}
 	return unix.Mount(own, filepath.Join(root, "usr/local/sbin"), "", unix.MS_BIND, "")
 }

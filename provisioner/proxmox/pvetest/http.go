@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -87,11 +88,11 @@ func (s *Server) process(node string, r *http.Request, done *func()) *reply {
 			*done = func() {}
 		}
 	}
-	in, aerr := readParams(r)
+	in, file, aerr := readParams(r)
 	if aerr != nil {
 		return s.failed(aerr, false)
 	}
-	data, aerr := s.call(&call{s: s, entry: node, who: who, method: r.Method, segs: segs, in: in})
+	data, aerr := s.call(&call{s: s, entry: node, who: who, method: r.Method, segs: segs, in: in, file: file})
 	if aerr != nil {
 		if aerr.status == 401 {
 			_ = s.pause(s.authDelay())
@@ -131,33 +132,72 @@ func splitPath(path string) ([]string, error) {
 	return segs, nil
 }
 
-// readParams takes the parameters out of query and body as AnyEvent.pm does.
-func readParams(r *http.Request) (map[string]any, *apiError) {
-	in := map[string]any{}
+// readParams takes the parameters out of query and body as AnyEvent.pm does,
+// and the file if one is uploaded.
+func readParams(r *http.Request) (in map[string]any, file []byte, err *apiError) {
+	in = map[string]any{}
 	decodeForm(r.URL.RawQuery, in)
 	if r.ContentLength == 0 || r.Body == nil {
-		return in, nil
+		return in, nil, nil
+	}
+	refuse := func(format string, args ...any) *apiError {
+		return &apiError{status: 501, message: fmt.Sprintf(format, args...), text: true, exact: true}
 	}
 	if r.Method != http.MethodPost && r.Method != http.MethodPut {
-		return nil, &apiError{status: 501, message: fmt.Sprintf("Unexpected content for method '%s'", r.Method), text: true, exact: true}
-	}
-	if r.ContentLength > maxPost {
-		return nil, &apiError{status: 501, message: "for data too large", text: true, exact: true}
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxPost+1))
-	if err != nil || len(body) > maxPost {
-		return nil, &apiError{status: 501, message: "for data too large", text: true, exact: true}
+		return nil, nil, refuse("Unexpected content for method '%s'", r.Method)
 	}
 	ctype, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	if ctype == "multipart/form-data" && strings.HasSuffix(r.URL.Path, "/upload") {
+		file, err = readUpload(r, in)
+		return in, file, err
+	}
+	if r.ContentLength > maxPost {
+		return nil, nil, refuse("for data too large")
+	}
+	body, rerr := io.ReadAll(io.LimitReader(r.Body, maxPost+1))
+	if rerr != nil || len(body) > maxPost {
+		return nil, nil, refuse("for data too large")
+	}
 	switch ctype {
 	case "", "application/x-www-form-urlencoded":
 		decodeForm(string(body), in)
 	case "application/json":
-		return in, decodeJSON(body, in)
+		return in, nil, decodeJSON(body, in)
 	default:
-		return nil, &apiError{status: 506, message: fmt.Sprintf("upload 'Content-Type '%s' not implemented", ctype), text: true, exact: true}
+		return nil, nil, &apiError{status: 506, message: fmt.Sprintf("upload 'Content-Type '%s' not implemented", ctype), text: true, exact: true}
 	}
-	return in, nil
+	return in, nil, nil
+}
+
+// uploadParts are what an upload may consist of, in this order and no other
+// (AnyEvent.pm file_upload_multipart; measured).
+var uploadParts = []string{"content", "checksum-algorithm", "checksum", "filename"}
+
+// readUpload takes an upload apart.
+func readUpload(r *http.Request, in map[string]any) ([]byte, *apiError) {
+	bad := &apiError{status: 400, message: "Bad Request", bare: true}
+	parts, err := r.MultipartReader()
+	if err != nil {
+		return nil, bad
+	}
+	next := 0
+	for {
+		p, err := parts.NextPart()
+		if err != nil {
+			return nil, bad // it ends before the file
+		}
+		i := slices.Index(uploadParts[next:], p.FormName())
+		data, err := io.ReadAll(p)
+		if i < 0 || err != nil {
+			return nil, bad
+		}
+		next += i + 1
+		if p.FormName() == "filename" {
+			in["filename"] = p.FileName()
+			return data, nil
+		}
+		in[p.FormName()] = string(data)
+	}
 }
 
 // decodeForm splits at "&" and ";" (AnyEvent.pm decode_urlencoded); a repeated

@@ -23,7 +23,9 @@ func newIdleGuest(spec GuestSpec) *idleGuest {
 	g.end = sync.OnceFunc(func() { _ = host.Close(); _ = inside.Close(); close(g.done) })
 	g.agent = spec.agent()
 	g.agent.shutdown = func(string) { go g.end() }
-	go func() { _ = g.agent.serve(inside) }()
+	if !spec.Stock { // then nobody listens
+		go func() { _ = g.agent.serve(inside) }()
+	}
 	return g
 }
 

@@ -346,6 +346,7 @@ func (s *Server) powerOff(vm *VM) {
 	if m := s.guests[vm.ID]; m != nil {
 		delete(s.guests, vm.ID)
 		s.unlocked(m.kill)
+		s.installed(vm, m.guest)
 	}
 	vm.applyPending()
 }

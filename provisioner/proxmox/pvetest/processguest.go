@@ -33,6 +33,9 @@ type ProcessGuests struct {
 	// It lets in the user and the keys of cloud-init; without root here, any
 	// user but root. Nil is no SSH server.
 	ListenSSH func(spec GuestSpec) (net.Listener, error)
+	// Programs are shell scripts that guests of stock images have besides those,
+	// or in place of those, that stand in for a distribution's, such as apt-get.
+	Programs map[string]string
 }
 
 // New is for Server.NewGuest.
@@ -46,7 +49,7 @@ func (p *ProcessGuests) New(spec GuestSpec) (Guest, error) {
 		return nil, err
 	}
 	defer func() { _ = inside.Close() }()
-	g := &processGuest{host: host, done: make(chan struct{})}
+	g := &processGuest{host: host, root: filepath.Join(root, "root"), done: make(chan struct{})}
 	q := spec.agent()
 	files, env := []*os.File{inside}, []string(nil)
 	if p.ListenSSH != nil {
@@ -62,6 +65,13 @@ func (p *ProcessGuests) New(spec GuestSpec) (Guest, error) {
 	g.cmd = exec.Command("/proc/self/exe") //nolint:noctx // Kill ends it
 	g.cmd.Env = []string{guestEnv + "=init", "PVETEST_ROOT=" + root, "PVETEST_NAME=" + q.name, "PVETEST_MAC=" + q.mac, "PVETEST_IP=" + q.ip}
 	g.cmd.Env = append(g.cmd.Env, env...)
+	if spec.Stock {
+		g.cmd.Env = append(g.cmd.Env, stockEnv+"=1")
+		if err := p.prepareStock(spec, root); err != nil {
+			_ = host.Close()
+			return nil, err
+		}
+	}
 	g.cmd.ExtraFiles = files
 	g.cmd.Stderr = &g.stderr
 	g.cmd.SysProcAttr = namespaces()
@@ -116,6 +126,7 @@ func socketPair() (net.Conn, *os.File, error) {
 type processGuest struct {
 	cmd    *exec.Cmd
 	host   net.Conn
+	root   string
 	done   chan struct{}
 	once   sync.Once
 	stderr capped

@@ -32,6 +32,7 @@ type call struct {
 	method string
 	segs   []string
 	in     map[string]any
+	file   []byte // that was uploaded
 	p      params
 	route  *route
 	shell  *shell // set when pvesh asks, not HTTP

@@ -22,6 +22,9 @@ func storageRoutes() []*route {
 			params: `vmid!=vmid filename! size!=re:\d+[MG]? format=enum:raw/qcow2/subvol/vmdk,needs=size`},
 		{method: "GET", path: one + "/content/{volume}", call: getVolume, daemon: true},
 		{method: "DELETE", path: one + "/content/{volume}", call: deleteVolume, daemon: true, params: "delay=int,min=1,max=30"},
+		{method: "POST", path: one + "/upload", call: uploadFile, daemon: true, perm: "/storage/{storage} Datastore.AllocateTemplate",
+			params: "content!=enum:iso/vztmpl/import filename!=string,len=255 checksum=string,needs=checksum-algorithm" +
+				` checksum-algorithm=enum:md5/sha1/sha224/sha256/sha384/sha512,needs=checksum tmpfilename=re:/var/tmp/pveupload-[0-9a-f]+`},
 		{method: "POST", path: one + "/download-url", call: downloadURL, daemon: true, perm: "!network",
 			params: `url!=re:https?://.* content!=enum:iso/vztmpl/import filename!=string,len=255 checksum=string,needs=checksum-algorithm` +
 				" checksum-algorithm=enum:md5/sha1/sha224/sha256/sha384/sha512,needs=checksum compression=string verify-certificates=bool"},
@@ -207,7 +210,11 @@ func deleteVolume(c *call) (any, error) {
 	if err := c.check("/storage/"+st.ID, "Datastore.Allocate"); err != nil {
 		return nil, err
 	}
-	return c.fork("imgdel", strings.ReplaceAll(id, ":", "%3A")+"@"+st.ID, func(j *job) error {
+	task := st.ID
+	if _, name := cutVolume(id); imageName.MatchString(name) {
+		task = name[:strings.Index(name, "/")] + "@" + st.ID
+	}
+	return c.fork("imgdel", task, func(j *job) error {
 		if err := j.spend(); err != nil {
 			return err
 		}
@@ -228,22 +235,70 @@ func deleteVolume(c *call) (any, error) {
 var (
 	importName = regexp.MustCompile(`\.(qcow2|raw|vmdk|ova)$`)
 	isoName    = regexp.MustCompile(`\.(iso|img)$`)
+	imageName  = regexp.MustCompile(`^\d+/`) // VMID/NAME
 	unsafeName = regexp.MustCompile(`[^-a-zA-Z0-9_.]`)
 )
 
 // downloadURL fetches a file in a task.
 func downloadURL(c *call) (any, error) {
-	st, err := c.store()
+	st, name, err := c.newFile()
 	if err != nil {
 		return nil, err
 	}
+	return c.fork("download", name, func(j *job) error { return c.download(j, st, c.p.str("content"), name) })
+}
+
+// uploadFile keeps what came with the request; what is there under its name is
+// overwritten.
+func uploadFile(c *call) (any, error) {
+	st, name, err := c.newFile()
+	if err != nil {
+		return nil, err
+	}
+	return c.fork("imgcopy", "", func(j *job) error {
+		f := inspect(c.file, c.p.str("checksum-algorithm"))
+		if want := strings.ToLower(c.p.str("checksum")); want != "" && f.sum != want {
+			return die("checksum mismatch: got '%s' != expect '%s'", f.sum, want)
+		}
+		if err := f.check(c.p.str("content"), name, "/var/tmp/pveupload-"+f.sum[:32]); err != nil {
+			return err
+		}
+		if err := j.spend(); err != nil {
+			return err
+		}
+		if st.Full {
+			return die("import failed: cp: error writing '/var/lib/vz/%s': No space left on device", name)
+		}
+		c.keep(st, name, f).Data = c.file
+		return nil
+	})
+}
+
+// newFile is where a file that comes from outside goes, under a name that is
+// made harmless.
+func (c *call) newFile() (*Storage, string, error) {
+	st, err := c.store()
+	if err != nil {
+		return nil, "", err
+	}
 	content, name := c.p.str("content"), c.p.str("filename")
 	name = unsafeName.ReplaceAllString(name[strings.LastIndex(name, "/")+1:], "_")
-	if !slices.Contains(splitList(st.Content), content) {
-		return nil, die("storage '%s' is not configured for content-type '%s'", st.ID, content)
+	switch {
+	case !slices.Contains(splitList(st.Content), content):
+		return nil, "", die("storage '%s' is not configured for content-type '%s'", st.ID, content)
+	case content == "import" && !importName.MatchString(name):
+		return nil, "", badParam("filename", "invalid filename or wrong extension")
+	case content == "iso" && !isoName.MatchString(name):
+		return nil, "", badParam("filename", "wrong file extension")
 	}
-	if content == "import" && !importName.MatchString(name) || content == "iso" && !isoName.MatchString(name) {
-		return nil, badParam("filename", "invalid filename or wrong extension")
-	}
-	return c.fork("download", name, func(j *job) error { return c.download(j, st, content, name) })
+	return st, name, nil
+}
+
+// keep makes a volume of a file.
+func (c *call) keep(st *Storage, name string, f fetched) *Volume {
+	id := fmt.Sprintf("%s:%s/%s", st.ID, c.p.str("content"), name)
+	c.s.c.addVolume(id, c.node.Name, 0, f.size, "")
+	v := c.s.c.Volumes[id]
+	v.Content, v.Format, v.Stock = c.p.str("content"), formatOf(name), c.p.str("content") == "import"
+	return v
 }
