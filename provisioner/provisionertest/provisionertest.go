@@ -5,6 +5,7 @@ package provisionertest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -63,7 +64,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
 			b := newBackend(t)
-			s := &suite{Backend: b, ctx: ctx, key: Key(t, 1)}
+			s := &suite{Backend: b, ctx: ctx, key: randomKey(t)}
 			s.p = b.Open(t, instance, s.key)
 			t.Cleanup(func() { s.destroyAll(t) })
 			tt.test(t, s)
@@ -75,6 +76,18 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 func Key(t *testing.T, fill byte) provisioner.Key {
 	t.Helper()
 	k, err := provisioner.NewKey(bytes.Repeat([]byte{fill}, provisioner.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// randomKey is that of one run: on a real cluster there may be machines of another.
+func randomKey(t *testing.T) provisioner.Key {
+	t.Helper()
+	secret := make([]byte, provisioner.KeySize)
+	_, _ = rand.Read(secret) // never fails (crypto/rand)
+	k, err := provisioner.NewKey(secret)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,8 @@ func testStart(t *testing.T, h Harness) {
 	}
 	list, err := h.Conn.Processes().List(within(t))
 	check(t, err)
-	if len(list) != 1 || list[0].ID != p.ID || list[0].Duration != p.Duration {
+	list = slices.DeleteFunc(list, func(other guest.Process) bool { return other.ID != p.ID }) // those of tests before
+	if len(list) != 1 || list[0].Duration != p.Duration {
 		t.Errorf("list %+v", list)
 	}
 	if _, again := h.read(t, p.ID, guest.ReadRequest{Max: 100}); len(again.Both) != 8 {

@@ -1,0 +1,5 @@
+//go:build race
+
+package pvecontract_test
+
+const raceDetector = true
