@@ -81,6 +81,7 @@ type process struct {
 	pid     int
 	started time.Time
 	looks   int
+	seen    time.Duration // how old it was when it was last seen running
 }
 
 // errLost: the agent does not know the process. It told its end and the answer
@@ -89,17 +90,31 @@ var errLost = errors.New("the guest agent has forgotten the process")
 
 // look asks once whether it has ended; else the status is nil.
 func (p *process) look(ctx context.Context) (*pve.ExecStatus, error) {
+	asked := time.Since(p.started)
 	s, err := call(ctx, p.conn, func(ctx context.Context) (pve.ExecStatus, error) {
 		return p.conn.cfg.Client.AgentExecStatus(ctx, p.conn.cfg.VM, p.pid)
 	})
 	switch {
 	case errors.Is(err, pve.NotFound):
 		return nil, unreachable(errLost)
-	case err != nil || !bool(s.Exited):
+	case err != nil:
 		return nil, err
+	case !bool(s.Exited):
+		p.seen = asked
+		return nil, nil
 	}
-	p.conn.pace.ended(p.name, time.Since(p.started), p.looks)
+	waited := p.waited(s)
+	p.conn.pace.ended(p.name, p.seen-waited, time.Since(p.started)-waited)
 	return &s, nil
+}
+
+// waited is how long a supervisor only waited for its command.
+func (p *process) waited(s pve.ExecStatus) time.Duration {
+	if p.name != "supervise" {
+		return 0
+	}
+	rec, _ := answer(s.Out)
+	return rec.hundredths("took")
 }
 
 // wait looks until the process has ended or the time is over; then the status

@@ -5,17 +5,21 @@ import (
 	"time"
 )
 
-// Pauses between looks at a process in the guest.
 const (
-	firstPause = 4 * time.Millisecond
-	lastPause  = 500 * time.Millisecond
-	maxUsual   = 250 * time.Millisecond
-	minGlance  = 150 * time.Millisecond
+	// guess is how long a script takes in a guest that we don't know yet.
+	guess = 50 * time.Millisecond
+	// maxUsual is the longest that a script is taken to last: what lasts longer
+	// waits for something.
+	maxUsual  = time.Second
+	minPause  = 5 * time.Millisecond
+	lastPause = 500 * time.Millisecond
+	minGlance = 300 * time.Millisecond
 )
 
-// pace says when to look at a process in the guest. Most end after about the
-// time that others of their script took in this guest, so that one look mostly
-// suffices; the longer one lasts, the more seldom it is looked at.
+// pace says when to look at a process in the guest: each look is a call, and the
+// agent tells no one that a process has ended. Most scripts take as long as they
+// took before in this guest, so that one look mostly suffices; what lasts longer
+// is looked at after ever longer pauses.
 type pace struct {
 	mu    sync.Mutex
 	usual map[string]time.Duration // by script
@@ -23,33 +27,44 @@ type pace struct {
 
 // pause is how long to wait after that many looks.
 func (p *pace) pause(script string, age time.Duration, looks int) time.Duration {
-	if looks == 0 {
-		return max(p.of(script), firstPause) - age
+	switch looks {
+	case 0:
+		return p.of(script) - age
+	case 1:
+		return min(max(age/3, minPause), lastPause) // it is nearly done
 	}
-	return min(max(age*3/4, firstPause), lastPause)
+	return min(max(age, minPause), lastPause)
 }
 
 func (p *pace) of(script string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.usual[script]
+	if d, known := p.usual[script]; known {
+		return d
+	}
+	return guess
 }
 
-// ended learns from one that was found to have ended: at the first look it may
-// have been too late, at a later one the first was too early.
-func (p *pace) ended(script string, age time.Duration, looks int) {
-	if age > maxUsual {
-		return // it says nothing of short ones
+// ended learns from a script that ran longer than low and no longer than high,
+// not counting for how long it waited for something.
+func (p *pace) ended(script string, low, high time.Duration) {
+	if low > maxUsual {
+		return
+	}
+	usual := p.of(script)
+	aim := usual * 7 / 8 // the look may have come too late
+	switch {
+	case high < usual:
+		aim = high
+	case low >= usual:
+		aim = (low + high) / 2
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.usual == nil {
 		p.usual = map[string]time.Duration{}
 	}
-	if looks <= 1 {
-		age = p.usual[script] * 7 / 8
-	}
-	p.usual[script] = (p.usual[script] + age) / 2
+	p.usual[script] = min(max((usual+aim)/2, minPause), maxUsual)
 }
 
 // glance is how long a command is only looked at before its output is pulled:

@@ -238,6 +238,14 @@ func (r record) num(name string) int64 {
 	return n
 }
 
+// hundredths is a time that the guest gave in hundredths of a second.
+func (r record) hundredths(name string) time.Duration {
+	return time.Duration(min(r.num(name), maxHundredths)) * 10 * time.Millisecond
+}
+
+// maxHundredths is a century; more is no time.
+const maxHundredths = 100 * 365 * 24 * 3600 * 100
+
 // piece is that which the record describes by names with this prefix, of at
 // most limit bytes.
 func (r record) piece(prefix, file string, limit int64) (piece, error) {

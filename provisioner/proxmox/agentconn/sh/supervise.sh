@@ -298,7 +298,7 @@ report() {
 		read -r total outn errn first <state
 	fi
 	if [ $((outn + errn)) -le $inline ] && { [ "$mode" = run ] || [ "$clip" -gt 0 ]; }; then whole=1; fi
-	echo "ended=1 id=${d##*/} start=$state $end $began whole=$whole outn=$outn errn=$errn total=${total-0} out=$outn err=$errn first=${first-0} why=$why"
+	echo "ended=1 id=${d##*/} start=$state $end $began took=$took whole=$whole outn=$outn errn=$errn total=${total-0} out=$outn err=$errn first=${first-0} why=$why"
 	[ $whole = 1 ] || return 0
 	set --
 	for f in out.0 err.0; do [ -s $f ] && set -- "$@" $f; done
@@ -319,7 +319,7 @@ sorry() {
 enter || { echo again=1; exit 0; }
 [ -e "$tmp/$key.dead" ] && exit 0 # cancelled before it began
 clock
-began='' begun=$clock
+began='' begun=$clock took=0
 if [ "$mode" = keep ]; then
 	chmod 711 .
 	began="started=$(date +%s) begun=$begun command=$command"
@@ -358,12 +358,16 @@ if [ "$stdin" != none ]; then
 fi
 : >said
 exec 2>said
+clock
+launched=$clock
 # A new session, whose leader's number is also that of its process group.
 (
 	exec 6>&- 8>&- 9>&-
 	launch <$input >out.f 2>err.f 3<cmd 4>start 5>about
 )
 code=$?
+clock
+took=$((clock - launched))
 : >ended
 (exec 6>&- 8>&- 9>&- && mark) &
 marker=$!
