@@ -36,25 +36,29 @@ prepare() {
 	gzip -1 </dev/null >/dev/null 2>&1 && has="$has gzip"
 	setpriv --help 2>&1 | grep -q init-groups && has="$has setpriv"
 	printf 'a\0b=c' | grep -qaF 'b=c' && has="$has environ" # not busybox
-	pipe_ignored && env --default-signal=PIPE true 2>/dev/null && has="$has pipe"
-	printf '%s\n%s\n' "$boot" "$has" >$spool/boot.new && mv $spool/boot.new $spool/boot
+	ignoring && env --default-signal true 2>/dev/null && has="$has signals"
+	cg=''
+	for g in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+		mkdir $g/agentlab 2>/dev/null
+		[ -w $g/agentlab/cgroup.procs ] && cg=$g/agentlab && break
+	done
+	printf '%s\n%s\n%s\n' "$boot" "$has" "$cg" >$spool/boot.new && mv $spool/boot.new $spool/boot
 	for f in $spool/boot-*; do [ "$f" = "$spool/boot-$boot" ] || rm -f "$f"; done
 }
 
 known() {
-	was='' has=''
-	if [ -e $spool/boot ]; then { read -r was; read -r has; } <$spool/boot; fi
+	was='' has='' cg=''
+	if [ -e $spool/boot ]; then { read -r was; read -r has; read -r cg; } <$spool/boot; fi
 	[ "$was" = "$boot" ]
 }
 
-# pipe_ignored says whether signal 13, PIPE, is: systemd starts services so, and no
-# shell can take that back.
-pipe_ignored() {
+# ignoring says whether any signal is ignored: systemd starts services with PIPE
+# so, others with INT, and no shell can take that back.
+ignoring() {
 	while read -r k v; do
 		[ "$k" = SigIgn: ] && break
 	done </proc/self/status
-	v=${v%???}
-	case $v in *[13579bdf]) ;; *) false ;; esac
+	case $v in *[!0]*) ;; *) false ;; esac
 }
 
 # claim makes the file $1, or fails if it was there.
@@ -121,21 +125,29 @@ marked() {
 			tr '\0' '\n' 2>/dev/null <"$f" | grep -qxF "AGENTLAB_JOB=$1" && echo "$f"
 		done
 		;;
-	esac
+	esac | tr -cd '0-9\n'
 }
 
-# slay kills all of job $1, also what left its process group.
+# slay kills all of job $1: its process group, and what left that, which is known
+# by its cgroup or, where there are none, by its environment.
 slay() {
-	round=0
+	leader='' round=0
+	[ -s "$spool/$1/end" ] || { [ -s "$spool/$1/about" ] && read -r leader <"$spool/$1/about"; }
 	while [ $round -lt 100 ]; do
 		round=$((round + 1))
 		found=''
-		for f in $(marked "$1"); do
-			f=${f#/proc/}
-			kill -KILL "${f%/environ}" 2>/dev/null && found=1
+		[ "$leader" ] && kill -KILL "-$leader" 2>/dev/null
+		for pid in $(grouped "$1"; marked "$1"); do
+			kill -KILL "$pid" 2>/dev/null && found=1
 		done
 		[ "$found" ] || return 0
 	done
+}
+
+# grouped prints the processes in the cgroup of job $1. Newer kernels kill them.
+grouped() {
+	[ "$cg" ] && [ -e "$cg/$1" ] || return
+	if [ -e "$cg/$1/cgroup.kill" ]; then echo 1 >"$cg/$1/cgroup.kill"; else cat "$cg/$1/cgroup.procs"; fi
 }
 
 # clock sets $clock to hundredths of a second since boot.

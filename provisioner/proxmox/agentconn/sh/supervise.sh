@@ -36,6 +36,16 @@ enter() {
 	echo $$ >supervisor
 }
 
+# leave moves us out of the agent's cgroup, since what restarts the agent kills
+# all in it, and makes one for the command.
+leave() {
+	[ "$cg" ] || return 0
+	for g in "$cg"/[rk]_*; do # of what went on in the background when its command had ended
+		[ -e "$spool/${g##*/}" ] || ! [ -d "$g" ] || rmdir "$g"
+	done
+	mkdir "$cg/$key" && echo $$ >"$cg/cgroup.procs"
+} 2>/dev/null
+
 # payload takes the command apart from its input.
 payload() {
 	if [ "$form" = none ]; then
@@ -237,8 +247,9 @@ launch() {
 	unset SHLVL
 	set -- /bin/sh -c 'eval "$AGENTLAB_STAGE"'
 	if [ "$tty" ]; then set -- script -qefc 'eval "$AGENTLAB_STAGE"' /dev/null; fi
-	case $has in *pipe*) set -- env --default-signal=PIPE "$@" ;; esac
+	case $has in *signals*) set -- env --default-signal "$@" ;; esac
 	cd /
+	[ -z "$cg" ] || { echo 0 >"$cg/$key/cgroup.procs"; } 2>/dev/null
 	become "$user" setsid "$@"
 }
 
@@ -318,6 +329,7 @@ sorry() {
 
 enter || { echo again=1; exit 0; }
 [ -e "$tmp/$key.dead" ] && exit 0 # cancelled before it began
+leave
 clock
 began='' begun=$clock took=0
 if [ "$mode" = keep ]; then
@@ -334,7 +346,7 @@ payload
 set -- out.f err.f
 [ "$stdin" = none ] || set -- "$@" in.f nf
 mkfifo "$@"
-[ -z "$user" ] || chown "$user" "$@"
+[ -z "$user" ] || chown "$user" ./*.f
 [ "$stdin" = none ] || exec 9<>nf
 if [ "$mode" = keep ]; then
 	: >log
@@ -377,4 +389,5 @@ wait $pumps
 kill "$marker" "$guard" $feeder 2>/dev/null
 if [ "$user" ] && ! [ -s start ] && ! (become "$user" true); then echo denied >start; fi
 finish
+[ -z "$cg" ] || rmdir "$cg/$key" 2>/dev/null
 report >&6
