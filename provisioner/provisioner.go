@@ -38,8 +38,8 @@ type Provisioner interface {
 	Create(ctx context.Context, spec Spec) (Machine, error)
 
 	// Destroy removes the machine and all that belongs to it. It returns nil
-	// if the machine is already gone, and ErrNotOurs, with nothing done, if
-	// the papers on the machine don't agree with ref.
+	// if the machine is already gone, and ErrNotOurs if the papers on the
+	// machine that ref names don't agree with it; that one is left as it is.
 	Destroy(ctx context.Context, ref Ref) error
 
 	// List returns every machine of this installation, whole or half-made, and

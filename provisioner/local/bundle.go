@@ -52,7 +52,7 @@ type bundle struct {
 // signed by us and name this machine. An error that is fs.ErrNotExist says
 // that there is no configuration; any other wraps ErrNotOurs.
 func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
-	if !validID.MatchString(id) {
+	if !provisioner.ValidID(id) {
 		return bundle{}, fmt.Errorf("%q can't be a machine: %w", id, provisioner.ErrNotOurs)
 	}
 	config, err := readConfig(filepath.Join(st.machinesDir(), id))

@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"time"
 
@@ -58,14 +57,11 @@ const (
 	guestHome = "/workspace"
 )
 
-// validID is what may name a directory, a cgroup and a container.
-var validID = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-
 // Create implements [provisioner.Provisioner]. A machine of that id that runs
 // is adopted as it is; what is left of one that does not is removed first.
 func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
 	id := spec.Papers.Sandbox
-	if err := p.validate(spec); err != nil {
+	if err := spec.Check(p.Instance, minMemoryMB, "none"); err != nil {
 		return provisioner.Machine{}, fmt.Errorf("create %s: %w", id, err)
 	}
 	st, err := p.state()
@@ -231,7 +227,7 @@ func (p *Provisioner) find(st *state, ref provisioner.Ref) (bundle, error) {
 	if ref.Handle != "" && ref.Handle != ref.Sandbox {
 		return bundle{}, fmt.Errorf("handle %q is not that of %s: %w", ref.Handle, ref.Sandbox, provisioner.ErrNotOurs)
 	}
-	if !validID.MatchString(ref.Sandbox) {
+	if !provisioner.ValidID(ref.Sandbox) {
 		return bundle{}, provisioner.ErrNotFound
 	}
 	b, err := p.bundle(st, ref.Sandbox)
@@ -242,26 +238,6 @@ func (p *Provisioner) find(st *state, ref provisioner.Ref) (bundle, error) {
 		return bundle{}, provisioner.ErrNotFound
 	}
 	return b, err
-}
-
-// validate says what of spec can't be done.
-func (p *Provisioner) validate(spec provisioner.Spec) error {
-	invalid := func(format string, args ...any) error {
-		return fmt.Errorf(format+": %w", append(args, provisioner.ErrInvalid)...)
-	}
-	switch {
-	case !validID.MatchString(spec.Papers.Sandbox):
-		return invalid("sandbox id %q is not one", spec.Papers.Sandbox)
-	case spec.Papers.Instance != p.Instance:
-		return invalid("papers are of instance %q, this is %q", spec.Papers.Instance, p.Instance)
-	case spec.Network != "" && spec.Network != "none":
-		return invalid("network %q: this backend has only none", spec.Network)
-	case spec.Cores < 0 || spec.MemoryMB < 0 || spec.DiskMB < 0 || spec.MaxProcs < 0:
-		return invalid("a limit is negative")
-	case spec.MemoryMB != 0 && spec.MemoryMB < minMemoryMB:
-		return invalid("memory %d MB: the least is %d MB", spec.MemoryMB, minMemoryMB)
-	}
-	return nil
 }
 
 func exists(path string) bool {

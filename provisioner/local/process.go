@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
 // process is one of gVisor's on the host that serves a machine.
@@ -61,7 +63,7 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 	}
 	args := strings.Split(text, "\x00")
 	for _, arg := range args {
-		if rest, has := strings.CutPrefix(arg, "--bundle="+st.machinesDir()+"/"); has && validID.MatchString(rest) {
+		if rest, has := strings.CutPrefix(arg, "--bundle="+st.machinesDir()+"/"); has && provisioner.ValidID(rest) {
 			id = rest
 		}
 	}

@@ -106,10 +106,7 @@ const (
 	minMemoryMB = 16
 )
 
-var (
-	validID   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	validName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-)
+var validName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
 // init fills in what the zero value lacks.
 func (p *Provisioner) init() {
@@ -155,26 +152,12 @@ func (p *Provisioner) describe(id int, papers provisioner.Papers, running bool) 
 	}
 }
 
-// validate says what of spec can't be done.
+// validate says what keeps a machine of that spec from being made here.
 func (p *Provisioner) validate(spec provisioner.Spec) error {
-	invalid := func(format string, args ...any) error {
-		return fmt.Errorf(format+": %w", append(args, provisioner.ErrInvalid)...)
-	}
-	switch {
-	case !validID.MatchString(spec.Papers.Sandbox):
-		return invalid("sandbox id %q is not one", spec.Papers.Sandbox)
-	case spec.Papers.Instance != p.Instance:
-		return invalid("papers are of instance %q, this is %q", spec.Papers.Instance, p.Instance)
-	case spec.Network != "" && spec.Network != "none" && spec.Network != "internet":
-		return invalid("network %q: this backend has none and internet", spec.Network)
-	case spec.Cores < 0 || spec.MemoryMB < 0 || spec.DiskMB < 0 || spec.MaxProcs < 0:
-		return invalid("a limit is negative")
-	case spec.MemoryMB != 0 && spec.MemoryMB < minMemoryMB:
-		return invalid("memory %d MB: the least is %d MB", spec.MemoryMB, minMemoryMB)
-	case p.Pool == "" || p.VMIDs.First < 100 || p.VMIDs.Last < p.VMIDs.First:
+	if p.Pool == "" || p.VMIDs.First < 100 || p.VMIDs.Last < p.VMIDs.First {
 		return fmt.Errorf("pool %q and VMIDs %v: set a pool and a range from 100 on: %w", p.Pool, p.VMIDs, provisioner.ErrUnavailable)
 	}
-	return nil
+	return spec.Check(p.Instance, minMemoryMB, "none", "internet")
 }
 
 // Relabel implements [provisioner.Relabeler]. The config is changed only if it
