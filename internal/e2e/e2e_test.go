@@ -18,9 +18,6 @@ import (
 // The test binary is also a machine of the simulated Proxmox VE, and its pvesh.
 func TestMain(m *testing.M) {
 	pvetest.GuestMain()
-	if filepath.Base(os.Args[0]) == "pvesh" {
-		os.Exit(pvetest.PveshMain())
-	}
 	os.Exit(m.Run())
 }
 

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -170,16 +168,4 @@ func testSpec(n int) provisioner.Spec {
 		},
 		Hostname: fmt.Sprintf("box-%d", n), Cores: 1, MemoryMB: 256, DiskMB: 3072, MaxProcs: 100, Network: "none",
 	}
-}
-
-// guestDir is a directory that a guest, which may be nobody, can reach.
-func guestDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }

@@ -23,7 +23,7 @@ import (
 func TestHealthy(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
-			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 			l := newLab(t, &pvetest.Server{Version: version, NewGuest: guests.New})
 			s := l.settings()
 			s.create = true
@@ -334,7 +334,7 @@ func TestCreateFails(t *testing.T) {
 		}, "Agent error"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 			l := newLab(t, &pvetest.Server{NewGuest: guests.New, Fail: tt.fail})
 			s := l.settings()
 			s.create = true
@@ -354,7 +354,7 @@ func TestCreateFails(t *testing.T) {
 // An interrupted doctor destroys its machine first.
 func TestCreateInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+	guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 	l := newLab(t, &pvetest.Server{NewGuest: guests.New, Fail: func(r *http.Request) *pvetest.Fault {
 		if strings.HasSuffix(r.URL.Path, "/agent/exec") {
 			cancel()
@@ -383,7 +383,7 @@ func TestCreateIsNotTriedInVain(t *testing.T) {
 
 // The times are those of the steps.
 func TestTimes(t *testing.T) {
-	guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+	guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 	clone, start := 300*time.Millisecond, 200*time.Millisecond
 	l := newLab(t, &pvetest.Server{NewGuest: guests.New, TaskTime: map[string]time.Duration{"qmclone": clone, "qmstart": start}})
 	s := l.settings()

@@ -20,9 +20,6 @@ import (
 
 func TestMain(m *testing.M) {
 	pvetest.GuestMain()
-	if filepath.Base(os.Args[0]) == "pvesh" {
-		os.Exit(pvetest.PveshMain())
-	}
 	os.Exit(m.Run())
 }
 
@@ -136,16 +133,4 @@ func (l *lab) shell(t *testing.T, commands []string) {
 			t.Errorf("%s: %v: %s", c, err, out)
 		}
 	}
-}
-
-// guestDir is a directory that a guest, which may be nobody, can reach.
-func guestDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,18 +41,6 @@ func simulate(t *testing.T, srv *pvetest.Server) *pve.Client {
 	return &pve.Client{Transport: h}
 }
 
-// guestDir is a directory that a guest, which is nobody, can reach.
-func guestDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
 // await waits for a task that was just started.
 func await(t *testing.T, c *pve.Client) func(pve.UPID, error) {
 	return func(id pve.UPID, err error) {
@@ -70,7 +57,7 @@ func await(t *testing.T, c *pve.Client) func(pve.UPID, error) {
 func TestMachineFromCloneToDelete(t *testing.T) {
 	for _, version := range []string{"8.4.21", "9.2.11"} {
 		t.Run(version, func(t *testing.T) {
-			guests := pvetest.ProcessGuests{Dir: guestDir(t)} // they really run commands
+			guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)} // they really run commands
 			c := simulate(t, &pvetest.Server{Version: version, NewGuest: guests.New})
 			ctx, done := t.Context(), await(t, c)
 

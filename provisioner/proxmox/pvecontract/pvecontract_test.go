@@ -17,9 +17,6 @@ import (
 
 func TestMain(m *testing.M) {
 	pvetest.GuestMain()
-	if filepath.Base(os.Args[0]) == "pvesh" {
-		os.Exit(pvetest.PveshMain())
-	}
 	os.Exit(m.Run())
 }
 
@@ -157,13 +154,7 @@ func TestFromEnv(t *testing.T) {
 // simulate returns a cluster with the template debian, whose guests run commands.
 func simulate(t *testing.T, version string) *pvetest.Server {
 	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} { // guests may be nobody
-		if err := os.Chmod(d, 0o711); err != nil { //nolint:gosec // they pass through it
-			t.Fatal(err)
-		}
-	}
-	guests := pvetest.ProcessGuests{Dir: dir}
+	guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 	srv := &pvetest.Server{Version: version, NewGuest: guests.New}
 	t.Cleanup(srv.Close)
 	srv.Edit(func(c *pvetest.Cluster) { c.AddTemplate("pve", 9000, "debian") })

@@ -8,16 +8,33 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
 const guestEnv = "PVETEST_GUEST"
 
+// GuestDir returns a directory for the guests of a test, which may be nobody
+// and pass through it.
+func GuestDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o711); err != nil { //nolint:gosec // see above
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // GuestMain must be called first in main or TestMain of a program that uses
-// [ProcessGuests]: when the program was started to be a guest, it is one, and
-// never returns.
+// [ProcessGuests] or [Server.Shell]: when the program was started to be a guest
+// or a node's pvesh, it is that, and never returns.
 func GuestMain() {
+	if filepath.Base(os.Args[0]) == "pvesh" {
+		os.Exit(PveshMain())
+	}
 	var err error
 	switch os.Getenv(guestEnv) {
 	case "":

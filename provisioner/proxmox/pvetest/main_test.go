@@ -7,8 +7,5 @@ import (
 
 func TestMain(m *testing.M) {
 	GuestMain()
-	if os.Getenv(pveshEnv) != "" {
-		os.Exit(PveshMain())
-	}
 	os.Exit(m.Run())
 }

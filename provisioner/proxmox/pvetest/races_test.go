@@ -297,7 +297,8 @@ func TestPveshMain(t *testing.T) {
 		t.Fatal(err)
 	}
 	pvesh := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+		cmd.Args = append([]string{"pvesh"}, args...)
 		cmd.Env = []string{env, "LC_ALL=C.UTF-8"}
 		return cmd
 	}

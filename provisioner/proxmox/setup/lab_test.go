@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -24,9 +23,6 @@ import (
 
 func TestMain(m *testing.M) {
 	pvetest.GuestMain()
-	if filepath.Base(os.Args[0]) == "pvesh" {
-		os.Exit(pvetest.PveshMain())
-	}
 	os.Exit(m.Run())
 }
 

@@ -22,7 +22,7 @@ import (
 func TestApply(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
-			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 			l := newLab(t, &pvetest.Server{Version: version, NewGuest: guests.New, Staleness: -1})
 			secret := filepath.Join(t.TempDir(), "token")
 			if _, err := l.apply(t, want(), secret); err != nil {
@@ -53,7 +53,7 @@ func TestApply(t *testing.T) {
 func TestLeast(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
-			guests := pvetest.ProcessGuests{Dir: guestDir(t)}
+			guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
 			l := newLab(t, &pvetest.Server{Version: version, NewGuest: guests.New, Staleness: -1})
 			secret := filepath.Join(t.TempDir(), "token")
 			if _, err := l.apply(t, want(), secret); err != nil {
@@ -273,16 +273,4 @@ func readSecret(t *testing.T, file string) redact.String {
 		t.Fatal(err)
 	}
 	return redact.String(strings.TrimSpace(string(data)))
-}
-
-// guestDir is a directory that a guest, which may be nobody, can reach.
-func guestDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }
