@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	firstLook = 5 * time.Millisecond // also the shortest pause
-	longest   = time.Second          // the longest pause
+	firstLook = 3 * time.Millisecond // some tasks are done at once
+	shortest  = 5 * time.Millisecond // pause between two looks
+	longest   = time.Second          // pause between two looks
 
 	// From so many tasks on one node on, one look at the node's list of active
 	// tasks replaces one call per task. The list is also cheaper: pveproxy
@@ -218,7 +219,7 @@ func (p *poller) settle(batch []*watch, active []UPID) (rest []*watch, hidden bo
 		listed := slices.Contains(active, w.id)
 		hidden = hidden && !listed
 		if listed && now.Sub(w.asked) < distrust {
-			p.postpone(w, now, 16)
+			p.postpone(w, now, true)
 		} else {
 			rest = append(rest, w)
 		}
@@ -235,7 +236,7 @@ func (p *poller) record(w *watch, task Task, err error) {
 	switch {
 	case err == nil && !task.Done():
 		w.failing = time.Time{}
-		p.postpone(w, now, 10)
+		p.postpone(w, now, false)
 	case err == nil:
 		task.UPID = w.id
 		w.task, w.err = task, task.Err()
@@ -247,7 +248,7 @@ func (p *poller) record(w *watch, task Task, err error) {
 		if w.failing.IsZero() {
 			w.failing = now
 		}
-		p.postpone(w, now, 10)
+		p.postpone(w, now, false)
 	default:
 		w.err = fmt.Errorf("await task %s: %w", w.id.Type(), err)
 		w.end()
@@ -264,28 +265,33 @@ func (w *watch) end() {
 	close(w.done)
 }
 
-// postpone puts off the next look at a task; see pause. A look at the list is
-// worth to be made more often: it serves many.
-func (p *poller) postpone(w *watch, now time.Time, part time.Duration) {
+// postpone puts off the next look at a task; see pause.
+func (p *poller) postpone(w *watch, now time.Time, listed bool) {
 	w.busy = false
-	w.due = now.Add(pause(now.Sub(w.start), p.client.history.of(w.id), part))
+	w.due = now.Add(pause(now.Sub(w.start), p.client.history.of(w.id), listed))
 }
 
 // span is how long tasks of one type took lately, from and to; zero if unknown.
 type span struct{ from, to time.Duration }
 
 // pause is how long to wait for the next look at a task of this age. Without
-// history a part of the age, such as a tenth, is the most that is lost. With it, looks are rare
-// before the earliest end seen and dense around it.
-func pause(age time.Duration, s span, part time.Duration) time.Duration {
+// history a part of the age is the most that is lost. With it, looks are rare
+// before the earliest end seen and dense around it. A look at the list of a node
+// serves many, so that it is worth to be made sooner without history; with it,
+// the ends of many tasks come so close that it needs not be as dense.
+func pause(age time.Duration, s span, listed bool) time.Duration {
+	part, dense := time.Duration(10), time.Duration(256)
+	if listed {
+		part, dense = 16, 128
+	}
 	soon := s.from * 19 / 20
 	switch {
 	case s.to == 0 || age > 2*s.to:
-		return min(max(age/part, firstLook), longest)
+		return min(max(age/part, shortest), longest)
 	case age < soon:
-		return min(max(soon-age, firstLook), longest)
+		return min(max(soon-age, shortest), longest)
 	}
-	return min(max(s.to/128, firstLook), longest)
+	return min(max(s.to/dense, shortest), longest)
 }
 
 // history remembers how long the last tasks of each type took on each node.
