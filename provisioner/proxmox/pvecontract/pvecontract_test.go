@@ -36,7 +36,7 @@ func TestRealCluster(t *testing.T) {
 
 // With a token that has the least rights, in a pool that is there.
 func TestOverHTTPS(t *testing.T) {
-	for _, version := range []string{"8.4.21", "9.2.11"} {
+	for _, version := range []string{"8.2.4", "8.4.21", "9.2.11"} {
 		t.Run(version, func(t *testing.T) {
 			srv := simulate(t, version)
 			env := environment(srv)
