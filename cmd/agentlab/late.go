@@ -32,8 +32,11 @@ func (l *late[S]) get() (provisioner.Provisioner, error) {
 	}
 	s, err := l.read()
 	if err == nil && (l.backend == nil || s != l.settings) {
-		l.settings = s
-		l.backend, err = l.build(s)
+		l.backend = nil
+		var p provisioner.Provisioner
+		if p, err = l.build(s); err == nil { // a failed build's p may be a nil pointer that is not nil
+			l.settings, l.backend = s, p
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, provisioner.ErrUnavailable)
