@@ -89,10 +89,11 @@ func (p *Provisioner) removeOnce(ctx context.Context, vm pve.VM, sandbox string)
 	if err == nil {
 		err = p.unprotect(ctx, m)
 	}
-	if err == nil && m.stage == whole { // a draft was never started
-		if err = p.stop(ctx, m.vm); err == nil {
-			m, err = p.claim(ctx, m.vm, sandbox)
-		}
+	if err == nil {
+		err = p.stop(ctx, m.vm) // a draft, too: somebody may have started it, or its node
+	}
+	if err == nil {
+		m, err = p.claim(ctx, m.vm, sandbox)
 	}
 	if err != nil {
 		return err

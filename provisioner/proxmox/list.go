@@ -161,13 +161,10 @@ func (p *Provisioner) unread(inv *inventory, again int) []pve.Resource {
 // shows nothing but its ID.
 func (p *Provisioner) suspect(r pve.Resource, brand string) bool {
 	tags := pve.SplitTags(string(r.Tags))
-	marked := func(prefix string) bool {
-		return slices.ContainsFunc(tags, func(t string) bool { return strings.HasPrefix(t, prefix) })
-	}
 	switch {
-	case marked(brand):
+	case slices.ContainsFunc(tags, func(t string) bool { return strings.HasPrefix(t, brand) }):
 		return true
-	case marked(markPrefix):
+	case slices.ContainsFunc(tags, markForm.MatchString):
 		return false // another installation's
 	case r.Pool != "":
 		return string(r.Pool) == p.Pool

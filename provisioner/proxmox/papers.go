@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,10 @@ const (
 	tag        = "agentlab"
 	markPrefix = "agentlab-"
 )
+
+// markForm is the form of all installations' marks. Other tags may begin like
+// them, and come from a template.
+var markForm = regexp.MustCompile(`^` + markPrefix + `[0-9a-f]{8}-[0-9a-f]{8}$`)
 
 // seal returns the description of a machine: a line for people, the papers,
 // and a stamp that binds them to the machine's ID.
@@ -62,7 +67,7 @@ func (p *Provisioner) open(id int, cfg pve.Config) (provisioner.Papers, stage, e
 	notOurs := func(why string) (provisioner.Papers, stage, error) {
 		return provisioner.Papers{}, "", fmt.Errorf("VM %d %s: %w", id, why, provisioner.ErrNotOurs)
 	}
-	lines := strings.Split(cfg["description"], "\n")
+	lines := strings.Split(strings.TrimSpace(cfg["description"]), "\n") // whatever PVE or an editor has put at its end
 	if len(lines) != 4 {
 		return notOurs("has no papers")
 	}
