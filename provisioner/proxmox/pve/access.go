@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 
 	"github.com/agentlab-mcp/agentlab/internal/redact"
@@ -50,6 +51,16 @@ type User struct {
 	Expire Int    `json:"expire"` // Unix seconds; 0 is never
 }
 
+// UnmarshalJSON implements json.Unmarshaler: what is not said is so, in the
+// schema of PVE.
+func (u *User) UnmarshalJSON(b []byte) error {
+	type plain User
+	p := plain{Enable: true}
+	err := json.Unmarshal(b, &p)
+	*u = User(p)
+	return err
+}
+
 // Users lists the accounts that the caller may see.
 func (c *Client) Users(ctx context.Context) ([]User, error) {
 	var list []User
@@ -68,6 +79,15 @@ type Token struct {
 	Privsep Bool   `json:"privsep"` // has only the privileges given to the token itself
 	Expire  Int    `json:"expire"`  // Unix seconds; 0 is never
 	Comment Text   `json:"comment"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler, as that of [User].
+func (t *Token) UnmarshalJSON(b []byte) error {
+	type plain Token
+	p := plain{Privsep: true}
+	err := json.Unmarshal(b, &p)
+	*t = Token(p)
+	return err
 }
 
 // Tokens lists the tokens of a user.
@@ -104,6 +124,15 @@ type ACL struct {
 	Type      string `json:"type"` // user, group or token
 	Holder    string `json:"ugid"`
 	Propagate Bool   `json:"propagate"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler, as that of [User].
+func (a *ACL) UnmarshalJSON(b []byte) error {
+	type plain ACL
+	p := plain{Propagate: true}
+	err := json.Unmarshal(b, &p)
+	*a = ACL(p)
+	return err
 }
 
 // ACLs lists the grants that the caller may see.

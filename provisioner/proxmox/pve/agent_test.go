@@ -182,6 +182,31 @@ func TestProperties(t *testing.T) {
 	}
 }
 
+// What the schema does not promise to be there, and what it does not know.
+func TestAnswersBeyondTheSchema(t *testing.T) {
+	data := ""
+	c, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {
+		exchange{Status: 200, Reason: "OK", Body: `{"data":` + data + `}`}.write(w)
+	})
+	data = `{"cores":"2","memory":512,"digest":"d","special-sections":{"a":{"b":1}},"list":[1],"none":null}`
+	cfg, err := c.Config(t.Context(), vm(1))
+	if diff := cmp.Diff(pve.Config{"cores": "2", "memory": "512", "digest": "d", "none": ""}, cfg); diff != "" || err != nil {
+		t.Errorf("Config: %v (-want +got):\n%s", err, diff)
+	}
+	data = `[{"userid":"a@pve"},{"userid":"b@pve","enable":"0"}]`
+	if users, err := c.Users(t.Context()); err != nil || !bool(users[0].Enable) || bool(users[1].Enable) {
+		t.Errorf("Users: %+v, %v", users, err)
+	}
+	data = `[{"tokenid":"t1"},{"tokenid":"t2","privsep":0}]`
+	if tokens, err := c.Tokens(t.Context(), "a@pve"); err != nil || !bool(tokens[0].Privsep) || bool(tokens[1].Privsep) {
+		t.Errorf("Tokens: %+v, %v", tokens, err)
+	}
+	data = `[{"path":"/a"},{"path":"/b","propagate":0}]`
+	if acls, err := c.ACLs(t.Context()); err != nil || !bool(acls[0].Propagate) || bool(acls[1].Propagate) {
+		t.Errorf("ACLs: %+v, %v", acls, err)
+	}
+}
+
 func TestVersions(t *testing.T) {
 	for text, want := range map[string]pve.Version{"8.4.21": {8, 4, 21}, "9.0.0~11": {9, 0, 0}, "8.2": {8, 2, 0}} {
 		c, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {

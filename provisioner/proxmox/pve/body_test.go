@@ -35,6 +35,18 @@ func TestNoBodyIsAnnounced(t *testing.T) {
 	}
 }
 
+// The zone of a link-local address stays escaped.
+func TestAddressWithAZone(t *testing.T) {
+	h, err := NewHTTPS("https://[fe80::1%25eth0]:8006", Auth{Token: redact.String("u@pve!t1=secret")}, Trust{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := h.request(t.Context(), Request{Method: "GET", Path: []string{"version"}})
+	if err != nil || req.URL.Host != "[fe80::1%eth0]:8006" {
+		t.Errorf("request to %v, %v", req, err)
+	}
+}
+
 type slow struct{}
 
 func (slow) Read([]byte) (int, error) {

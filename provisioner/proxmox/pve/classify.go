@@ -52,8 +52,9 @@ var rules = []rule{
 	pattern(NotFound, "bridge", `^(?:bridge|interface) '?(\S+?)'? does not exist`), // PVE/Network.pm
 
 	pattern(Exists, "vm", `^unable to create VM (\d+): config file already exists`),
-	pattern(Exists, "vm", `^unable to create VM (\d+) - VM \d+ already exists`),
-	pattern(Exists, "vm", `^VM (\d+) already exists`),
+	pattern(Exists, "vm", `^unable to create VM (\d+) - (?:VM|CT) \d+ already exists`),
+	pattern(Exists, "vm", `^(?:VM|CT) (\d+) already exists`),                                       // CT: PVE/Cluster.pm
+	pattern(Exists, "vm", `^close \(rename\) atomic file '[^']*/(\d+)\.conf' failed: File exists`), // pmxcfs, of an ID on another node
 	pattern(Exists, "snapshot", `^snapshot name '([^']*)' already used`),
 	pattern(Exists, "pool", `pool '([^']*)' already exists`),
 	pattern(Exists, "user", `user '([^']*)' already exists`),
@@ -111,7 +112,7 @@ var permission = regexp.MustCompile(`Permission check failed \(([^,()]*), ([^ )]
 // classify fills in what the message says: kind, subject, path and privilege.
 // It is the only place that reads Proxmox's texts.
 func classify(e *Error) *Error {
-	e.Message = strings.TrimSpace(e.Message)
+	e.Message = short(strings.TrimSpace(e.Message))
 	if e.Message == "" {
 		e.Message = http.StatusText(e.Status)
 	}
@@ -138,6 +139,17 @@ func classify(e *Error) *Error {
 		e.Path, e.Privilege = m[1], m[2]
 	}
 	return e
+}
+
+// maxMessage is how much of a message is kept, in bytes: it ends in logs and
+// before agents, and a server may send megabytes.
+const maxMessage = 4 << 10
+
+func short(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + "..."
 }
 
 func (e *Error) match(text string) {

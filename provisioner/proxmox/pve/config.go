@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"net/url"
 	"slices"
@@ -47,13 +48,16 @@ func SplitTags(tags string) []string {
 
 // Config returns the config with changes that only a restart will apply.
 func (c *Client) Config(ctx context.Context, vm VM) (Config, error) {
-	var raw map[string]Text
+	var raw map[string]json.RawMessage
 	if err := c.call(ctx, getConfig, vm.args(), nil, &raw); err != nil {
 		return nil, err
 	}
 	cfg := make(Config, len(raw))
 	for k, v := range raw {
-		cfg[k] = string(v)
+		var text Text
+		if text.UnmarshalJSON(v) == nil { // no option is a list or an object, but other keys may be
+			cfg[k] = string(text)
+		}
 	}
 	return cfg, nil
 }

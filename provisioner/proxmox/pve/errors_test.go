@@ -36,6 +36,8 @@ func TestErrorsAsRecorded(t *testing.T) {
 		{"no-file", 500, "Agent error: failed to open file '/no/such' (mode: 'r'): No such file or directory", pve.Error{Kind: pve.NotFound, Subject: pve.Subject{Type: "file", Name: "/no/such"}}},
 		{"vm-exists", 500, "unable to create VM 110: config file already exists", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "110"}}},
 		{"vm-exists-create", 500, "unable to create VM 9050 - VM 9050 already exists on node 'pve'", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "9050"}}},
+		{"vm-exists-elsewhere", 500, "close (rename) atomic file '/etc/pve/nodes/pve/qemu-server/130.conf' failed: File exists", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "130"}}},
+		{"container-exists", 500, "CT 130 already exists on node 'pve2'", pve.Error{Kind: pve.Exists, Subject: pve.Subject{Type: "vm", Name: "130"}}},
 		{"locked", 500, "VM is locked (backup)", pve.Error{Kind: pve.Locked, Subject: pve.Subject{Type: "lock", Name: "backup"}}},
 		{"lock-timeout", 500, "can't lock file '/var/lock/qemu-server/lock-120.conf' - got timeout", pve.Error{Kind: pve.LockTimeout, Subject: pve.Subject{Type: "vm", Name: "120"}}},
 		{"modified", 500, "checksum mismatch (file change by other user?)", pve.Error{Kind: pve.Modified}},

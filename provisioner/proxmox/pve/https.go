@@ -95,7 +95,7 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 	return &HTTPS{
 		limit:   maxCall,
 		longest: maxAnswer,
-		base:    "https://" + u.Host + path + "/api2/json",
+		base:    (&url.URL{Scheme: "https", Host: u.Host, Path: path + "/api2/json"}).String(),
 		session: func() *proxmox.Session {
 			return &proxmox.Session{AuthToken: auth.Token.Reveal(), AuthTicket: auth.Ticket.Reveal(), CsrfToken: auth.CSRF.Reveal()}
 		},
@@ -142,7 +142,23 @@ func (h *HTTPS) Do(ctx context.Context, r Request) (json.RawMessage, error) {
 	if int64(len(body)) > h.longest {
 		return nil, &Error{Kind: TooLarge, Call: r.String(), Message: fmt.Sprintf("the answer is longer than %d bytes", h.longest)}
 	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Status, body = h.mask(resp.Status), []byte(h.mask(string(body)))
+	}
 	return answer(r, resp, body)
+}
+
+// mask takes our credentials out of what a server, or a proxy before it, may
+// have echoed.
+func (h *HTTPS) mask(text string) string {
+	s := h.session()
+	_, secret, _ := strings.Cut(s.AuthToken, "=")
+	for _, known := range []string{secret, s.AuthTicket, s.CsrfToken} {
+		if known != "" {
+			text = strings.ReplaceAll(text, known, fmt.Sprint(redact.String(known)))
+		}
+	}
+	return text
 }
 
 // request builds the HTTP request, by the library's session. Its own way of
@@ -216,7 +232,7 @@ func lost(ctx context.Context, r Request, err error, sent bool) error {
 	if uerr, ok := errors.AsType[*url.Error](err); ok {
 		err = uerr.Err // without the URL, whose query may be long
 	}
-	e := &Error{Call: r.String(), Message: err.Error(), cause: err}
+	e := &Error{Call: r.String(), Message: short(err.Error()), cause: err}
 	text, untrusted := mistrust(err)
 	switch {
 	case untrusted:
@@ -260,7 +276,7 @@ func answer(r Request, resp *http.Response, body []byte) (json.RawMessage, error
 
 func notProxmox(r Request, resp *http.Response) *Error {
 	return &Error{Kind: BadAnswer, Call: r.String(), Status: resp.StatusCode, Message: fmt.Sprintf(
-		"the answer %q is not from a Proxmox VE API; is its URL right?", resp.Status)}
+		"the answer %q is not from a Proxmox VE API; is its URL right?", short(resp.Status))}
 }
 
 // Login gets a ticket for a user such as root@pam, which holds for 2 h. A user

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -397,7 +398,7 @@ func TestInvalidSettings(t *testing.T) {
 			}
 		})
 	}
-	for _, url := range []string{good, good + "/", good + "/api2/json", good + "/api2/json/"} {
+	for _, url := range []string{good, "https://[2001:db8::1]:8006", good + "/", good + "/api2/json", good + "/api2/json/"} {
 		if _, err := pve.NewHTTPS(url, pve.Auth{Token: token}, pve.Trust{Fingerprint: sum}); err != nil {
 			t.Errorf("%s: %v", url, err)
 		}
@@ -414,6 +415,9 @@ func TestTokenShowsNowhere(t *testing.T) {
 		"refused": recorded(t, "10 token: wrong secret"), "page": {Status: 200, Reason: "OK", Body: "<html>"},
 		"failed": {Status: 500, Reason: "no", Body: `{"message":"no"}`}, "ok": recorded(t, "10 version"),
 	}
+	echo := `{"message":"Authorization: PVEAPIToken=` + secret + `","errors":{"x":"` + secret + `"}}`
+	answers["echoed"] = exchange{Status: 400, Reason: "got " + secret, Body: echo}
+	answers["echoed-by-proxy"] = exchange{Status: 404, Reason: "got " + secret}
 	for name, x := range answers {
 		t.Run(name, func(t *testing.T) {
 			c, srv := server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -433,6 +437,25 @@ func TestTokenShowsNowhere(t *testing.T) {
 			printed := fmt.Sprintf("%v %+v %#v %v %+v %#v %s", err, err, c.Transport, gone, c, c, js) + logged.String()
 			if strings.Contains(printed, secret) {
 				t.Errorf("the secret is in: %s", printed)
+			}
+		})
+	}
+}
+
+// Messages end in logs and before agents.
+func TestLongMessagesAreCut(t *testing.T) {
+	long := strings.Repeat("ü", 1<<20)
+	for name, x := range map[string]exchange{
+		"message":   {Status: 500, Reason: "no", Body: `{"message":"` + long + `"}`},
+		"parameter": {Status: 400, Reason: "no", Body: `{"message":"no","errors":{"x":"` + long + `"}}`},
+		"reason":    {Status: 500, Reason: long},
+		"page":      {Status: 404, Reason: long},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := server(t, func(w http.ResponseWriter, _ *http.Request) { x.write(w) })
+			_, err := c.ConvertToTemplate(t.Context(), vm(1))
+			if text := err.Error(); len(text) > 10_000 || !utf8.ValidString(text) || !strings.Contains(text, "...") {
+				t.Errorf("%d bytes of message", len(text))
 			}
 		})
 	}

@@ -224,5 +224,5 @@ func (e *Error) param(name, text string) {
 	if e.Params == nil {
 		e.Params = map[string]string{}
 	}
-	e.Params[name] = text
+	e.Params[name] = short(text)
 }
