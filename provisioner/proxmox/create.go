@@ -225,6 +225,9 @@ func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve
 	}}
 	if spec.Cores > 0 {
 		ch.Set["cores"], ch.Set["sockets"] = strconv.Itoa(spec.Cores), "1"
+		if cfg["vcpus"] != "" { // more than there are cores, and it would not start
+			ch.Delete = append(ch.Delete, "vcpus")
+		}
 	}
 	if spec.MemoryMB > 0 {
 		ch.Set["memory"] = strconv.Itoa(spec.MemoryMB)
@@ -237,6 +240,15 @@ func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve
 	}
 	p.connect(&ch, cfg, spec.Network)
 	return ch, nil
+}
+
+// connectable returns nil if clones of the template can have the network.
+func (p *Provisioner) connectable(t knownTemplate, network string) error {
+	if network != "internet" || p.Bridge != "" || t.cfg["net0"] != "" {
+		return nil
+	}
+	return fmt.Errorf("template %s has no network card net0: set proxmox_bridge, or run on a node: pvesh set /nodes/%s/qemu/%d/config --net0 virtio,bridge=vmbr0",
+		t.vm, t.vm.Node, t.vm.ID)
 }
 
 // connect gives a machine its network card, or none: a card that is merely

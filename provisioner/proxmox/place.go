@@ -121,7 +121,7 @@ func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisione
 		}
 		t, err := p.template(ctx, inv, r.VM())
 		if err == nil {
-			err = t.usable(root)
+			err = errors.Join(t.usable(root), p.connectable(t, spec.Network))
 		}
 		if err != nil {
 			errs = append(errs, err)

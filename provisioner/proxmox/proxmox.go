@@ -100,6 +100,9 @@ const (
 	callTime = 2 * time.Minute
 	// defaultUndo is what undoing a failed Create may take.
 	defaultUndo = 3 * time.Minute
+	// edits is how often a config is read and changed that somebody else always
+	// changes in between.
+	edits = 8
 	// osName is what machines are called for people.
 	osName = "Linux (Proxmox VE)"
 	// minMemoryMB is the least that PVE gives a machine.
@@ -172,19 +175,19 @@ func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers p
 		return err
 	}
 	defer unlock()
-	for {
-		m, err := p.find(ctx, ref)
-		if err == nil {
+	for range edits {
+		var m live
+		if m, err = p.find(ctx, ref); err == nil {
 			err = p.relabel(ctx, m, papers)
 		}
-		switch {
-		case errors.Is(err, pve.Modified): // somebody else was faster: look again
-			continue
-		case err != nil:
-			return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(err))
+		if !errors.Is(err, pve.Modified) { // else somebody was faster: look again
+			break
 		}
-		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(err))
+	}
+	return nil
 }
 
 func (p *Provisioner) relabel(ctx context.Context, m live, papers provisioner.Papers) error {

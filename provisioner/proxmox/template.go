@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type knownTemplate struct {
 	vm    pve.VM
 	cfg   pve.Config
 	disks []disk
+	cds   []disk // CD images in its drives, which clones share
 	read  time.Time
 }
 
@@ -64,10 +66,14 @@ func (p *Provisioner) readTemplate(ctx context.Context, inv *inventory, vm pve.V
 		props := pve.ParseProperties(cfg[option])
 		storage, volume, ok := strings.Cut(props.First(), ":")
 		cloudinit := strings.Contains(volume, "cloudinit")
-		if !ok || strings.HasPrefix(option, "unused") || props.Get("media") == "cdrom" && !cloudinit {
-			continue
+		d := disk{option, inv.storage(storage, vm.Node), cloudinit}
+		switch {
+		case !ok || strings.HasPrefix(option, "unused"):
+		case props.Get("media") == "cdrom" && !cloudinit:
+			t.cds = append(t.cds, d)
+		default:
+			t.disks = append(t.disks, d)
 		}
-		t.disks = append(t.disks, disk{option, inv.storage(storage, vm.Node), cloudinit})
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,7 +135,8 @@ func (t knownTemplate) flaws(r root) (all []Flaw) {
 }
 
 // nodes returns where clones of the template can be made: on its own node, and
-// if all its disks are on shared storage, on all that have this storage.
+// if all its disks and CD images are on shared storage, on all that have this
+// storage (PVE/API2/Qemu.pm clone_vm).
 func (t knownTemplate) nodes(inv *inventory) []string {
 	nodes := []string{t.vm.Node}
 	for name := range inv.nodes {
@@ -137,7 +144,7 @@ func (t knownTemplate) nodes(inv *inventory) []string {
 			s := inv.storage(d.storage.Storage, name)
 			return bool(s.Shared) && s.Status == "available"
 		}
-		everywhere := !slices.ContainsFunc(t.disks, func(d disk) bool { return !reaches(d) })
+		everywhere := !slices.ContainsFunc(slices.Concat(t.disks, t.cds), func(d disk) bool { return !reaches(d) })
 		if name != t.vm.Node && inv.online(name) && everywhere {
 			nodes = append(nodes, name)
 		}
@@ -145,17 +152,23 @@ func (t knownTemplate) nodes(inv *inventory) []string {
 	return nodes
 }
 
-// bootDisk returns the option and size in MB of the disk that is booted from.
+// bootDisk returns the option and size in MB of the disk that is booted from:
+// the first in the boot order, the one that machines from before PVE 6.2 name,
+// or else the first there is.
 func bootDisk(cfg pve.Config) (option string, mb int64) {
-	for name := range strings.SplitSeq(pve.ParseProperties(cfg["boot"]).Get("order"), ";") {
+	names := append(strings.Split(pve.ParseProperties(cfg["boot"]).Get("order"), ";"), cfg["bootdisk"])
+	for _, name := range append(names, cfg.Drives()...) {
 		props := pve.ParseProperties(cfg[name])
-		if props.Get("media") == "cdrom" || props.Get("size") == "" {
+		if props.Get("media") == "cdrom" || props.Get("size") == "" || stateDisk.MatchString(name) {
 			continue
 		}
 		return name, sizeMB(props.Get("size"))
 	}
 	return "", 0
 }
+
+// stateDisk are disks that are none of the guest's.
+var stateDisk = regexp.MustCompile(`^(efidisk|tpmstate|unused)`)
 
 // sizeMB reads a size as PVE writes it: a number and K, M, G or T.
 func sizeMB(s string) int64 {

@@ -82,6 +82,9 @@ func (cl *cloneJob) check() error {
 			}
 		}
 	}
+	if cl.target != cl.node.Name && !cl.shared() {
+		return die("can't clone VM to node '%s' (VM uses local storage)", cl.target)
+	}
 	if cl.s.c.VMs[cl.newid] != nil {
 		return die("unable to create VM %d: config file already exists", cl.newid)
 	}
@@ -116,6 +119,18 @@ func (cl *cloneJob) checkDisks() error {
 		}
 	}
 	return nil
+}
+
+// shared reports whether all that the source has in its drives, CD images
+// included, is on shared storage.
+func (cl *cloneJob) shared() bool {
+	for k, v := range cl.conf {
+		store, _ := cutVolume(parseDrive(k, v).file)
+		if s := cl.s.c.storage(store); driveKey.MatchString(k) && s != nil && !s.Shared {
+			return false
+		}
+	}
+	return true
 }
 
 // disks are the keys that are copied, in their order.

@@ -129,7 +129,10 @@ func (s *Setup) resolve(ctx context.Context) (Want, error) {
 // needs adds what clones of a machine with this config are on and connected to.
 func (w *Want) needs(cfg pve.Config) {
 	for _, option := range cfg.Drives() {
-		if storage, _, ok := strings.Cut(pve.ParseProperties(cfg[option]).First(), ":"); ok && !strings.HasPrefix(option, "unused") {
+		props := pve.ParseProperties(cfg[option])
+		storage, volume, ok := strings.Cut(props.First(), ":")
+		image := props.Get("media") == "cdrom" && !strings.Contains(volume, "cloudinit") // clones share it
+		if ok && !image && !strings.HasPrefix(option, "unused") {
 			w.Storages = append(w.Storages, storage)
 		}
 	}

@@ -49,6 +49,21 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// A CD image that a template has in its drive is shared by its clones, for which
+// no right on its storage is needed.
+func TestNoGrantForACD(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	l.Edit(func(c *pvetest.Cluster) { c.VMs[9000].Config["ide0"] = "isos:iso/debian.iso,media=cdrom" })
+	if _, err := l.apply(t, want(), filepath.Join(t.TempDir(), "token")); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range l.access() {
+		if strings.Contains(line, "/storage/isos") {
+			t.Error(line)
+		}
+	}
+}
+
 // Nothing can be left out of the roles.
 func TestLeast(t *testing.T) {
 	for _, version := range versions {
