@@ -1,8 +1,15 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/agentlab-mcp/agentlab/internal/pvesim"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
 // TestScriptsOnProxmox runs scripts of the local backend, unchanged, on
@@ -148,5 +156,48 @@ func TestDoctorScripts(t *testing.T) {
 		return appendFile(filepath.Join(env.WorkDir, "proxmox.yaml"), sim.Config())
 	})
 	p.Dir = "testdata/doctor"
+	testscript.Run(t, p)
+}
+
+// TestTemplateScripts runs the scripts of testdata/template. Each has a Proxmox
+// that nothing was made on for AgentLab, and a web server with an image at
+// $IMAGE_URL. What a script builds is all that may be there at its end.
+func TestTemplateScripts(t *testing.T) {
+	bin := programs(t)
+	image := make([]byte, 512) // docs/interop/qcow2.txt of QEMU
+	copy(image, "QFI\xfb\x00\x00\x00\x03")
+	image[28] = 0x80 // 2 GiB
+	sum := sha256.Sum256(image)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/stock.img" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(image)
+	}))
+	t.Cleanup(web.Close) // scripts run in parallel, after this function
+	p := params(func(env *testscript.Env) error {
+		guests := filepath.Join(env.WorkDir, "guests")
+		if err := os.MkdirAll(guests, 0o711); err != nil {
+			return err
+		}
+		srv := &pvetest.Server{Version: "9.2.11", NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New}
+		srv.Edit(func(c *pvetest.Cluster) { c.AddVM("pve", 9000, "of-somebody-else") })
+		env.Defer(func() {
+			defer srv.Close()
+			want := "volumes [local:9000/vm-9000-cloudinit.qcow2 local:9000/vm-9000-disk-0.qcow2 local:9001/base-9001-disk-0.qcow2 local:9001/vm-9001-cloudinit.qcow2]"
+			srv.Edit(func(c *pvetest.Cluster) {
+				if got := fmt.Sprint("volumes ", slices.Sorted(maps.Keys(c.Volumes))); got != want || len(c.VMs) != 2 {
+					env.T().(testing.TB).Errorf("there are %d machines, %s, want %s", len(c.VMs), got, want)
+				}
+			})
+		})
+		env.Setenv("PVE_URL", srv.Listen("pve"))
+		env.Setenv("PVE_FINGERPRINT", srv.Fingerprint("pve"))
+		env.Setenv("IMAGE_URL", web.URL+"/stock.img")
+		env.Setenv("IMAGE_SUM", "sha256:"+hex.EncodeToString(sum[:]))
+		return setup(env, bin)
+	})
+	p.Dir = "testdata/template"
 	testscript.Run(t, p)
 }

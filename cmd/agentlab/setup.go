@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
-	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	pvesetup "github.com/agentlab-mcp/agentlab/provisioner/proxmox/setup"
 )
@@ -28,11 +25,11 @@ func newProxmoxCommand(locate func() (config.Paths, error)) *cobra.Command {
 
 // setupFlags are the flags of agentlab proxmox setup.
 type setupFlags struct {
-	want                   pvesetup.Want
-	named                  []string // templates of the configuration whose VMIDs are not known
-	apply                  bool
-	url, fingerprint, ca   string
-	login, password, token string // password and token are files
+	adminFlags
+	want  pvesetup.Want
+	named []string // templates of the configuration whose VMIDs are not known
+	apply bool
+	token string // a file
 }
 
 func newSetupCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -80,11 +77,7 @@ What is not given is taken from the configuration.
 	flags.StringVar(&f.want.User, "user", "agentlab@pve", "user that is made")
 	flags.StringVar(&f.want.Token, "token", "agentlab", "name of the token that is made")
 	flags.BoolVar(&f.apply, "apply", false, "make it over the API")
-	flags.StringVar(&f.url, "api-url", "", "https://HOST:8006")
-	flags.StringVar(&f.fingerprint, "tls-fingerprint", "", "SHA-256 of the server's certificate")
-	flags.StringVar(&f.ca, "tls-ca", "", "file with the certificate that signed the server's")
-	flags.StringVar(&f.login, "login", "root@pam", "user who makes it")
-	flags.StringVar(&f.password, "password-file", "", "file with that user's password or ticket; - is standard input")
+	f.add(flags)
 	flags.StringVar(&f.token, "token-file", "", "file for the token's secret")
 	return cmd
 }
@@ -106,10 +99,7 @@ func (f *setupFlags) fill(cfg config.Config) {
 			f.want.Templates = append(f.want.Templates, name)
 		}
 	}
-	f.url = cmp.Or(f.url, px.APIURL)
-	if f.fingerprint == "" && f.ca == "" {
-		f.fingerprint, f.ca = px.TLSFingerprint, px.TLSCA
-	}
+	f.adminFlags.fill(cfg)
 	f.token = cmp.Or(f.token, px.APITokenFile)
 }
 
@@ -128,7 +118,7 @@ func (f *setupFlags) show(w io.Writer) error {
 
 // run makes all over the API.
 func (f *setupFlags) run(ctx context.Context, cfg config.Config, stdin io.Reader, stdout io.Writer) error {
-	client, err := f.client(ctx, cfg, stdin)
+	client, err := f.setupClient(ctx, cfg, stdin)
 	if err != nil {
 		return err
 	}
@@ -145,59 +135,11 @@ func (f *setupFlags) run(ctx context.Context, cfg config.Config, stdin io.Reader
 	return nil
 }
 
-// client returns one that may do what setup does.
-func (f *setupFlags) client(ctx context.Context, cfg config.Config, stdin io.Reader) (*pve.Client, error) {
+// setupClient returns one that may do what setup does.
+func (f *setupFlags) setupClient(ctx context.Context, cfg config.Config, stdin io.Reader) (*pve.Client, error) {
 	if cfg.Proxmox.Backend == "shell" {
 		transport, err := proxmoxSettings{Proxmox: cfg.Proxmox}.transport()
 		return &pve.Client{Transport: transport}, err
 	}
-	if f.url == "" {
-		return nil, errors.New("no Proxmox is named: give --api-url https://HOST:8006, or set proxmox_api_url")
-	}
-	trust := pve.Trust{Fingerprint: f.fingerprint} // never insecure: it is root's password that is sent
-	if f.ca != "" {
-		ca, err := os.ReadFile(f.ca)
-		if err != nil {
-			return nil, fmt.Errorf("--tls-ca: %w", err)
-		}
-		trust.CA = ca
-	}
-	password, err := f.readPassword(stdin)
-	if err != nil {
-		return nil, err
-	}
-	auth, err := pve.Login(ctx, f.url, trust, f.login, password)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := pve.NewHTTPS(f.url, auth, trust)
-	return &pve.Client{Transport: transport}, err
-}
-
-// maxPassword is far above the longest ticket.
-const maxPassword = 64 << 10
-
-func (f *setupFlags) readPassword(stdin io.Reader) (redact.String, error) {
-	from := stdin
-	switch f.password {
-	case "":
-		return "", errors.New("no password is given: name a file with --password-file, or - for standard input")
-	case "-":
-	default:
-		file, err := os.Open(f.password)
-		if err != nil {
-			return "", fmt.Errorf("--password-file: %w", err)
-		}
-		defer func() { _ = file.Close() }()
-		from = file
-	}
-	data, err := io.ReadAll(io.LimitReader(from, maxPassword))
-	if err != nil {
-		return "", fmt.Errorf("read the password: %w", err)
-	}
-	password := strings.TrimRight(string(data), "\r\n")
-	if password == "" {
-		return "", errors.New("the password is empty")
-	}
-	return redact.String(password), nil
+	return f.client(ctx, stdin)
 }

@@ -61,6 +61,7 @@ func Architecture() Rules {
 			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve"},
 			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshboot provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
 			{"provisioner/proxmox/setup", "provisioner/proxmox/pve internal/redact"},
+			{"provisioner/proxmox/template", "provisioner provisioner/proxmox/pve"},
 			{"provisioner/proxmox/doctor", "provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/setup"},
 			{"provisioner/proxmox/pvecontract", "provisioner provisioner/guest provisioner/guest/guesttest provisioner/provisionertest provisioner/proxmox provisioner/proxmox/pve internal/redact"},
 			{"sessions", "internal/keylock provisioner provisioner/guest"},

@@ -34,11 +34,11 @@ type Step struct {
 
 // checkCreate makes a machine, runs a command in it and destroys it, whatever
 // went wrong before.
-func (d *Proxmox) checkCreate(ctx context.Context, root string) {
+func (d *Proxmox) checkCreate(ctx context.Context, root, owner string) {
 	check := "create " + pve.ParseProperties(root).First()
 	now := time.Now().Truncate(time.Second).UTC()
 	papers := provisioner.Papers{
-		Instance: d.Backend.Instance, Sandbox: "doctor-" + strings.ToLower(rand.Text()[:10]), Owner: "doctor", Profile: "doctor",
+		Instance: d.Backend.Instance, Sandbox: "doctor-" + strings.ToLower(rand.Text()[:10]), Owner: owner, Profile: "doctor",
 		Created: now, End: now.Add(remains), MaxEnd: now.Add(remains),
 	}
 	d.watch.start()
@@ -53,7 +53,7 @@ func (d *Proxmox) checkCreate(ctx context.Context, root string) {
 	d.watch.begin("destroy")
 	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTime)
 	defer cancel()
-	derr := d.Backend.Destroy(rest, m.Ref)
+	derr := d.destroy(rest, m.Ref)
 	r := Result{Check: check, Status: OK, Steps: d.watch.stop()}
 	switch {
 	case err != nil:
@@ -139,4 +139,14 @@ func (w *stopwatch) stop() []Step {
 		steps[i] = Step{name, w.times[i+1].Sub(w.times[i]).Seconds()}
 	}
 	return steps
+}
+
+// destroy is not given up at the first mishap: what is left of a template's
+// clones keeps it from being removed.
+func (d *Proxmox) destroy(ctx context.Context, ref provisioner.Ref) error {
+	err := d.Backend.Destroy(ctx, ref)
+	for try := 1; err != nil && try < 3; try++ {
+		err = d.Backend.Destroy(ctx, ref)
+	}
+	return err
 }

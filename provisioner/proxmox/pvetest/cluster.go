@@ -65,6 +65,7 @@ type Volume struct {
 	Parent  string // base volume of a linked clone
 	Stock   bool   // as it was published: nothing was installed in it yet, such as a guest agent
 	Data    []byte // of a file that was uploaded
+	booted  bool
 	CTime   time.Time
 }
 

@@ -37,6 +37,7 @@ type GuestSpec struct {
 	// Stock says that what it boots is an image as it was published, without a
 	// guest agent. A guest that got one installed says so (Installer).
 	Stock bool
+	Fresh bool // Stock, and never booted before
 }
 
 // Installer is a guest that knows whether it has got a guest agent.
@@ -50,7 +51,10 @@ func (s *Server) spec(vm *VM) GuestSpec {
 		if !driveKey.MatchString(k) || vol == nil {
 			continue
 		}
-		spec.Stock = spec.Stock || vol.Stock
+		if vol.Stock {
+			spec.Stock, spec.Fresh = true, !vol.booted
+		}
+		vol.booted = true
 		if vol.Data != nil {
 			spec.Media[k] = vol.Data
 		}

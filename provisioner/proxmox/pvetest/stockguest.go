@@ -65,6 +65,11 @@ func traces() map[string]string {
 func (p *ProcessGuests) prepareStock(spec GuestSpec, dir string) error {
 	root := filepath.Join(dir, "root")
 	files := map[string]string{"var/lib/pvetest/packages": ""}
+	if spec.Fresh { // what is there is of another machine that had this VMID
+		if err := os.RemoveAll(root); err != nil {
+			return err
+		}
+	}
 	seed := spec.seed()
 	instance := filepath.Join(root, "var/lib/cloud/data/instance-id")
 	known, err := os.ReadFile(instance) //nolint:gosec // the guest's
@@ -139,14 +144,19 @@ func firstBoot() error {
 	return err
 }
 
-// awaitInstallation blocks the agent of a stock image until it is started.
+// awaitInstallation blocks the agent of a stock image until it is started. It
+// keeps the fifo open: whoever starts it must neither wait nor fail.
 func awaitInstallation() error {
+	fd, err := unix.Open(agentStarts, unix.O_RDWR|unix.O_CLOEXEC, 0) // for writing, too, so that it need not wait here
+	if err != nil {
+		return fmt.Errorf("%s: %w", agentStarts, err)
+	}
 	if _, err := os.Stat(agentIsHere); err == nil {
 		return nil
 	}
-	f, err := os.Open(agentStarts)
-	if err != nil {
-		return err
+	for {
+		if _, err = unix.Read(fd, make([]byte, 1)); !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
-	return f.Close()
 }
