@@ -20,6 +20,7 @@ import (
 	"embed"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -47,7 +48,8 @@ type Conn struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	pace pace
+	beginTime time.Duration // as defaultBeginTime
+	pace      pace
 
 	mu     sync.Mutex
 	litter []string         // files of ours in the guest, to remove with the next call
@@ -60,7 +62,7 @@ func New(cfg Config) *Conn {
 	if cfg.User == "root" {
 		cfg.User = ""
 	}
-	c := &Conn{cfg: cfg, last: map[string]int64{}}
+	c := &Conn{cfg: cfg, beginTime: defaultBeginTime, last: map[string]int64{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }

@@ -35,9 +35,17 @@ func boot(t testing.TB, srv *pvetest.Server) *machine {
 		check(t, os.Chmod(d, 0o711))
 	}
 	guests := pvetest.ProcessGuests{Dir: dir}
-	srv.NewGuest = guests.New
+	m := booted(t, srv, guests.New)
+	m.root = filepath.Join(dir, "100", "root")
+	return m
+}
+
+// booted starts a guest of any kind.
+func booted(t testing.TB, srv *pvetest.Server, guests func(pvetest.GuestSpec) (pvetest.Guest, error)) *machine {
+	t.Helper()
+	srv.NewGuest = guests
 	t.Cleanup(srv.Close)
-	m := &machine{srv: srv, vm: pve.VM{Node: "pve", ID: 100}, root: filepath.Join(dir, "100", "root")}
+	m := &machine{srv: srv, vm: pve.VM{Node: "pve", ID: 100}}
 	var secret string
 	srv.Edit(func(c *pvetest.Cluster) {
 		c.AddVM("pve", 100, "sandbox").Config["agent"] = "1"

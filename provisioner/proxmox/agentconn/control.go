@@ -45,7 +45,10 @@ func (c *Conn) control(ctx context.Context, key string, in guest.Input, limit in
 	if err != nil {
 		return err
 	}
-	rec, _ := answer(out)
+	rec, _, err := answer(out)
+	if err != nil {
+		return err
+	}
 	switch rec["result"] {
 	case "ok":
 		return nil

@@ -43,7 +43,7 @@ func (c *Conn) supervise(ctx context.Context, j job) (*process, error) {
 		timeout = fmt.Sprintf("%.3f", j.timeout.Seconds())
 	}
 	name := j.cmd.Args[len(j.cmd.Args)-1]
-	name = base64.RawURLEncoding.EncodeToString([]byte(name[:min(len(name), 200)]))
+	name = base64.RawURLEncoding.EncodeToString([]byte(name[:min(len(name), maxName)]))
 	input, form, err := c.payload(ctx, j.key, append(spec, j.stdin...))
 	if err != nil {
 		return nil, err

@@ -37,7 +37,10 @@ func (c *Conn) list(ctx context.Context, dir string, opt guest.ListOptions) (gue
 	if err != nil {
 		return guest.Listing{}, err
 	}
-	rec, rest := answer(out)
+	rec, rest, err := answer(out)
+	if err != nil {
+		return guest.Listing{}, err
+	}
 	if rec["file"] == "1" {
 		files, err := c.describe(ctx, "", []string{p})
 		if len(files) == 1 {
@@ -53,20 +56,21 @@ func (c *Conn) list(ctx context.Context, dir string, opt guest.ListOptions) (gue
 	if err != nil {
 		return guest.Listing{}, err
 	}
-	names := match(paths, opt.Pattern)
-	l := guest.Listing{Total: len(names), More: found.n == maxListing}
 	limit := opt.Limit
 	if limit <= 0 {
 		limit = 200
 	}
-	l.Files, err = c.describe(ctx, dir, names[:min(limit, len(names))])
+	names, total := match(paths, opt.Pattern, limit)
+	l := guest.Listing{Total: total, More: found.n == maxListing}
+	l.Files, err = c.describe(ctx, dir, names)
 	return l, err
 }
 
-// match returns the paths that the pattern matches, sorted, without the "./"
-// that find gives them. What follows the last NUL was cut off.
-func match(paths []byte, pattern string) []string {
-	var names []string
+// match returns the first of the paths that the pattern matches, sorted, without
+// the "./" that find gives them, and how many match in all. What follows the last
+// NUL was cut off. A guest may have millions, so that no more are kept at once
+// than a few times those that are wanted.
+func match(paths []byte, pattern string, limit int) (names []string, total int) {
 	for {
 		name, rest, ok := bytes.Cut(paths, []byte{0})
 		if !ok {
@@ -76,10 +80,18 @@ func match(paths []byte, pattern string) []string {
 		s := strings.TrimPrefix(string(name), "./")
 		if pattern == "" || doublestar.MatchUnvalidated(pattern, s) {
 			names = append(names, s)
+			total++
+		}
+		if len(names) > 3*limit+1000 {
+			names = lowest(names, limit)
 		}
 	}
+	return lowest(names, limit), total
+}
+
+func lowest(names []string, n int) []string {
 	slices.Sort(names)
-	return names
+	return names[:min(n, len(names))]
 }
 
 // describeAtOnce is how many files are described by one call: of the longest
@@ -91,26 +103,34 @@ const describeAtOnce = 200
 func (c *Conn) describe(ctx context.Context, dir string, names []string) ([]guest.FileInfo, error) {
 	var files []guest.FileInfo
 	for part := range slices.Chunk(names, describeAtOnce) {
-		var words strings.Builder
-		for _, n := range part {
-			full := n
-			if dir != "" {
-				full, _ = checkPath(strings.TrimSuffix(dir, "/") + "/" + n)
+		full := slices.Clone(part)
+		if dir != "" {
+			for i, n := range part {
+				full[i], _ = checkPath(strings.TrimSuffix(dir, "/") + "/" + n) // neither is empty
 			}
-			words.WriteString(" " + quote(full))
 		}
-		found, err := c.info(ctx, dir, []byte(words.String()))
+		found, err := c.info(ctx, full)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, found...)
 	}
+	if dir != "" && dir[0] != '/' {
+		for i := range files {
+			files[i].Path = strings.TrimPrefix(files[i].Path, "./")
+		}
+	}
 	return files, nil
 }
 
-func (c *Conn) info(ctx context.Context, dir string, words []byte) ([]guest.FileInfo, error) {
+// info describes the files that are there, in the order of their paths.
+func (c *Conn) info(ctx context.Context, paths []string) ([]guest.FileInfo, error) {
+	var words strings.Builder
+	for _, p := range paths {
+		words.WriteString(" " + quote(p))
+	}
 	mark := newKey()
-	input, form, err := c.payload(ctx, mark, words)
+	input, form, err := c.payload(ctx, mark, []byte(words.String()))
 	if err != nil {
 		return nil, err
 	}
@@ -120,12 +140,14 @@ func (c *Conn) info(ctx context.Context, dir string, words []byte) ([]guest.File
 		return nil, err
 	}
 	var files []guest.FileInfo
-	parts := strings.Split(string(out), mark) // "STAT\nPATH", "LINK", ..., ""
+	parts := strings.SplitN(string(out), mark, 2*len(paths)+2) // "STAT\nPATH", "LINK", ..., ""
 	for i := 0; i+1 < len(parts); i += 2 {
 		line, name, _ := strings.Cut(parts[i], "\n")
-		if dir != "" && dir[0] != '/' {
-			name = strings.TrimPrefix(name, "./")
+		at := slices.Index(paths, name)
+		if at < 0 {
+			return nil, unreachable(fmt.Errorf("the guest describes %.200q, of which it was not asked", name))
 		}
+		paths = paths[at+1:]
 		f, err := parseInfo(line, name)
 		if err != nil {
 			return nil, err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -19,7 +18,17 @@ const startWait = 40 * time.Millisecond
 const (
 	maxPiece = 4 << 20 // of a log that is fetched at once
 	maxClip  = 4 << 20 // that are returned
+	maxName  = 200     // of a command's name for people
 )
+
+// maxListed is how many processes are listed: a guest keeps 256 that ended.
+const maxListed = 4096
+
+// maxTime is the end of the year 9999: JSON knows none later.
+const maxTime = 253402300799
+
+// defaultBeginTime is how long a command may take to begin beyond what was to be waited.
+const defaultBeginTime = 2 * time.Minute
 
 var processID = regexp.MustCompile(`^p_[1-9][0-9]{0,15}$`)
 
@@ -32,16 +41,15 @@ func (c *Conn) Processes() guest.Processes { return processes{c} }
 func (r record) known() guest.Process {
 	name, _ := base64.RawURLEncoding.DecodeString(r["command"]) // only for people
 	p := guest.Process{
-		ID: r["id"], Command: string(name), Running: r["ended"] != "1", TimedOut: r["timedout"] == "1",
-		Started: time.Unix(r.num("started"), 0), Stdout: r.num("out"), Stderr: r.num("err"),
+		ID: r["id"], Command: string(name[:min(len(name), maxName)]), Running: r["ended"] != "1", TimedOut: r["timedout"] == "1",
+		Started: time.Unix(min(r.num("started"), maxTime), 0), Stdout: r.num("out"), Stderr: r.num("err"),
 		LogPath: spool + "/" + r["id"] + "/log",
 	}
-	hundredths := max(r.num("now")-r.num("begun"), 0)
+	p.Duration = max(r.hundredths("now")-r.hundredths("begun"), 0)
 	if !p.Running {
 		p.Exit = r.exit()
-		hundredths = r.num("duration")
+		p.Duration = r.hundredths("duration")
 	}
-	p.Duration = time.Duration(hundredths) * 10 * time.Millisecond
 	return p
 }
 
@@ -92,11 +100,16 @@ func (p processes) start(ctx context.Context, j job, wait time.Duration) (guest.
 	if err != nil {
 		return guest.Process{}, guest.Output{}, err
 	}
-	rec, rest := answer(s.Out)
-	switch {
-	case rec["again"] == "1", s.Signal != 0: // another does it, or nobody any more
+	if s.Signal != 0 { // its files tell the rest
 		return p.going(ctx, j, until)
-	case rec["ended"] != "1":
+	}
+	rec, rest, err := answer(s.Out)
+	switch {
+	case err != nil:
+		return guest.Process{}, guest.Output{}, fmt.Errorf("%w: %.200q", err, s.Err)
+	case rec["again"] == "1": // another does it
+		return p.going(ctx, j, until)
+	case rec["ended"] != "1" || !processID.MatchString(rec["id"]):
 		return guest.Process{}, guest.Output{}, unreachable(fmt.Errorf("the supervisor failed: %.200q", s.Err))
 	}
 	if err := p.started(rec, j); err != nil {
@@ -133,6 +146,9 @@ func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Pro
 			return guest.Process{}, guest.Output{}, err
 		}
 		if rec["start"] == "" && rec["ended"] != "1" || rec["ended"] != "1" && time.Now().Before(until) {
+			if time.Since(until) > p.beginTime {
+				return guest.Process{}, guest.Output{}, unreachable(errors.New("the command does not begin"))
+			}
 			if !sleep(ctx, startWait) {
 				return guest.Process{}, guest.Output{}, ctx.Err()
 			}
@@ -199,8 +215,15 @@ func (p processes) List(ctx context.Context) ([]guest.Process, error) {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	var list []guest.Process
-	for line := range strings.Lines(string(out)) {
-		list = append(list, parseRecord(strings.TrimSuffix(line, "\n")).known())
+	for len(out) > 0 {
+		var rec record
+		if rec, out, err = answer(out); err != nil {
+			return nil, fmt.Errorf("list processes: %w", err)
+		}
+		if len(list) == maxListed || !processID.MatchString(rec["id"]) {
+			return nil, fmt.Errorf("list processes: %w", unreachable(fmt.Errorf("after %d the guest lists %.100q", len(list), rec["id"])))
+		}
+		list = append(list, rec.known())
 	}
 	return list, nil
 }

@@ -20,9 +20,14 @@ func (c *Conn) log(ctx context.Context, key string, off int64, limit int, wait i
 	if err != nil {
 		return nil, nil, err
 	}
-	rec, data := answer(out)
-	if rec["none"] == "1" || rec["id"] == "" {
+	rec, data, err := answer(out)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case rec["none"] == "1":
 		return rec, nil, guest.ErrNoProcess
+	case !processID.MatchString(rec["id"]), processID.MatchString(key) && rec["id"] != key:
+		return nil, nil, unreachable(fmt.Errorf("asked for %s the guest describes %.100q", key, rec["id"]))
 	}
 	piece, err := rec.piece("", file, int64(limit))
 	if err != nil {
@@ -103,6 +108,7 @@ const maxSpan = 64 << 10
 // search reads on until the expression matches, keeping what is to be returned.
 func (r *reading) search(ctx context.Context, re *regexp.Regexp, until time.Time) error {
 	var window []byte
+	var end int64 // of what is read although the time is over
 	first := true
 	for {
 		wait := slice(until)
@@ -118,12 +124,16 @@ func (r *reading) search(ctx context.Context, re *regexp.Regexp, until time.Time
 			r.both = append(r.both, data[:min(len(data), r.max-len(r.both))]...)
 		}
 		r.rec, r.off = rec, at+int64(len(data))
+		if wait == 0 && end == 0 {
+			end = min(rec.num("total"), at+guest.MaxLog)
+		}
 		window = append(window, data...)
 		if r.matched = re.Match(window); r.matched {
 			return nil
 		}
 		window = append([]byte(nil), window[max(0, len(window)-maxSpan):]...)
-		if r.off >= rec.num("total") && (wait == 0 || rec["ended"] == "1") {
+		over := rec["ended"] == "1" && r.off >= rec.num("total") || wait == 0 && r.off >= end
+		if over || len(data) == 0 && wait == 0 {
 			return nil
 		}
 	}

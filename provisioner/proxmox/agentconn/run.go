@@ -137,10 +137,15 @@ func (r *run) look(ctx context.Context, until time.Time) (record, error) {
 // reported takes what the supervisor said, with all the command wrote unless
 // that is much.
 func (r *run) reported(s *pve.ExecStatus) (record, error) {
-	rec, rest := answer(s.Out)
+	if s.Signal != 0 { // its files tell the rest
+		return nil, nil
+	}
+	rec, rest, err := answer(s.Out)
 	n := rec.num("outn")
 	switch {
-	case rec["again"] == "1", s.Signal != 0: // another does it, or nobody any more
+	case err != nil:
+		return nil, fmt.Errorf("%w: %.200q", err, s.Err)
+	case rec["again"] == "1": // another does it
 		return nil, nil
 	case rec["ended"] != "1":
 		return nil, unreachable(fmt.Errorf("the supervisor of the command failed: %.200q", s.Err))
@@ -175,8 +180,10 @@ func (r *run) pull(ctx context.Context) (record, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, rest := answer(out)
+	rec, rest, err := answer(out)
 	switch {
+	case err != nil:
+		return nil, err
 	case rec["gone"] == "1":
 		return nil, unreachable(errGone)
 	case rec["lost"] == "1":

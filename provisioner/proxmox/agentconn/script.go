@@ -223,10 +223,16 @@ func parseRecord(line string) record {
 	return r
 }
 
+// maxRecord is more than a record has: a process's is some 700 bytes.
+const maxRecord = 4096
+
 // answer takes the record off what a script printed.
-func answer(out []byte) (record, []byte) {
-	line, rest, _ := bytes.Cut(out, []byte("\n"))
-	return parseRecord(string(line)), rest
+func answer(out []byte) (record, []byte, error) {
+	n := bytes.IndexByte(out[:min(len(out), maxRecord)], '\n')
+	if n < 0 {
+		return nil, nil, unreachable(fmt.Errorf("the guest's answer %.100q has no record", out))
+	}
+	return parseRecord(string(out[:n])), out[n+1:], nil
 }
 
 // num is a number that the guest gave; it is never negative.

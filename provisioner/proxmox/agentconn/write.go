@@ -88,7 +88,10 @@ func (w *writing) step(ctx context.Context, data []byte, last bool) error {
 	if err != nil {
 		return err
 	}
-	rec, _ := answer(out)
+	rec, _, err := answer(out)
+	if err != nil {
+		return err
+	}
 	if w.steps == 1 || !w.opt.Append {
 		w.created = rec["created"] == "1"
 	}
