@@ -1,0 +1,207 @@
+package proxmox
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// makeOne makes a machine, and returns its ID too.
+func makeOne(t *testing.T, p *Provisioner, n int) (provisioner.Machine, int) {
+	t.Helper()
+	m, err := p.Create(t.Context(), testSpec(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, handleID(t, m)
+}
+
+// While a machine is being stopped its VMID goes to somebody else's.
+func TestDestroyLooksAgainAfterTheStop(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "POST stop" {
+			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = "mine" })
+		}
+		return nil
+	})
+	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrNotOurs) {
+		t.Errorf("Destroy: %v", err)
+	}
+	if l.configs()[id]["description"] != "mine" {
+		t.Error("it was destroyed")
+	}
+}
+
+// A clone that a dead process began is awaited: it would else appear after
+// everything was over.
+func TestDestroyAwaitsAClone(t *testing.T) {
+	l := newLab(t, &pvetest.Server{TaskTime: map[string]time.Duration{"qmclone": 300 * time.Millisecond}})
+	spec := testSpec(1)
+	ctx, die := context.WithCancel(t.Context())
+	l.onCall(func(*http.Request) *pvetest.Fault {
+		if ctx.Err() != nil {
+			return &pvetest.Fault{Drop: true}
+		}
+		return nil
+	})
+	var recorded handle
+	spec.Intend = func(_ context.Context, text string) (err error) {
+		if recorded, err = parseHandle(text); recorded.task != "" {
+			die()
+		}
+		return err
+	}
+	first := l.provisioner()
+	first.undo = time.Millisecond
+	if _, err := first.Create(ctx, spec); err == nil {
+		t.Fatal("Create succeeds")
+	}
+	l.onCall(nil)
+	p := l.provisioner()
+	if err := p.Destroy(t.Context(), provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: recorded.String()}); err != nil {
+		t.Error(err)
+	}
+	_, _ = p.Client.Wait(t.Context(), recorded.task) // however it ended
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// A lost answer does not make one Destroy two, nor does somebody else who is
+// faster, be it that we may see that the machine is gone or not.
+func TestOneDestroySuffices(t *testing.T) {
+	for _, call := range []string{"POST stop", "DELETE "} {
+		for name, tt := range map[string]struct {
+			fault  *pvetest.Fault
+			sees   bool // that machines are gone, and not merely forbidden
+			vanish bool
+		}{
+			"lost-before":    {fault: &pvetest.Fault{Drop: true}},
+			"lost-after":     {fault: &pvetest.Fault{Drop: true, After: true}},
+			"gone":           {vanish: true, sees: true},
+			"gone-forbidden": {vanish: true},
+		} {
+			if call == "DELETE " && name == "lost-before" {
+				continue // then it is still there, and may have become another's
+			}
+			t.Run(callWord(call)+"-"+name, func(t *testing.T) {
+				l := newLab(t, &pvetest.Server{})
+				if tt.sees {
+					l.srv.Edit(func(c *pvetest.Cluster) { grant(c, "/vms", "VM.Audit", "VM.PowerMgmt", "VM.Allocate") })
+				}
+				p := l.provisioner()
+				m, id := makeOne(t, p, 1)
+				done := false
+				l.onCall(func(r *http.Request) *pvetest.Fault {
+					if done || callName(r) != call {
+						return nil
+					}
+					done = true
+					if tt.vanish {
+						l.srv.Edit(func(c *pvetest.Cluster) {
+							delete(c.VMs, id)
+							delete(c.Pools[testPool].VMs, id)
+						})
+					}
+					return tt.fault
+				})
+				if err := p.Destroy(t.Context(), m.Ref); err != nil || !done {
+					t.Errorf("Destroy: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func callWord(call string) string {
+	if call == "DELETE " {
+		return "delete"
+	}
+	return "stop"
+}
+
+// What was known of a machine ends with it, whatever an older look at the
+// cluster shows.
+func TestDestroyedMachinesAreForgotten(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, _ := makeOne(t, p, 1)
+	before, err := p.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ways.settle(m.Sandbox)
+	p.ways.setIP(m.Sandbox, "192.0.2.1")
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := p.survey(t.Context(), before, 0); len(found) > 0 || err != nil {
+		t.Errorf("known: %+v, %v", found, err)
+	}
+	if p.ways.settled(m.Sandbox) || p.ways.ip(m.Sandbox) != "" {
+		t.Error("how its guest was reached is still known")
+	}
+}
+
+// Whatever bears the sandbox's papers goes with it, such as a clone whose
+// answer was lost.
+func TestDestroyTakesTwinsToo(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	m, _ := makeOne(t, l.provisioner(), 1)
+	const twin = 5990
+	text, err := l.provisioner().seal(twin, draft, m.Papers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.AddVM("pve", twin, "twin").Config["description"] = text
+		c.Pools[testPool].VMs[twin] = true
+	})
+	if err := l.provisioner().Destroy(t.Context(), m.Ref); err != nil {
+		t.Error(err)
+	}
+	if left := l.configs()[twin]; left != nil {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// Who can't look at the cluster destroys what is named, and says that there may
+// be more.
+func TestDestroyWithoutALook(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	p.last = nil
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "GET resources" {
+			return &pvetest.Fault{Status: 500, Reason: "no"}
+		}
+		return nil
+	})
+	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || l.configs()[id] != nil {
+		t.Errorf("Destroy: %v; the machine: %v", err, l.configs()[id])
+	}
+}
+
+// An ID that was found in use by a machine that is not seen rests for a while.
+func TestTakenIDsRest(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) { c.AddVM("pve", 5000, "hidden") })
+	p := l.provisioner()
+	p.VMIDs = Range{5000, 5002}
+	l.onCall(nil)
+	for n := range 2 {
+		makeOne(t, p, n)
+	}
+	if _, err := p.Create(t.Context(), testSpec(2)); !errors.Is(err, provisioner.ErrExhausted) || l.counted()["POST clone"] > 3 {
+		t.Errorf("Create: %v after %d clones", err, l.counted()["POST clone"])
+	}
+}
