@@ -142,8 +142,9 @@ func validURL(s string) bool {
 func (p Proxmox) SSHAddr() (string, error) {
 	host := strings.TrimPrefix(p.SSH, "root@")
 	u, err := url.Parse("ssh://" + host)
-	if err != nil || u.Host != host || u.Hostname() == "" || u.User != nil {
-		return "", fmt.Errorf("%q is not [root@]HOST[:PORT]", p.SSH)
+	bare := strings.Count(host, ":") > 1 && !strings.HasPrefix(host, "[") // its end would be taken for a port
+	if err != nil || u.Host != host || u.Hostname() == "" || u.User != nil || bare {
+		return "", fmt.Errorf("%q is not [root@]HOST[:PORT], an IPv6 address in brackets", p.SSH)
 	}
 	port := u.Port()
 	if port == "" {

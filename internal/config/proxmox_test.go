@@ -202,4 +202,9 @@ func TestSSHAddr(t *testing.T) {
 			t.Errorf("address of %s: got %q, %v, want %q", in, got, err, want)
 		}
 	}
+	for _, in := range []string{"::1", "root@fd00::1"} { // ambiguous
+		if got, err := (config.Proxmox{SSH: in}).SSHAddr(); err == nil {
+			t.Errorf("address of %s: got %q", in, got)
+		}
+	}
 }
