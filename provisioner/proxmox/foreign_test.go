@@ -150,7 +150,10 @@ func handleID(t *testing.T, m provisioner.Machine) int {
 // Somebody else takes the VMID between the choice and the clone, at the last
 // moment before the call or while the clone runs.
 func TestLoserOfARaceTouchesNothing(t *testing.T) {
-	for name, during := range map[string]bool{"before": false, "during": true} {
+	for name, text := range map[string]string{
+		"before": "", "during": "unable to create VM %d: config file already exists",
+		"holds-the-lock": "can't lock file '/var/lock/qemu-server/lock-%d.conf' - got timeout",
+	} {
 		t.Run(name, func(t *testing.T) {
 			srv := &pvetest.Server{}
 			var mu sync.Mutex
@@ -174,9 +177,9 @@ func TestLoserOfARaceTouchesNothing(t *testing.T) {
 					return err
 				}
 				lost = append(lost, h.id)
-				if during {
+				if text != "" {
 					mu.Lock()
-					fail = fmt.Sprintf("unable to create VM %d: config file already exists", h.id)
+					fail = fmt.Sprintf(text, h.id)
 					mu.Unlock()
 					return nil
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,6 +189,47 @@ func TestDestroyWithoutALook(t *testing.T) {
 	})
 	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || l.configs()[id] != nil {
 		t.Errorf("Destroy: %v; the machine: %v", err, l.configs()[id])
+	}
+}
+
+// A clone fails, and its VMID is another's at once: that one stays, and the
+// next clone is made.
+func TestFailedCloneLeavesOthersAlone(t *testing.T) {
+	srv := &pvetest.Server{}
+	l := newLab(t, srv)
+	var mu sync.Mutex
+	failed := false
+	srv.TaskFail = func(typ, _ string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed || typ != "qmclone" {
+			return ""
+		}
+		failed = true
+		return "clone failed: copy failed"
+	}
+	spec, lost := testSpec(1), 0
+	spec.Intend = func(_ context.Context, recorded string) error {
+		h, err := parseHandle(recorded)
+		if lost == 0 {
+			lost = h.id
+		}
+		return err
+	}
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "GET config" {
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				if lost != 0 && c.VMs[lost] == nil {
+					c.AddVM("pve", lost, "foreign")
+					c.Pools[testPool].VMs[lost] = true
+				}
+			})
+		}
+		return nil
+	})
+	m, err := l.provisioner().Create(t.Context(), spec)
+	if err != nil || handleID(t, m) == lost || l.configs()[lost] == nil {
+		t.Errorf("Create: %s, %v after losing %d", m.Handle, err, lost)
 	}
 }
 
