@@ -85,11 +85,15 @@ func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisi
 	return provisioner.Machine{}, provisioner.ErrNotFound
 }
 
-// landed waits until a clone that an earlier process began has ended.
+// landed waits until a clone that an earlier process began has ended. Tasks of
+// a node that has left the cluster have ended with it.
 func (p *Provisioner) landed(ctx context.Context, recorded string) (handle, error) {
 	h, err := parseHandle(recorded)
 	if err != nil || h.task == "" {
 		return h, err
+	}
+	if inv, err := p.glance(ctx); err == nil && len(inv.nodes) > 0 && inv.nodes[h.task.Node()].Node == "" {
+		return h, nil
 	}
 	var failed *pve.Error
 	_, err = p.Client.Wait(ctx, h.task)

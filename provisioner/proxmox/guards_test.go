@@ -76,6 +76,17 @@ func TestDestroyAwaitsAClone(t *testing.T) {
 	}
 }
 
+// A node leaves the cluster while a clone runs on it, which must not keep its
+// sandbox for ever.
+func TestCloneOfANodeThatLeft(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.onCall(nil)
+	ref := provisioner.Ref{Sandbox: "sb-1", Handle: "5001 UPID:gone:0000AAAA:00BBBBBB:6740AAAA:qmclone:9000:agentlab@pve!t1:"}
+	if err := l.provisioner().Destroy(t.Context(), ref); err != nil || l.counted()["GET status"] > 0 {
+		t.Errorf("Destroy: %v after %d looks at the task", err, l.counted()["GET status"])
+	}
+}
+
 // A lost answer does not make one Destroy two, nor does somebody else who is
 // faster, be it that we may see that the machine is gone or not.
 func TestOneDestroySuffices(t *testing.T) {
@@ -219,9 +230,8 @@ func TestFailedCloneLeavesOthersAlone(t *testing.T) {
 	l.onCall(func(r *http.Request) *pvetest.Fault {
 		if callName(r) == "GET config" {
 			l.srv.Edit(func(c *pvetest.Cluster) {
-				if lost != 0 && c.VMs[lost] == nil {
-					c.AddVM("pve", lost, "foreign")
-					c.Pools[testPool].VMs[lost] = true
+				if vm := c.VMs[lost]; vm != nil {
+					vm.Config["description"] = "mine"
 				}
 			})
 		}
