@@ -169,7 +169,6 @@ func (c *call) setDrive(vm *VM, key, v string) error {
 		}
 		d.file = id
 		d.set("media", "cdrom")
-		d.set("size", "4M")
 	case allocates(rest):
 		if err := c.newDisk(vm, store, rest, &d); err != nil {
 			return err
@@ -189,12 +188,9 @@ func (c *call) setDrive(vm *VM, key, v string) error {
 func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
 	size, format, stock := parseSize(gib+"G"), d.props.str("format"), false
 	if from := d.props.str("import-from"); from != "" {
-		if strings.HasPrefix(from, "/") && !c.who.root() {
-			return die("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
-		}
 		src := c.s.c.Volumes[from]
 		if src == nil {
-			return die("unable to create VM %d - failed to stat '/var/lib/vz/%s'", vm.ID, strings.ReplaceAll(from, ":", "/"))
+			return die("unable to create VM %d - failed to stat '%s'", vm.ID, volumePath(from))
 		}
 		size, stock = src.Size, src.Stock
 		if format == "" {
@@ -229,7 +225,11 @@ func (c *call) allocate(store string, vm *VM, kind string, size int64, format st
 	for i := 0; kind == "" && (name == "" || c.s.c.taken(vm.ID, name)); i++ {
 		name = "disk-" + strconv.Itoa(i)
 	}
-	id := fmt.Sprintf("%s:%d/vm-%d-%s.%s", store, vm.ID, vm.ID, name, format)
+	owner := "vm"
+	if vm.template() && kind == "" { // it is made a base at once (measured)
+		owner = "base"
+	}
+	id := fmt.Sprintf("%s:%d/%s-%d-%s.%s", store, vm.ID, owner, vm.ID, name, format)
 	c.s.c.addVolume(id, vm.Node, vm.ID, size, "")
 	return id, nil
 }
@@ -237,10 +237,11 @@ func (c *call) allocate(store string, vm *VM, kind string, size int64, format st
 // taken says whether a VM has a volume of that name, whatever its format or
 // its base.
 func (c *Cluster) taken(vmid int, name string) bool {
-	want := fmt.Sprintf("/vm-%d-%s.", vmid, name)
 	for id := range c.Volumes {
-		if strings.Contains(id, want) {
-			return true
+		for _, kind := range []string{"vm", "base"} {
+			if strings.Contains(id, fmt.Sprintf(":%d/%s-%d-%s.", vmid, kind, vmid, name)) || strings.Contains(id, fmt.Sprintf("/%d/%s-%d-%s.", vmid, kind, vmid, name)) {
+				return true
+			}
 		}
 	}
 	return false

@@ -26,6 +26,8 @@ var masks = []struct {
 	{regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`), "UUID"},
 	{regexp.MustCompile(`\b[0-9a-f]{40}\b`), "SHA1"},
 	{regexp.MustCompile(`transferred .*`), "transferred"},
+	{regexp.MustCompile(`\.tmp_dwnl\.\d+`), ".tmp_dwnl"},
+	{regexp.MustCompile(`'/var\S*upload-[0-9a-f]+'`), "UPLOAD"},
 }
 
 func masked(s string) string {
@@ -74,7 +76,7 @@ func compareObjects(path string, want, got map[string]any) []string {
 			diffs = append(diffs, fmt.Sprintf("%s.%s is missing, want %s", path, k, short(want[k])))
 		case k == "content" && strings.Contains(fmt.Sprint(want[k]), ",snippets"):
 			diffs = append(diffs, compare(path+".content", set(want[k]), set(v))...)
-		case k == "total" && strings.Contains(fmt.Sprint(want), "transferred"), k == "n" && strings.HasPrefix(fmt.Sprint(want["t"]), "TASK"):
+		case k == "total" && (strings.Contains(fmt.Sprint(want), "transferred") || strings.Contains(fmt.Sprint(want), "downloading ")), k == "n" && afterwards.MatchString(fmt.Sprint(want["t"])):
 		case !volatile.MatchString(k) || path == "" && k == "total" || path == ".errors":
 			diffs = append(diffs, compare(path+"."+k, want[k], v)...)
 		}
@@ -86,6 +88,13 @@ func compareObjects(path string, want, got map[string]any) []string {
 	}
 	return diffs
 }
+
+// afterwards are lines that come after such whose number differs.
+var afterwards = regexp.MustCompile(`^(TASK |calculating checksum|download of )`)
+
+// wgetSays is what wget, and what looks at its file, write into the log of a
+// download besides the error.
+var wgetSays = regexp.MustCompile(`^(--\d{4}-|Resolving |Connecting to |HTTP request sent|Length: |Saving to: | *\d+K |\d{4}-\d\d-\d\d |GnuTLS: |WARNING: The certificate|ERROR: The certificate|command '/usr/bin/qemu-img info|$)`)
 
 // compareLists takes lists of things that have a name as sets; a task log
 // loses the lines that tell of progress.
@@ -111,7 +120,7 @@ func set(v any) any {
 func sorted(list []any) []any {
 	out := slices.DeleteFunc(slices.Clone(list), func(v any) bool {
 		m, ok := v.(map[string]any)
-		return ok && strings.HasPrefix(fmt.Sprint(m["t"]), "transferred")
+		return ok && m["t"] != nil && (strings.HasPrefix(fmt.Sprint(m["t"]), "transferred") || wgetSays.MatchString(fmt.Sprint(m["t"])))
 	})
 	name := func(v any) string {
 		m, ok := v.(map[string]any)

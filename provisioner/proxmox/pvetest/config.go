@@ -177,7 +177,39 @@ func (c *call) readChange() (*change, error) {
 	if v, ok := ch.set["sshkeys"]; ok && !validKeys(v) {
 		return nil, die("SSH public key validation error")
 	}
+	for _, k := range slices.Sorted(maps.Keys(ch.set)) {
+		if err := c.importable(k, ch.set[k]); err != nil {
+			return nil, err
+		}
+	}
 	return ch, nil
+}
+
+// importable checks what a disk is to be imported from; that it is there is
+// found only when that is done.
+func (c *call) importable(key, v string) error {
+	if !driveKey.MatchString(key) {
+		return nil
+	}
+	d := parseDrive(key, v)
+	from := d.props.str("import-from")
+	_, rest := cutVolume(d.file)
+	src := c.s.c.Volumes[from]
+	switch {
+	case from == "":
+		return nil
+	case rest != "0":
+		return badParam(key, "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>")
+	case strings.HasPrefix(from, "/") && c.who.name != "root@pam":
+		return die("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
+	case src == nil:
+		return nil
+	case src.Content != "images" && src.Content != "import":
+		return badParam(key, "%s has wrong type '%s' - needs to be 'images' or 'import'", from, src.Content)
+	case src.VMID != 0:
+		return c.check("/vms/"+strconv.Itoa(src.VMID), "VM.Clone")
+	}
+	return nil
 }
 
 func validKeys(encoded string) bool {
@@ -212,10 +244,18 @@ func (c *call) changePermitted(vm *VM, ch *change) error {
 
 func (c *call) optionPermitted(vm *VM, key, value string) error {
 	path := "/vms/" + strconv.Itoa(vm.ID)
-	if pool := c.p.str("pool"); pool != "" && c.s.c.VMs[vm.ID] == nil {
-		path = "/pool/" + pool
-	}
 	o, _ := c.s.c.option(key)
+	if pool := c.p.str("pool"); pool != "" && c.s.c.VMs[vm.ID] == nil { // it has the rights on the pool, but is named itself
+		err := c.permittedAt("/pool/"+pool, vm, key, value, o)
+		if e, ok := err.(*apiError); ok { //nolint:errorlint // never wrapped
+			e.message = strings.Replace(e.message, "/pool/"+pool+",", path+",", 1)
+		}
+		return err
+	}
+	return c.permittedAt(path, vm, key, value, o)
+}
+
+func (c *call) permittedAt(path string, vm *VM, key, value string, o option) error {
 	switch {
 	case o.priv == "root":
 		return die("only root can set '%s' config", key)

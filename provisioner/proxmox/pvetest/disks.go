@@ -2,6 +2,7 @@ package pvetest
 
 import (
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 )
@@ -84,6 +85,10 @@ func (c *call) resize(j *job, vm *VM, key string) error {
 		return die("shrinking disks is not supported")
 	case want == vol.Size:
 		return nil
+	case strings.HasPrefix(path.Base(vol.ID), "base-"): // it is read-only
+		file := volumePath(vol.ID)
+		j.printf("qemu-img: Could not open '%[1]s': Could not open '%[1]s': Operation not permitted", file)
+		return die("command '/usr/bin/qemu-img resize -f %s %s %d' failed: exit code 1", vol.Format, file, want)
 	}
 	if st := c.s.c.storage(vol.Storage); st != nil && st.Full {
 		return die("command '/usr/bin/qemu-img resize' failed: exit code 1")

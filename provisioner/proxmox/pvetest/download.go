@@ -2,10 +2,13 @@ package pvetest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/md5"  //nolint:gosec // a checksum PVE offers
 	"crypto/sha1" //nolint:gosec // a checksum PVE offers
 	"crypto/sha256"
 	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -16,6 +19,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -24,37 +28,64 @@ import (
 func (c *call) download(j *job, st *Storage, content, name string) error {
 	id := fmt.Sprintf("%s:%s/%s", st.ID, content, name)
 	from, algorithm, want := c.p.str("url"), c.p.str("checksum-algorithm"), strings.ToLower(c.p.str("checksum"))
+	j.printf("downloading %s to %s", from, filePath(content, name))
 	if old := c.s.c.Volumes[id]; old != nil {
-		switch {
-		case want == "":
-			return die("refusing to override existing file '/var/lib/vz/%s/%s'", content, name)
-		case c.s.c.sums[id+algorithm] != want:
-			return die("checksum mismatch: got '%s' != expect '%s', aborting", c.s.c.sums[id+algorithm], want)
+		right := want != "" && c.s.c.sums[id+algorithm] == want
+		switch line := "calculating checksum of existing file..."; {
+		case right:
+			j.print(line + "OK, got correct file already, no need to download")
+			return nil
+		case want != "":
+			j.print(line)
 		}
-		return nil
+		if want == "" {
+			return die("refusing to override existing file '%s'", filePath(content, name))
+		}
+		return die("checksum mismatch: got '%s' != expect '%s', aborting", c.s.c.sums[id+algorithm], want)
 	}
-	j.printf("downloading %s to /var/lib/vz/%s/%s", from, content, name)
 	var f fetched
 	var err error
-	c.s.unlocked(func() { f, err = fetch(j, from, algorithm) })
+	c.s.unlocked(func() { f, err = c.s.fetch(j, from, algorithm) })
 	if err != nil {
 		return die("download failed: %v", err)
 	}
 	if err := j.spend(); err != nil {
 		return err
 	}
-	if want != "" && f.sum != want {
+	switch {
+	case want != "" && f.sum != want:
+		j.print("calculating checksum...")
 		return die("checksum mismatch: got '%s' != expect '%s'", f.sum, want)
+	case want != "":
+		j.print("calculating checksum...OK, checksum verified")
 	}
-	if err := f.check(content, name, fmt.Sprintf("/var/lib/vz/%s/%s.tmp_dwnl.%d", content, name, j.pid)); err != nil {
+	if err := f.check(content, name, fmt.Sprintf("%s.tmp_dwnl.%d", filePath(content, name), j.pid)); err != nil {
 		return die("failed to verify file: %v", err)
 	}
 	if st.Full {
-		return die("download failed: wget: cannot write to '/var/lib/vz/%s/%s' (No space left on device).", content, name)
+		return die("download failed: wget: cannot write to '%s' (No space left on device).", filePath(content, name))
 	}
 	c.keep(st, name, f)
 	c.s.c.sums[id+algorithm] = f.sum
+	j.printf("download of '%s' to '%s' finished", from, filePath(content, name))
 	return nil
+}
+
+// filePath is where a storage of type dir keeps a file.
+func filePath(content, name string) string {
+	if content != "import" {
+		content = "template/" + strings.Replace(content, "vztmpl", "cache", 1)
+	}
+	return "/var/lib/vz/" + content + "/" + name
+}
+
+// volumePath is where a volume is by its ID, or the path that is in its place.
+func volumePath(id string) string {
+	_, name := cutVolume(id)
+	if content, file, ok := strings.Cut(name, "/"); ok && (content == "import" || content == "iso") {
+		return filePath(content, file)
+	}
+	return "/var/lib/vz/images/" + name
 }
 
 // fetched is what a download gave.
@@ -65,12 +96,15 @@ type fetched struct {
 	backing bool
 }
 
-func fetch(j *job, from, algorithm string) (fetched, error) {
+func (s *Server) fetch(j *job, from, algorithm string) (fetched, error) {
 	req, err := http.NewRequestWithContext(j.ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return fetched{}, err
 	}
-	resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
+	verify := !j.c.p.has("verify-certificates") || j.c.p.flag("verify-certificates")
+	web := &http.Transport{DialContext: s.dialWeb, DisableKeepAlives: true}
+	web.TLSClientConfig = &tls.Config{InsecureSkipVerify: !verify} //nolint:gosec // as it was asked for
+	resp, err := (&http.Client{Timeout: time.Minute, Transport: web}).Do(req)
 	if err != nil {
 		return fetched{}, wgetError(from, err)
 	}
@@ -120,10 +154,22 @@ func wgetError(from string, err error) error {
 	switch {
 	case errors.As(err, &dns):
 		return fmt.Errorf("wget: unable to resolve host address '%s'", u.Hostname())
-	case strings.Contains(err.Error(), "refused"):
-		return errors.New("wget: failed: Connection refused.") //nolint:revive,staticcheck // wget's words
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return fmt.Errorf("ERROR: The certificate of '%s' doesn't have a known issuer.", u.Hostname()) //nolint:revive,staticcheck // wget's words
+	case errors.As(err, new(tls.RecordHeaderError)), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return errors.New("Unable to establish SSL connection.") //nolint:revive,staticcheck // wget's words
+	}
+	for _, why := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ENETUNREACH} {
+		if errors.Is(err, why) {
+			return fmt.Errorf("Connecting to %s... failed: %s.", hostPort(u), capitalized(why.Error())) //nolint:revive,staticcheck // wget's words
+		}
 	}
 	return errors.New("exit code 4")
+}
+
+func hostPort(u *url.URL) string {
+	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 func newHash(algorithm string) hash.Hash {

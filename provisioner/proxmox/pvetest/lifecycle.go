@@ -1,8 +1,12 @@
 package pvetest
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -94,13 +98,13 @@ func createVM(c *call) (any, error) {
 			return nil, denied("pool '" + pool + "' does not exist")
 		}
 		if !c.allowed("/pool/"+pool, "VM.Allocate") && !c.allowed(base, "VM.Allocate") {
-			return nil, denied("/pool/" + pool + ", VM.Allocate")
+			return nil, denied("")
 		}
 	} else if err := c.check(base, "VM.Allocate"); err != nil {
 		return nil, err
 	}
-	if c.s.c.VMs[id] != nil {
-		return nil, die("unable to create VM %d: config file already exists", id)
+	if old := c.s.c.VMs[id]; old != nil {
+		return nil, die("unable to create VM %d - VM %d already exists on node '%s'", id, id, old.Node)
 	}
 	ch, err := c.readChange()
 	if err != nil {
@@ -113,6 +117,25 @@ func createVM(c *call) (any, error) {
 	return c.fork("qmcreate", strconv.Itoa(id), func(j *job) error {
 		return j.locked(id, func() error { return c.create(j, vm, ch) })
 	})
+}
+
+// bootable is what a VM is booted from unless that is said: its first disk, its
+// first CD-ROM and its first network card (QemuServer.pm get_default_bootdevices).
+func (vm *VM) bootable() (order []string) {
+	var disk, cdrom, nic string
+	for _, k := range slices.Sorted(maps.Keys(vm.Config)) {
+		d := parseDrive(k, vm.Config[k])
+		switch {
+		case netKey.MatchString(k):
+			nic = cmp.Or(nic, k)
+		case !driveKey.MatchString(k):
+		case d.cdrom():
+			cdrom = cmp.Or(cdrom, k)
+		default:
+			disk = cmp.Or(disk, k)
+		}
+	}
+	return slices.DeleteFunc([]string{disk, cdrom, nic}, func(k string) bool { return k == "" })
 }
 
 func (c *call) create(j *job, vm *VM, ch *change) error {
@@ -134,6 +157,9 @@ func (c *call) create(j *job, vm *VM, ch *change) error {
 		return err
 	}
 	delete(vm.Config, "lock")
+	if vm.Config["boot"] == "" {
+		vm.Config["boot"] = "order=" + strings.Join(vm.bootable(), ";")
+	}
 	for k, v := range map[string]string{"smbios1": "uuid=" + newUUID(), "vmgenid": newUUID(), "meta": fmt.Sprintf("creation-qemu=9.2.0,ctime=%d", time.Now().Unix())} {
 		if vm.Config[k] == "" {
 			vm.Config[k] = v

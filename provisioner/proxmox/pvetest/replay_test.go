@@ -37,7 +37,7 @@ type recorded struct {
 	Other  any
 }
 
-func readTranscript(t *testing.T, name string) []recorded {
+func readTranscript(t *testing.T, name string, replace ...string) []recorded {
 	t.Helper()
 	f, err := os.Open(filepath.Join("testdata", name+".json.gz"))
 	if err != nil {
@@ -48,8 +48,12 @@ func readTranscript(t *testing.T, name string) []recorded {
 	if err != nil {
 		t.Fatal(err)
 	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var entries []recorded
-	if err := json.NewDecoder(z).Decode(&entries); err != nil {
+	if err := json.Unmarshal([]byte(strings.NewReplacer(replace...).Replace(string(text))), &entries); err != nil {
 		t.Fatal(err)
 	}
 	return entries
@@ -82,7 +86,7 @@ func TestReplay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newReplay(t, tr)
-			for i, e := range readTranscript(t, name) {
+			for i, e := range readTranscript(t, name, tr.replace...) {
 				if !r.hot {
 					r.settle()
 				}
@@ -151,6 +155,9 @@ func newReplay(t *testing.T, tr *transcript) *replay {
 	}
 	r.srv.TaskTime = map[string]time.Duration{}
 	r.srv.AgentDelay = func(int) time.Duration { return time.Duration(r.delay.Load()) }
+	if tr.web != nil {
+		r.srv.dialWeb = tr.web(t)
+	}
 	if tr.guests {
 		r.guests.Dir = t.TempDir()
 		r.srv.NewGuest = r.guests.New
@@ -237,6 +244,9 @@ func (r *replay) send(e recorded) (status int, reason string, body any, err erro
 	}
 	if raw, ok := rawBodies[e.Title]; ok {
 		payload = strings.NewReader(raw)
+	}
+	if parts, ok := uploads[e.Title]; ok {
+		payload = strings.NewReader(multipartBody(parts))
 	}
 	ctype := "application/x-www-form-urlencoded"
 	if q.JSON != nil {
@@ -370,7 +380,7 @@ func (r *replay) taskDiff(e recorded) string {
 		return "the task is unknown"
 	}
 	exit := r.finished(upid)
-	if want := fmt.Sprint(e.Task["exitstatus"]); exit != want {
+	if want := fmt.Sprint(e.Task["exitstatus"]); masked(exit) != masked(want) {
 		return fmt.Sprintf("-%s\n+%s", want, exit)
 	}
 	return ""

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -66,6 +67,8 @@ type Server struct {
 	// non-ASCII arguments, true makes the agent deaf until it restarts, false
 	// lets it recover. Nil is at random.
 	ArgumentsLast func() bool
+
+	dialWeb func(ctx context.Context, network, addr string) (net.Conn, error) // for downloads; nil is this machine's way
 
 	once      sync.Once
 	mu        sync.Mutex // guards all below

@@ -118,8 +118,9 @@ func storageStatus(c *call) (any, error) {
 }
 
 func (v *Volume) entry() map[string]any {
-	e := map[string]any{"volid": v.ID, "size": v.Size, "format": v.Format, "content": v.Content, "ctime": v.CTime.Unix(), "used": v.Size / 8}
+	e := map[string]any{"volid": v.ID, "size": v.Size, "format": v.Format, "content": v.Content, "ctime": v.CTime.Unix()}
 	if v.Content == "images" {
+		e["used"] = v.Size / 8
 		e["vmid"], e["parent"] = v.VMID, nil
 		if v.Parent != "" {
 			e["parent"] = "../" + v.Parent[strings.Index(v.Parent, ":")+1:]
@@ -196,7 +197,11 @@ func getVolume(c *call) (any, error) {
 		return nil, die("volume_size_info on '%s' failed - no such file /var/lib/vz/images/%s", id, name)
 	}
 	_, name := cutVolume(v.ID)
-	return map[string]any{"path": "/var/lib/vz/images/" + name, "size": v.Size, "used": v.Size / 8, "format": v.Format}, nil
+	path := "/var/lib/vz/images/" + name
+	if v.Content != "images" {
+		path = filePath(v.Content, name[strings.Index(name, "/")+1:])
+	}
+	return map[string]any{"path": path, "size": v.Size, "used": v.Size / 8, "format": v.Format}, nil
 }
 
 // deleteVolume does not ask whether a configuration names the volume; only
@@ -300,5 +305,8 @@ func (c *call) keep(st *Storage, name string, f fetched) *Volume {
 	c.s.c.addVolume(id, c.node.Name, 0, f.size, "")
 	v := c.s.c.Volumes[id]
 	v.Content, v.Format, v.Stock = c.p.str("content"), formatOf(name), c.p.str("content") == "import"
+	if v.Content == "iso" {
+		v.Format = "iso"
+	}
 	return v
 }

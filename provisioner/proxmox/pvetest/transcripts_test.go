@@ -2,11 +2,14 @@ package pvetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -19,6 +22,8 @@ type transcript struct {
 	begin     func(*replay)
 	before    map[string]func(*replay) // by title
 	after     map[string]func(*replay)
+	replace   []string // texts of the recording, and what stands for them
+	web       func(*testing.T) func(ctx context.Context, network, addr string) (net.Conn, error)
 	omit      map[string]string // reasons by title
 	omitAt    map[int]string    // reasons by number, where titles are not unique
 }
@@ -111,9 +116,7 @@ func reaches(id int, running bool) func(*replay) {
 var whole = map[string]string{
 	"71": "the firewall is not simulated: its calls answer 501",
 	"72": "disks are simulated from the notes; their recording is not replayed yet",
-	"73": "the template build is simulated from the notes; its recording is not replayed yet",
 	"74": "its subjects are simulated from the notes; the recording is not replayed yet",
-	"01": "creation of the first template: its image is not simulated",
 }
 
 // minis are the templates and VMs of the recorded server.
@@ -180,7 +183,7 @@ func transcripts() map[string]*transcript {
 			"status after unlock": func(r *replay) { r.srv.Edit(func(c *Cluster) { delete(c.VMs[110].Config, "lock") }) },
 		}, omit: map[string]string{"other lock values": note}},
 		"30": transcript30(), "31": transcript31(), "40": transcript40(), "41": transcript41(), "42": transcript42(), "43": transcript43(),
-		"70": transcript70(),
+		"70": transcript70(), "73": transcript73(), "01": transcript01(),
 		"50": transcript50(), "60": transcript60(), "61": transcript61(), "80": transcript80(), "90": transcript90(),
 	}
 }

@@ -25,7 +25,7 @@ func TestBuild(t *testing.T) {
 			l.complete()
 			_, cfg := l.template()
 			for k, want := range map[string]string{
-				"template": "1", "agent": "enabled=1", "ide2": "local:9000/vm-9000-cloudinit.qcow2,media=cdrom,size=4M", "boot": "order=scsi0",
+				"template": "1", "agent": "enabled=1", "ide2": "local:9000/vm-9000-cloudinit.qcow2,media=cdrom", "boot": "order=scsi0",
 				"ipconfig0": "ip=dhcp", "cores": "2", "memory": "2048", "serial0": "socket",
 			} {
 				if cfg[k] != want {

@@ -61,9 +61,6 @@ func newLab(t *testing.T, srv *pvetest.Server) *lab {
 	t.Helper()
 	l := &lab{t: t, srv: srv, guests: &pvetest.ProcessGuests{Dir: guestDir(t)}, image: qcow2(2 << 30)}
 	srv.NewGuest, srv.Fail = l.guests.New, l.hook
-	if srv.Patience == 0 {
-		srv.Patience = 300 * time.Millisecond
-	}
 	t.Cleanup(srv.Close)
 	l.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if path.Base(r.URL.Path) != "stock.img" {
