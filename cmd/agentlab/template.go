@@ -228,7 +228,7 @@ func (f *templateFlags) findImage(ctx context.Context) (template.Image, error) {
 func (f *templateFlags) tries(cfg config.Config, client *pve.Client, key provisioner.Key, id string) func(context.Context, pve.VM) error {
 	return func(ctx context.Context, vm pve.VM) error {
 		p := &proxmox.Provisioner{
-			Client: client, Key: key, Instance: id, Pool: cfg.Proxmox.Pool, VMIDs: proxmox.Range(cfg.Proxmox.VMIDs), Nodes: []string{vm.Node},
+			Client: &pve.Client{Transport: client.Transport}, Key: key, Instance: id, Pool: cfg.Proxmox.Pool, VMIDs: proxmox.Range(cfg.Proxmox.VMIDs), Nodes: []string{vm.Node},
 			Channel: func(string) string { return "agent" },
 		}
 		r := (&doctor.Proxmox{Backend: p}).Try(ctx, strconv.Itoa(vm.ID), "template")

@@ -67,6 +67,7 @@ type Proxmox struct {
 // destroyed before: there must be one at a time.
 func (d *Proxmox) Try(ctx context.Context, root, owner string) Result {
 	d.watch = &stopwatch{Transport: d.client().Transport}
+	d.client().Transport = d.watch
 	left, err := d.Backend.List(ctx)
 	for _, m := range left {
 		if m.Papers.Owner == owner {
@@ -76,7 +77,6 @@ func (d *Proxmox) Try(ctx context.Context, root, owner string) Result {
 	if err != nil {
 		d.failed("remains", err)
 	} else {
-		d.Backend.Client = &pve.Client{Transport: d.watch}
 		d.checkCreate(ctx, root, owner)
 	}
 	return d.results[len(d.results)-1]

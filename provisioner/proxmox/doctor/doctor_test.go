@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/doctor"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -490,5 +491,33 @@ func TestNoSecret(t *testing.T) {
 	_, secret, _ := strings.Cut(l.secret, "=")
 	if strings.Contains(string(data), secret) || !strings.Contains(fmt.Sprint(string(data)), `"status":"ok"`) {
 		t.Errorf("JSON %s", data)
+	}
+}
+
+// A try for an owner makes one machine and leaves nothing, also of what an
+// earlier one that was killed has left. Others' machines stay.
+func TestTry(t *testing.T) {
+	guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
+	l := newLab(t, &pvetest.Server{NewGuest: guests.New})
+	create := func(owner string) {
+		t.Helper()
+		now := time.Now().Truncate(time.Second).UTC()
+		b := l.settings().doctor(t).Backend
+		_, err := b.Create(t.Context(), provisioner.Spec{Hostname: "box", Root: "debian", Network: "none", Papers: provisioner.Papers{
+			Instance: b.Instance, Sandbox: "left-by-" + owner, Owner: owner, Profile: "p", Created: now, End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	create("template")
+	create("somebody")
+	d := l.settings().doctor(t)
+	if r := d.Try(t.Context(), "debian", "template"); r.Status != doctor.OK {
+		t.Errorf("result %+v", r)
+	}
+	list, err := l.settings().doctor(t).Backend.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Papers.Owner != "somebody" {
+		t.Errorf("machines %+v, %v", list, err)
 	}
 }

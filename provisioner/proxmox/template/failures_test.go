@@ -214,3 +214,30 @@ func TestInvalidSpec(t *testing.T) {
 		})
 	}
 }
+
+// A machine that somebody has made his own in the meantime is left alone, and
+// that is said.
+func TestNotOursAnyMore(t *testing.T) {
+	for name, change := range map[string]func(cfg map[string]string){
+		"untagged": func(cfg map[string]string) { delete(cfg, "tags") }, "renamed": func(cfg map[string]string) { cfg["name"] = "mine" },
+		"described": func(cfg map[string]string) { cfg["description"] = "mine" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			b := l.builder()
+			b.Report = func(e Event) {
+				if e.Step == "clean" && e.Took == 0 {
+					l.srv.Edit(func(c *pvetest.Cluster) { change(c.VMs[9000].Config) })
+				}
+			}
+			_, err := b.Build(l.ctx())
+			if !errors.Is(err, errNotOurs) || !strings.Contains(err.Error(), "machine 9000 on pve was changed by somebody else") ||
+				!strings.Contains(err.Error(), "undo: remove machine 9000 on pve: it does not say that AgentLab is building it") {
+				t.Errorf("error %v", err)
+			}
+			if id, cfg := l.template(); id != 9000 || cfg["scsi0"] == "" {
+				t.Errorf("it is gone: %d %v", id, cfg)
+			}
+		})
+	}
+}

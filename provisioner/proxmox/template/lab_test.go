@@ -59,7 +59,7 @@ type lab struct {
 
 func newLab(t *testing.T, srv *pvetest.Server) *lab {
 	t.Helper()
-	l := &lab{t: t, srv: srv, guests: &pvetest.ProcessGuests{Dir: guestDir(t)}, image: qcow2(2 << 30)}
+	l := &lab{t: t, srv: srv, guests: &pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}, image: qcow2(2 << 30)}
 	srv.NewGuest, srv.Fail = l.guests.New, l.hook
 	t.Cleanup(srv.Close)
 	l.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -103,17 +103,6 @@ func qcow2(size uint64) []byte {
 	copy(b, "QFI\xfb\x00\x00\x00\x03")
 	binary.BigEndian.PutUint64(b[24:], size)
 	return b
-}
-
-func guestDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(d, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
 }
 
 func (l *lab) hook(r *http.Request) *pvetest.Fault {
