@@ -3,10 +3,12 @@ package agentconn_test
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
@@ -61,27 +63,37 @@ type written int64
 
 func (w *written) Write(p []byte) (int, error) { *w += written(len(p)); return len(p), nil }
 
-// BenchmarkFile writes and reads 1 GiB of zeros.
+// BenchmarkFile writes and reads 1 GiB, of which gzip can make much or nothing.
 func BenchmarkFile(b *testing.B) {
-	var calls atomic.Int64
-	m := boot(b, counted(&calls))
-	c := m.conn(b, "")
 	const size = 1 << 30
-	b.SetBytes(2 * size)
-	for b.Loop() {
-		_, err := c.WriteFile(b.Context(), "/home/big", io.LimitReader(zeros{}, size), guest.WriteOptions{})
-		check(b, err)
-		r, _, err := c.ReadFile(b.Context(), "/home/big", 0, -1)
-		check(b, err)
-		var n written
-		_, err = io.Copy(&n, r)
-		check(b, err)
-		if n != size {
-			b.Fatalf("%d bytes", n)
-		}
-		check(b, r.Close())
+	for name, content := range map[string]io.Reader{"zeros": zeros{}, "noise": rand.NewChaCha8([32]byte{})} {
+		b.Run(name, func(b *testing.B) {
+			var calls atomic.Int64
+			m := boot(b, counted(&calls))
+			c := m.conn(b, "")
+			b.SetBytes(2 * size)
+			var written, read time.Duration
+			for b.Loop() {
+				began := time.Now()
+				_, err := c.WriteFile(b.Context(), "/home/big", io.LimitReader(content, size), guest.WriteOptions{})
+				check(b, err)
+				written += time.Since(began)
+				r, _, err := c.ReadFile(b.Context(), "/home/big", 0, -1)
+				check(b, err)
+				n, err := io.Copy(io.Discard, r)
+				check(b, err)
+				if n != size {
+					b.Fatalf("%d bytes", n)
+				}
+				check(b, r.Close())
+				read += time.Since(began)
+			}
+			read -= written
+			b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+			b.ReportMetric(float64(b.N)*size/1e6/written.Seconds(), "MB/s-written")
+			b.ReportMetric(float64(b.N)*size/1e6/read.Seconds(), "MB/s-read")
+		})
 	}
-	b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
 }
 
 type zeros struct{}

@@ -193,3 +193,11 @@ func TestIgnoredSignals(t *testing.T) {
 		}
 	}
 }
+
+// Files that commands make are as open as the guest's user would have them.
+func TestUmask(t *testing.T) {
+	m := boot(t, &pvetest.Server{})
+	if got := m.sh(t, m.conn(t, ""), "umask"); got != "0022\n" {
+		t.Errorf("umask %q", got)
+	}
+}

@@ -248,7 +248,7 @@ launch() {
 	set -- /bin/sh -c 'eval "$AGENTLAB_STAGE"'
 	if [ "$tty" ]; then set -- script -qefc 'eval "$AGENTLAB_STAGE"' /dev/null; fi
 	case $has in *signals*) set -- env --default-signal "$@" ;; esac
-	cd /
+	cd / && umask 022
 	[ -z "$cg" ] || { echo 0 >"$cg/$key/cgroup.procs"; } 2>/dev/null
 	become "$user" setsid "$@"
 }

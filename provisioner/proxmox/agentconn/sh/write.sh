@@ -31,7 +31,13 @@ case $steps in *begin*)
 	fi
 	dir=${path%/*}
 	[ -d "${dir:-/}" ] || mkdir -p -m 755 -- "$dir" || exit 1
-	real=$(readlink -f -- "$path"; echo .)
+	real=$path links=0 # the readlink of busybox goes astray where the file is missing
+	while [ -h "$real" ] && ! [ -e "$real" ] && [ $((links += 1)) -le 40 ]; do
+		link=$(readlink -- "$real"; echo .)
+		link=${link%??}
+		case $link in /*) real=$link ;; *) real=${real%/*}/$link ;; esac
+	done
+	real=$(readlink -f -- "$real"; echo .)
 	real=${real%??}
 	[ "$real" ] || fail "No such file or directory"
 	printf %s "$real" >&4
