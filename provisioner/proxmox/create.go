@@ -66,8 +66,11 @@ func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisi
 	}
 	for _, vm := range vms {
 		m, err := p.inspect(ctx, vm)
-		if err != nil || m.stage != whole || m.papers.Sandbox != sandbox {
+		switch {
+		case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs), err == nil && m.stage != whole, err == nil && m.papers.Sandbox != sandbox:
 			continue
+		case err != nil: // it may well run
+			return provisioner.Machine{}, err
 		}
 		s, err := p.Client.Status(ctx, vm)
 		if err != nil {

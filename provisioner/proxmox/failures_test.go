@@ -210,3 +210,26 @@ func TestNodeGoesDownInBetween(t *testing.T) {
 		})
 	}
 }
+
+// A machine that runs is not taken for rubbish because its config could not be
+// read for a moment.
+func TestCreateKeepsWhatItCanNotRead(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, err := p.Create(t.Context(), testSpec(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := l.configs()
+	tr := trouble{call: "GET config", fault: pvetest.Fault{Status: http.StatusInternalServerError, Reason: "got timeout"}, times: 1}
+	happened := tr.arm(l, &taskFaults{})
+	if again, err := p.Create(t.Context(), testSpec(1)); err == nil || happened() != 1 {
+		t.Errorf("after %d failures Create returns %+v", happened(), again)
+	}
+	if diff := cmp.Diff(before, l.configs()); diff != "" {
+		t.Errorf("machines (-before +after):\n%s", diff)
+	}
+	if again, err := p.Create(t.Context(), testSpec(1)); err != nil || again.Ref != m.Ref {
+		t.Errorf("later Create returns %+v, %v, want %+v", again, err, m)
+	}
+}

@@ -77,21 +77,9 @@ func (p *Provisioner) enterBySSH(ctx context.Context, m live, patience time.Dura
 		if last == nil || trying.Err() == nil { // that time is over says less than why
 			last = err
 		}
-		if errors.Is(err, errNoWay) || !waitFor(trying, sshPause) {
+		if errors.Is(err, errNoWay) || sleep(trying, sshPause) != nil {
 			return nil, fmt.Errorf("%w (or set channel: agent in the profile)", last)
 		}
-	}
-}
-
-// waitFor waits for d; false is that ctx ended first.
-func waitFor(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
