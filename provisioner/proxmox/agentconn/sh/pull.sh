@@ -9,7 +9,8 @@ cd "$spool/$key" 2>/dev/null || { echo gone=1; exit 0; }
 
 # look NAME SEG OFF sets seg, off and n of its next piece, and whether it is the last.
 look() {
-	seg=$2 off=$3 n=0 size=0 last=1
+	seg=$2 off=$3 n=0 size=0 last=1 clean=''
+	[ -e "$1.end" ] && clean=1 # before we look at the size
 	[ -s "$1.$seg" ] && size=$(wc -c <"$1.$seg")
 	if [ -e "$1.$((seg + 1))" ]; then
 		if [ "$off" -ge "$size" ]; then
@@ -18,8 +19,8 @@ look() {
 			return
 		fi
 		last=0
-	elif [ -e ended ] && ! [ -e "$1.end" ]; then
-		return # the mark of the end may be in it
+	elif [ -e ended ] && ! [ "$clean" ]; then
+		return # the mark of the end may be in the size
 	fi
 	n=$((size - off))
 }
