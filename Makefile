@@ -24,7 +24,8 @@ all: build
 
 .PHONY: demo
 demo: build ## show the main job on a real sandbox; BACKEND=proxmox on a simulated Proxmox VE
-	@CGO_ENABLED=0 go run ./internal/demo $(if $(BACKEND),-backend '$(BACKEND)')
+	@[[ '$(BACKEND)' != proxmox || '$(GUESTS)' == process ]] || .ci/need vm || echo 'going on without them' >&2
+	@CGO_ENABLED=0 go run ./internal/demo $(if $(BACKEND),-backend '$(BACKEND)') $(if $(GUESTS),-guests '$(GUESTS)')
 
 .PHONY: test
 test: tools build ## run the whole test suite
@@ -41,6 +42,15 @@ e2e: build ## drive it with MCP clients of others (Node.js)
 	@cd internal/e2e && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --loglevel=error; }
 	@go test -tags=e2e -count=1 ./internal/e2e
 
+# The tests that are left out move much data or start hundreds of processes, each
+# of which takes half a second under emulation.
+.PHONY: vm
+vm: build ## boot machines of the simulated Proxmox VE in QEMU
+	@.ci/need vm
+	@go test -tags=vm -count=1 -timeout=15m -p=1 -v -run='^(TestMachine|TestScriptsOnVMs)$$' \
+		-skip='^TestMachine$$/^(agent|ssh)$$/^(MuchOutput|StalledReader|ManyAtOnce|Forgets|Ring|BigFile|ListLimits)$$' \
+		./provisioner/proxmox ./cmd/agentlab
+
 .PHONY: bench
 bench: build ## measure it against floors of the same run; JSON=1 for programs
 	@CGO_ENABLED=0 go run ./internal/bench $(if $(JSON),-json)
@@ -51,6 +61,7 @@ lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
 		[[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go vet -tags=e2e ./internal/e2e
+	go vet -tags=vm ./provisioner/proxmox ./cmd/agentlab
 	go mod tidy -diff
 	bin/golangci-lint run ./...
 

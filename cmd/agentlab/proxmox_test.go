@@ -34,20 +34,11 @@ func TestScriptsOnProxmox(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := params(func(env *testscript.Env) error {
-				sim, err := setupProxmox(env, bin, tt.version)
+				sim, err := pvesim.New(env.WorkDir, tt.version)
 				if err != nil {
 					return err
 				}
-				env.Setenv("SANDBOX_HOME", "/root")
-				lines, err := tt.configure(env, sim)
-				if err != nil {
-					return err
-				}
-				dir := filepath.Join(env.WorkDir, "config/agentlab")
-				if err := appendFile(filepath.Join(dir, "config.yaml"), lines); err != nil {
-					return err
-				}
-				return appendFile(filepath.Join(dir, "profiles/default.yaml"), "backend: proxmox\n")
+				return useProxmox(env, bin, sim, tt.configure)
 			})
 			for _, script := range []string{"sandbox", "killdaemon", "timeup"} {
 				p.Files = append(p.Files, filepath.Join("testdata", script+".txtar"))
@@ -72,6 +63,23 @@ func TestProxmoxScripts(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// useProxmox gives an installation a Proxmox as its only backend.
+func useProxmox(env *testscript.Env, bin string, sim *pvesim.Sim, configure func(*testscript.Env, *pvesim.Sim) (string, error)) error {
+	if err := setupOn(env, bin, sim); err != nil {
+		return err
+	}
+	env.Setenv("SANDBOX_HOME", "/root")
+	lines, err := configure(env, sim)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(env.WorkDir, "config/agentlab")
+	if err := appendFile(filepath.Join(dir, "config.yaml"), lines); err != nil {
+		return err
+	}
+	return appendFile(filepath.Join(dir, "profiles/default.yaml"), "backend: proxmox\n")
+}
+
 func overAPI(_ *testscript.Env, sim *pvesim.Sim) (string, error) { return sim.Config(), nil }
 
 func overShell(env *testscript.Env, sim *pvesim.Sim) (string, error) {
@@ -83,13 +91,18 @@ func overShell(env *testscript.Env, sim *pvesim.Sim) (string, error) {
 // simKey is where a script keeps its Proxmox.
 type simKey struct{}
 
-// setupProxmox gives an installation a Proxmox. At its end nothing on it may be
-// other than it was.
+// setupProxmox gives an installation a Proxmox.
 func setupProxmox(env *testscript.Env, bin, version string) (*pvesim.Sim, error) {
 	sim, err := pvesim.New(env.WorkDir, version)
 	if err != nil {
 		return nil, err
 	}
+	return sim, setupOn(env, bin, sim)
+}
+
+// setupOn gives an installation a Proxmox, which it closes. At its end nothing
+// on it may be other than it was.
+func setupOn(env *testscript.Env, bin string, sim *pvesim.Sim) error {
 	env.Values[simKey{}] = sim
 	env.Defer(func() {
 		defer sim.Close()
@@ -97,7 +110,7 @@ func setupProxmox(env *testscript.Env, bin, version string) (*pvesim.Sim, error)
 			env.T().(testing.TB).Errorf("changed on the Proxmox:\n%s", strings.Join(changed, "\n"))
 		}
 	})
-	return sim, setup(env, bin)
+	return setup(env, bin)
 }
 
 // appendFile adds to a file that is for us alone.

@@ -58,6 +58,7 @@ func Architecture() Rules {
 			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact internal/keylock"},
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice
+			{"provisioner/proxmox/pvetest/qemuguest", "provisioner/proxmox/pvetest"},
 			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve"},
 			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshboot provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
 			{"provisioner/proxmox/setup", "provisioner/proxmox/pve internal/redact"},
@@ -69,7 +70,7 @@ func Architecture() Rules {
 			{"internal/config", "internal/redact provisioner sessions"},
 			{"tools", "sessions provisioner/guest"},
 			{"mcpserver", "tools sessions"},
-			{"internal/pvesim", "provisioner/proxmox/pvetest"},
+			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
 			{"internal/stage", ""},

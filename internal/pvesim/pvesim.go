@@ -3,11 +3,12 @@
 // beside them machines of others. It says how AgentLab is to be configured for
 // it, and at the end what is not as it was.
 //
-// A program that uses it calls [pvetest.GuestMain] first in its main: machines
+// A program that uses New calls [pvetest.GuestMain] first in its main: machines
 // are processes of that program.
 package pvesim
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,8 +17,10 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest/qemuguest"
 )
 
 // Names of what there is.
@@ -52,6 +55,22 @@ func New(dir, version string) (*Sim, error) {
 	}
 	return Furnish(&pvetest.Server{Version: version, NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New}), nil
 }
+
+// NewVMs is New with machines that QEMU boots. The first of a user's takes one or
+// two minutes more, in which their image is built; an error says what is missing
+// for it.
+func NewVMs(ctx context.Context, dir, version string) (*Sim, error) {
+	image, err := qemuguest.Cached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	guests := &qemuguest.Guests{Image: image, Dir: filepath.Join(dir, "guests")}
+	return Furnish(&pvetest.Server{Version: version, NewGuest: guests.New, Destroyed: guests.Destroyed, Patience: vmPatience}), nil
+}
+
+// vmPatience is how long an agent gets that an emulated processor runs, perhaps
+// one of many.
+const vmPatience = 20 * time.Second
 
 // Furnish makes one of a server that was never used, with the guests it has. It
 // replaces the server's Fail.

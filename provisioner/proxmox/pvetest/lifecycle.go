@@ -50,6 +50,9 @@ func (c *call) destroy(j *job) error {
 	if err := j.spend(); err != nil {
 		return err
 	}
+	if c.s.Destroyed != nil {
+		c.s.unlocked(func() { c.s.Destroyed(vm.ID) })
+	}
 	if c.p.flag("purge") {
 		j.printf("purging VM %d from related configurations..", vm.ID)
 	}

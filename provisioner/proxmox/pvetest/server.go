@@ -50,6 +50,10 @@ type Server struct {
 	// agent's questions and can't run anything.
 	NewGuest func(GuestSpec) (Guest, error)
 
+	// Destroyed is called when a VM is destroyed, for who keeps files of it.
+	// Nil is nobody.
+	Destroyed func(vmid int)
+
 	// Hold is called for every authenticated request, and done after its
 	// answer, so that a test can order concurrent requests.
 	Hold func(*http.Request) (done func())
