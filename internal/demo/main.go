@@ -21,10 +21,11 @@ func main() {
 	pvetest.GuestMain()
 	bin := flag.String("bin", "bin", "directory of the programs")
 	name := flag.String("backend", "local", "what makes the sandboxes: local or proxmox, which is simulated")
+	guests := flag.String("guests", "", "what the machines of proxmox are: qemu or process; empty is qemu if that can be had")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	on, err := newBackend(*name)
+	on, err := newBackend(*name, *guests)
 	if err == nil {
 		err = run(ctx, *bin, on, newTranscript(os.Stdout))
 	}
@@ -47,7 +48,7 @@ func run(ctx context.Context, bin string, on backend, out *transcript) (err erro
 			err = errors.Join(err, st.Close())
 		}
 	}()
-	name, err := on.prepare(st)
+	name, err := on.prepare(ctx, st, out)
 	if err != nil {
 		return err
 	}

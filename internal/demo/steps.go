@@ -158,7 +158,7 @@ func (d *demo) program(ctx context.Context) error {
 
 func (d *demo) background(ctx context.Context) error {
 	const ticks = 4
-	command := fmt.Sprintf("for i in {1..%d}; do echo tick $i; sleep 0.3; done", ticks)
+	command := fmt.Sprintf("for i in {1..%d}; do echo tick $i; sleep %s; done", ticks, d.on.pause())
 	var ex exit
 	seen, err := d.client.Call(ctx, "exec", stage.Args{"sandbox_id": d.main.ID, "command": command, "wait_seconds": 0}, &ex)
 	if err != nil {
@@ -175,7 +175,7 @@ func (d *demo) background(ctx context.Context) error {
 		}
 		var now exit
 		text, err := d.client.Call(ctx, "read_process", stage.Args{
-			"sandbox_id": d.main.ID, "process_id": ex.ProcessID, "until": strings.TrimSpace(want), "wait_seconds": 10,
+			"sandbox_id": d.main.ID, "process_id": ex.ProcessID, "until": strings.TrimSpace(want), "wait_seconds": 30,
 		}, &now)
 		if err != nil {
 			return err
