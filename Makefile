@@ -46,8 +46,8 @@ e2e: build ## drive it with MCP clients of others (Node.js)
 # a second under emulation, or asks nothing of a real system; over SSH also what
 # agentlab-guest does as everywhere.
 VM       ?= TestMachine|TestScriptsOnVMs
-SKIP     := MuchOutput|StalledReader|FailingWriter|ManyAtOnce|Forgets|Ring|BigFile|ListLimits|NoStart|Environment|BrokenConnectionKills|StartClips|StartCancel|Read.*s|Write(Fails|Unless|Appends)|Denied
-SKIP_SSH := Streams|User|StdinIsFed|Background|Start|Timeout|ReadUntil|Control|ProcessesSurvive|WriteNoSpace|List
+SKIP     := MuchOutput|StalledReader|FailingWriter|ManyAtOnce|Forgets|Ring|BigFile|ListLimits|NoStart|Environment|BrokenConnectionKills|StartClips|StartCancel|Read.*s|Write(Fails|Unless|Appends|NoSpace)|Denied|User|StdinIsFed|Timeout|List
+SKIP_SSH := Streams|Background|Start|ReadUntil|Control|ProcessesSurvive
 
 .PHONY: vm
 vm: build ## boot machines of the simulated Proxmox VE in QEMU
