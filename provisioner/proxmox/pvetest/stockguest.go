@@ -43,6 +43,7 @@ esac
 esac
 `,
 	"cloud-init": `case $1 in
+status) [ -e /var/lib/cloud/data/status.json ] || exec sleep 3600 ;;
 clean) rm -rf /var/lib/cloud/instance /var/lib/cloud/data /var/log/cloud-init.log ;;
 esac
 `,
@@ -56,7 +57,7 @@ func traces() map[string]string {
 	return map[string]string{
 		"etc/machine-id": hex.EncodeToString(id) + "\n", "etc/ssh/ssh_host_ed25519_key": "secret\n", "etc/ssh/ssh_host_ed25519_key.pub": "public\n",
 		"var/lib/dhcp/dhclient.eth0.leases": "lease\n", "var/log/cloud-init.log": "log\n", "var/log/syslog": "log\n",
-		"root/.bash_history": "ls\n", "var/lib/systemd/random-seed": "seed\n",
+		"root/.bash_history": "ls\n", "var/lib/cloud/data/status.json": "{}\n", "var/lib/systemd/random-seed": "seed\n",
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -197,6 +198,30 @@ func TestInterruptedOtherwise(t *testing.T) {
 			change(l, b)
 			if _, err := b.Build(l.ctx()); err != nil {
 				t.Fatal(err)
+			}
+			l.complete()
+		})
+	}
+}
+
+// A change of the config that was lost is made, also where nothing but the
+// drives is to change.
+func TestLostChanges(t *testing.T) {
+	for n := 1; n <= 2; n++ {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			seen := 0
+			l.onCall(func(r *http.Request) *pvetest.Fault {
+				if callName(r) != "PUT config" {
+					return nil
+				}
+				if seen++; seen != n {
+					return nil
+				}
+				return &pvetest.Fault{Drop: true}
+			})
+			if _, err := l.builder().Build(l.ctx()); err != nil || seen <= n {
+				t.Fatalf("after %d changes: %v", seen, err)
 			}
 			l.complete()
 		})

@@ -167,7 +167,7 @@ func (r *build) reach(ctx context.Context, ph phase, more pve.Change) error {
 	more.Set["description"], more.Digest = text, cfg.Digest()
 	err = r.Client.SetConfig(ctx, r.vm, more)
 	if lost(err) { // then what is there tells
-		if cfg, err = r.Client.Config(ctx, r.vm); err == nil && cfg["description"] != text {
+		if cfg, err = r.Client.Config(ctx, r.vm); err == nil && cfg.Digest() == more.Digest {
 			err = r.Client.SetConfig(ctx, r.vm, more)
 		}
 	}

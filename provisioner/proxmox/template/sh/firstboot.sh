@@ -27,6 +27,10 @@ step() {
 
 export DEBIAN_FRONTEND=noninteractive
 command -v apt-get >/dev/null || failed 'the image has no apt-get; it must be of Debian or Ubuntu'
+# A clone without a network card would wait two minutes for a link before its
+# agent may start.
+wait=/etc/systemd/system/systemd-networkd-wait-online.service.d
+mkdir -p "$wait" && printf '[Unit]\nConditionPathExistsGlob=/sys/class/net/e*\n' >"$wait/agentlab.conf"
 step apt-get -q -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update
 step apt-get -q -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=600 install qemu-guest-agent @PACKAGES@
 systemctl enable qemu-guest-agent >>"$dir/log" 2>&1 # where it is not static
