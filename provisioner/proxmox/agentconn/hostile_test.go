@@ -98,6 +98,10 @@ func TestLies(t *testing.T) {
 		_, _, err := c.Processes().Read(t.Context(), "p_1", guest.ReadRequest{Max: 100})
 		return err
 	}
+	search := func(c *agentconn.Conn) error {
+		_, _, err := c.Processes().Read(t.Context(), "p_1", guest.ReadRequest{Max: 100, Until: "never", Wait: time.Hour})
+		return err
+	}
 	list := func(c *agentconn.Conn) error { _, err := c.Processes().List(t.Context()); return err }
 	read := func(c *agentconn.Conn) error {
 		r, _, err := c.ReadFile(t.Context(), "/f", 0, 100)
@@ -128,6 +132,7 @@ func TestLies(t *testing.T) {
 		"another_process":             {look, always("id=p_2 ended=1 start=ok code=0\n")},
 		"more_of_a_log_than_asked":    {look, always("id=p_1 ended=1 start=ok code=0 total=900 n=900\n" + strings.Repeat("x", 900))},
 		"less_of_a_log_than_promised": {look, always("id=p_1 ended=1 start=ok code=0 total=90 n=90\nxxx")},
+		"log_that_begins_anew":        {search, always("id=p_1 start=ok offset=0 total=9 n=3\nxxx")},
 		"listed_without_names":        {list, always("id=p_1/.. ended=1\n")},
 		"endless_list":                {list, always(strings.Repeat("id=p_1 ended=1\n", 10_000))},
 		"endless_line":                {list, always("id=p_1 ended=1 " + strings.Repeat("x=1 ", 1<<20) + "\n")},

@@ -117,6 +117,9 @@ func (r *reading) search(ctx context.Context, re *regexp.Regexp, until time.Time
 			return err
 		}
 		at := rec.num("offset")
+		if !first && at < r.off {
+			return unreachable(fmt.Errorf("the guest gives output from %d on, and was asked from %d on", at, r.off))
+		}
 		if first {
 			r.begin, first = at, false
 		}
@@ -133,7 +136,7 @@ func (r *reading) search(ctx context.Context, re *regexp.Regexp, until time.Time
 		}
 		window = append([]byte(nil), window[max(0, len(window)-maxSpan):]...)
 		over := rec["ended"] == "1" && r.off >= rec.num("total") || wait == 0 && r.off >= end
-		if over || len(data) == 0 && wait == 0 {
+		if over || len(data) < maxPiece && wait == 0 { // the script gives all there is
 			return nil
 		}
 	}

@@ -133,6 +133,7 @@ marked() {
 slay() {
 	leader='' round=0
 	[ -s "$spool/$1/end" ] || { [ -s "$spool/$1/about" ] && read -r leader <"$spool/$1/about"; }
+	case $leader in '' | 0* | 1 | *[!0-9]*) leader='' ;; esac # the job's user may have written it
 	while [ $round -lt 100 ]; do
 		round=$((round + 1))
 		found=''
