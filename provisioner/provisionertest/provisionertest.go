@@ -64,7 +64,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
 			b := newBackend(t)
-			s := &suite{Backend: b, ctx: ctx, key: randomKey(t)}
+			s := &suite{Backend: b, ctx: ctx, key: RandomKey(t)}
 			s.p = b.Open(t, instance, s.key)
 			t.Cleanup(func() { s.destroyAll(t) })
 			tt.test(t, s)
@@ -82,8 +82,8 @@ func Key(t *testing.T, fill byte) provisioner.Key {
 	return k
 }
 
-// randomKey is that of one run: on a real cluster there may be machines of another.
-func randomKey(t *testing.T) provisioner.Key {
+// RandomKey returns that of one run: on a real cluster there may be machines of another.
+func RandomKey(t *testing.T) provisioner.Key {
 	t.Helper()
 	secret := make([]byte, provisioner.KeySize)
 	_, _ = rand.Read(secret) // never fails (crypto/rand)

@@ -3,6 +3,7 @@ package pvecontract
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -78,11 +79,11 @@ func (c *Cluster) find(t *testing.T, ref provisioner.Ref) pve.VM {
 // Guests runs the contract of guest, on one machine for all of it: a boot may
 // take a minute.
 func (c *Cluster) Guests(t *testing.T) {
-	p := c.Open("guests", provisionertest.Key(t, 2))
+	p := c.Open("guests", provisionertest.RandomKey(t))
 	now := time.Now().Truncate(time.Second)
 	m, err := p.Create(t.Context(), provisioner.Spec{
 		Papers: provisioner.Papers{
-			Instance: "guests", Sandbox: "sb-guest", Owner: "local:1000", Profile: "p", Created: now, End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour),
+			Instance: "guests", Sandbox: "sb-" + strings.ToLower(rand.Text()), Owner: "local:1000", Profile: "p", Created: now, End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour),
 		},
 		Cores: 1, MemoryMB: 1024, Network: c.Network,
 	})

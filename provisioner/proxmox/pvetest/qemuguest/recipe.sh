@@ -12,7 +12,7 @@ out=$1
 mode=root work=$out
 if [ "$(id -u)" != 0 ]; then
 	mode=unshare
-	chmod 777 "$out" # unshare's root is somebody else out here
+	chmod 1777 "$out" # unshare's root is somebody else out here
 elif awk '/^MemAvailable:/ {exit $2 < 4000000}' /proc/meminfo; then
 	# In memory it takes half the time. It ends with the namespace.
 	work=$out/work
