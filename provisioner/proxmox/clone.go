@@ -72,7 +72,7 @@ func (p *Provisioner) cloneTo(ctx context.Context, spec provisioner.Spec, s site
 	switch {
 	case pve.Taken(err, vm.ID):
 		return errRaced
-	case lost(err):
+	case pve.Lost(err):
 		return p.settle(ctx, vm, spec.Papers.Sandbox, err)
 	case err != nil:
 		return &step{"clone", err}

@@ -288,7 +288,7 @@ func (p *Provisioner) start(ctx context.Context, vm pve.VM) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
 	task, err := p.Client.Start(call, vm)
-	if lost(err) { // it may have started all the same
+	if pve.Lost(err) { // it may have started all the same
 		s, serr := p.Client.Status(call, vm)
 		if serr == nil && s.Running() {
 			return nil
@@ -317,11 +317,6 @@ func (p *Provisioner) await(ctx context.Context, task pve.UPID, err error) error
 	_ = p.Client.AbortTask(rest, task)
 	_, _ = p.Client.Wait(rest, task) // what counts is that it has ended
 	return ctx.Err()
-}
-
-// lost says that a call may have taken effect.
-func lost(err error) bool {
-	return errors.Is(err, pve.ConnectionLost) || errors.Is(err, pve.Interrupted)
 }
 
 // clientKey returns the key with which we log in to a sandbox's machine.

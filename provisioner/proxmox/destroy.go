@@ -133,7 +133,7 @@ func (p *Provisioner) stop(ctx context.Context, vm pve.VM) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
 	task, err := p.Client.Stop(call, vm, pve.StopOptions{OverruleShutdown: true})
-	if lost(err) {
+	if pve.Lost(err) {
 		err = nil // the delete will say whether it is off
 	} else if err == nil {
 		_, err = p.Client.Wait(ctx, task)
@@ -157,7 +157,7 @@ func (p *Provisioner) unlessGone(ctx context.Context, vm pve.VM, err error, what
 	if err == nil {
 		return nil
 	}
-	if pve.Gone(err, vm) || errors.Is(err, pve.Permission) || lost(err) {
+	if pve.Gone(err, vm) || errors.Is(err, pve.Permission) || pve.Lost(err) {
 		if m := p.missing(ctx, vm, err); errors.Is(m, provisioner.ErrNotFound) {
 			return m
 		}

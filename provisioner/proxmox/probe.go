@@ -204,7 +204,7 @@ func later(err error) bool {
 			return true
 		}
 	}
-	return lost(err) || errors.Is(err, context.DeadlineExceeded)
+	return pve.Lost(err) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // pause is how long to leave a guest of that age alone. to is how long boots

@@ -15,10 +15,6 @@ import (
 // templateAge is how long what was read of a template is believed.
 const templateAge = time.Minute
 
-// unlinkable are the types of storage that make no linked clones
-// (PVE/Storage/*Plugin.pm, volume_has_feature clone).
-var unlinkable = []string{"lvm", "iscsi", "iscsidirect"}
-
 // knownTemplate is a template as it was read.
 type knownTemplate struct {
 	vm    pve.VM
@@ -124,7 +120,7 @@ func (t knownTemplate) flaws(r root) (all []Flaw) {
 		all = append(all, Flaw{What: "has no cloud-init drive", Run: fmt.Sprintf("pvesh set %s/config --ide2 %s:cloudinit", machine, system[0].storage.Storage)})
 	}
 	for _, d := range system {
-		if !r.full && slices.Contains(unlinkable, d.storage.PluginType) {
+		if !r.full && !pve.Linkable(d.storage.PluginType) {
 			all = append(all, Flaw{
 				What: fmt.Sprintf("has %s on storage %s, whose type %s makes no linked clones", d.option, d.storage.Storage, d.storage.PluginType),
 				Do:   "move the disk to another storage, or make full clones: clone: full in the profile",

@@ -143,3 +143,6 @@ func Held(err error, vmid int) bool { return about(err, LockTimeout, Subject{"vm
 
 // Taken reports whether err says that the VMID is in use.
 func Taken(err error, vmid int) bool { return about(err, Exists, Subject{"vm", fmt.Sprint(vmid)}) }
+
+// Lost reports whether a call that failed with err may have taken effect.
+func Lost(err error) bool { return is(err, ConnectionLost, Interrupted) }

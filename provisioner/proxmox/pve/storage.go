@@ -28,6 +28,12 @@ func (s Storage) Holds(content string) bool {
 	return slices.Contains(strings.Split(s.Content, ","), content)
 }
 
+// Linkable reports whether storage of that type makes linked clones
+// (PVE/Storage/*Plugin.pm, volume_has_feature clone).
+func Linkable(plugin string) bool {
+	return !slices.Contains([]string{"lvm", "iscsi", "iscsidirect"}, plugin)
+}
+
 // Storages lists the storages of a node for which the token has
 // Datastore.Audit or Datastore.AllocateSpace.
 func (c *Client) Storages(ctx context.Context, node string) ([]Storage, error) {

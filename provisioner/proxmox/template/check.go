@@ -76,10 +76,6 @@ func (r *build) check(ctx context.Context) (string, error) {
 		r.version, r.spec.Node, r.disk.Name, r.files.Name, r.isos.Name, r.spec.Bridge), nil
 }
 
-// unlinkable are the types of storage that make no linked clones
-// (PVE/Storage/*Plugin.pm, volume_has_feature clone).
-var unlinkable = []string{"lvm", "iscsi", "iscsidirect"}
-
 // onFiles are the types of storage that keep files, and so may take any content.
 var onFiles = []string{"dir", "nfs", "cifs", "cephfs", "btrfs", "glusterfs"}
 
@@ -90,7 +86,10 @@ func (r *build) chooseStorages(ctx context.Context) error {
 	}
 	all = slices.DeleteFunc(all, func(s pve.Storage) bool { return !bool(s.Active) || !bool(s.Enabled) })
 	slices.SortStableFunc(all, func(a, b pve.Storage) int {
-		return cmp.Or(cmp.Compare(index(unlinkable, a.Type), index(unlinkable, b.Type)), cmp.Compare(b.Avail, a.Avail))
+		if links := pve.Linkable(a.Type); links != pve.Linkable(b.Type) {
+			return map[bool]int{true: -1, false: 1}[links]
+		}
+		return cmp.Compare(b.Avail, a.Avail)
 	})
 	if r.disk, err = r.chooseStorage(all, "images", r.spec.Storage); err != nil {
 		return err
@@ -104,8 +103,6 @@ func (r *build) chooseStorages(ctx context.Context) error {
 	r.spec.Storage, r.spec.ImageStorage = r.disk.Name, r.files.Name
 	return err
 }
-
-func index(list []string, s string) int { return min(1, slices.Index(list, s)+1) }
 
 // chooseStorage returns the one of this name, or the first, that takes content.
 func (r *build) chooseStorage(all []pve.Storage, content, name string) (pve.Storage, error) {

@@ -133,7 +133,7 @@ var errNotOurs = errors.New("it does not say that AgentLab is building it")
 // answer was lost all is looked at anew: its VMID may be another's by then.
 func (r *build) remove(ctx context.Context, vm pve.VM) error {
 	err := r.removeOnce(ctx, vm)
-	for try := 1; lost(err) && try < 3; try++ {
+	for try := 1; pve.Lost(err) && try < 3; try++ {
 		err = r.removeOnce(ctx, vm)
 	}
 	if err != nil && !pve.Gone(err, vm) {

@@ -100,7 +100,7 @@ func (r *build) createAs(ctx context.Context, seed string) error {
 		return err
 	}
 	id, err := r.Client.CreateVM(ctx, r.vm, "", options)
-	if lost(err) { // it may be under way
+	if pve.Lost(err) { // it may be under way
 		return r.adopt(ctx, err)
 	}
 	return r.await(ctx, id, err)
@@ -166,7 +166,7 @@ func (r *build) reach(ctx context.Context, ph phase, more pve.Change) error {
 	}
 	more.Set["description"], more.Digest = text, cfg.Digest()
 	err = r.Client.SetConfig(ctx, r.vm, more)
-	if lost(err) { // then what is there tells
+	if pve.Lost(err) { // then what is there tells
 		if cfg, err = r.Client.Config(ctx, r.vm); err == nil && cfg.Digest() == more.Digest {
 			err = r.Client.SetConfig(ctx, r.vm, more)
 		}
@@ -229,14 +229,14 @@ func (r *build) verify(ctx context.Context) (string, error) {
 func (r *build) try(ctx context.Context) (err error) {
 	_, err = r.Client.Pool(ctx, r.Pool)
 	if errors.Is(err, pve.NotFound) {
-		if err := r.Client.CreatePool(ctx, r.Pool, "AgentLab: to verify a template"); err != nil && !lost(err) {
+		if err := r.Client.CreatePool(ctx, r.Pool, "AgentLab: to verify a template"); err != nil && !pve.Lost(err) {
 			return fmt.Errorf("make pool %s: %w", r.Pool, err)
 		}
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.undoTime())
 			defer cancel()
 			derr := r.Client.DeletePool(ctx, r.Pool)
-			if lost(derr) {
+			if pve.Lost(derr) {
 				derr = r.Client.DeletePool(ctx, r.Pool)
 			}
 			if derr != nil && !errors.Is(derr, pve.NotFound) {

@@ -168,7 +168,7 @@ func (r *build) insist(ctx context.Context, call func(context.Context) (pve.UPID
 	for try := 1; ; try++ {
 		id, err := call(ctx)
 		err = r.await(ctx, id, err)
-		if !lost(err) || try == 3 {
+		if !pve.Lost(err) || try == 3 {
 			return id, err
 		}
 		if done == nil {
@@ -178,11 +178,6 @@ func (r *build) insist(ctx context.Context, call func(context.Context) (pve.UPID
 			return id, derr
 		}
 	}
-}
-
-// lost reports whether a call may have taken effect though it failed.
-func lost(err error) bool {
-	return errors.Is(err, pve.ConnectionLost) || errors.Is(err, pve.Interrupted)
 }
 
 // await waits for a task that was just started. One that is still under way
