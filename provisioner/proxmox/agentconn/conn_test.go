@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -109,4 +112,25 @@ func (m *machine) sh(t testing.TB, c *agentconn.Conn, script string) string {
 		t.Fatalf("%q: exit %+v, stderr %q", script, exit, errOut.String())
 	}
 	return out.String()
+}
+
+// Processes that start at the same time get numbers of their own, and are listed.
+func TestStartsAtOnce(t *testing.T) {
+	m := boot(t, &pvetest.Server{})
+	c := m.conn(t, "")
+	for range 15 {
+		var starts sync.WaitGroup
+		for range 8 {
+			starts.Go(func() {
+				p, _, err := c.Processes().Start(t.Context(), guest.Cmd{Args: []string{"sleep", "0.2"}}, guest.StartOptions{Wait: time.Minute})
+				if err != nil || !regexp.MustCompile(`^p_[0-9]+$`).MatchString(p.ID) {
+					t.Errorf("process %q, %v", p.ID, err)
+				}
+			})
+		}
+		starts.Wait()
+		if _, err := c.Processes().List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

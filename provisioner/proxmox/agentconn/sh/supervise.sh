@@ -27,7 +27,8 @@ enter() {
 		n=1
 		[ -e $spool/next ] && read -r n <$spool/next
 		until mkdir "$spool/p_$n" 2>/dev/null; do n=$((n + 1)); done
-		echo $((n + 1)) >$spool/next
+		# In one piece: others read it at the same time.
+		echo $((n + 1)) >"$spool/next.$$" && mv "$spool/next.$$" $spool/next
 		d=$spool/p_$n
 		ln -s "p_$n" "$spool/$key"
 	fi
