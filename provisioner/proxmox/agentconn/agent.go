@@ -34,7 +34,7 @@ func call[T any](ctx context.Context, c *Conn, f func(context.Context) (T, error
 		v, err := callOnce(ctx, c, f)
 		again := err != nil && try < len(retries) && ctx.Err() == nil && c.ctx.Err() == nil &&
 			slices.ContainsFunc(passing, func(k pve.Kind) bool { return errors.Is(err, k) })
-		if !again || !sleep(ctx, retries[try]) {
+		if !again || !pve.Sleep(ctx, retries[try]) {
 			return v, err
 		}
 	}
@@ -129,7 +129,7 @@ func (p *process) wait(ctx context.Context, until time.Time) (*pve.ExecStatus, e
 		if p.looks > 0 {
 			pause = min(pause, left)
 		}
-		if !sleep(ctx, pause) {
+		if !pve.Sleep(ctx, pause) {
 			p.abandon()
 			return nil, ctx.Err()
 		}
@@ -151,24 +151,10 @@ func (p *process) abandon() {
 	ctx, cancel := context.WithTimeout(p.conn.ctx, time.Minute)
 	go func() {
 		defer cancel()
-		for pause := lastPause; sleep(ctx, pause); pause = min(2*pause, 8*time.Second) {
+		for pause := lastPause; pve.Sleep(ctx, pause); pause = min(2*pause, 8*time.Second) {
 			if s, err := p.look(ctx); err != nil || s != nil {
 				return
 			}
 		}
 	}()
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

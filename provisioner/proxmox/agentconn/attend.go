@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
 // maxQueue is how much input may wait in the guest.
@@ -82,7 +83,7 @@ func (c *Conn) give(ctx context.Context, key string, in guest.Input) bool {
 		if !errors.Is(err, guest.ErrBusy) && !errors.Is(err, guest.ErrNoProcess) {
 			return err == nil
 		}
-		if !sleep(ctx, pause) {
+		if !pve.Sleep(ctx, pause) {
 			return false
 		}
 		pause = min(2*pause, time.Second)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
 // startWait is how long Start waits at least, to learn whether the command began.
@@ -149,7 +150,7 @@ func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Pro
 			if time.Since(until) > p.beginTime {
 				return guest.Process{}, guest.Output{}, unreachable(errors.New("the command does not begin"))
 			}
-			if !sleep(ctx, startWait) {
+			if !pve.Sleep(ctx, startWait) {
 				return guest.Process{}, guest.Output{}, ctx.Err()
 			}
 			continue

@@ -105,7 +105,7 @@ func (r *run) follow(ctx context.Context) (guest.Exit, error) {
 		case errors.Is(err, errGone) && r.gone < 10: // it is just starting
 			r.gone++
 			until = time.Now().Add(lastPause)
-			if r.process == nil && !sleep(ctx, lastPause) {
+			if r.process == nil && !pve.Sleep(ctx, lastPause) {
 				return guest.Exit{}, ctx.Err()
 			}
 		case err != nil:
@@ -218,7 +218,7 @@ func (r *run) take(ctx context.Context, rec record, s *stream, file string, prin
 // beat tells the guest that we are there while a stalled writer keeps us from
 // pulling.
 func (r *run) beat(ctx context.Context) {
-	for sleep(ctx, beatTime) {
+	for pve.Sleep(ctx, beatTime) {
 		if time.Since(time.Unix(0, r.pulled.Load())) > beatTime {
 			_, _ = r.conn.do(ctx, "beat", nil, r.job.key)
 		}

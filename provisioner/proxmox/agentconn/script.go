@@ -45,7 +45,7 @@ func (c *Conn) start(ctx context.Context, name string, input []byte, args ...str
 func (c *Conn) do(ctx context.Context, name string, input []byte, args ...string) ([]byte, error) {
 	for try := 0; ; try++ {
 		out, err := c.doOnce(ctx, name, input, args...)
-		if !errors.Is(err, errLost) || try == len(retries) || !sleep(ctx, retries[try]) {
+		if !errors.Is(err, errLost) || try == len(retries) || !pve.Sleep(ctx, retries[try]) {
 			return out, err
 		}
 	}

@@ -98,7 +98,7 @@ func (c *Client) send(ctx context.Context, e endpoint, r Request, out any) error
 		if err == nil || !e.repeatable(err) {
 			break
 		}
-		if !sleep(ctx, pause) {
+		if !Sleep(ctx, pause) {
 			return err
 		}
 		data, err = c.Transport.Do(ctx, r)
@@ -122,8 +122,11 @@ func decode(r Request, data json.RawMessage, out any) error {
 	return nil
 }
 
-// sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
+// Sleep waits for d and reports whether ctx is still alive.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

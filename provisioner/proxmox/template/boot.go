@@ -37,7 +37,7 @@ func (r *build) boot(ctx context.Context) (string, error) {
 		if ready || err != nil {
 			return strings.Join(append([]string{"qemu-guest-agent"}, r.spec.Packages...), " "), err
 		}
-		if !sleep(ctx, r.pauseTime()) {
+		if !pve.Sleep(ctx, r.pauseTime()) {
 			return "", fmt.Errorf("gave up waiting for the guest agent of machine %s: %w; %s", r.vm, ctx.Err(), r.hint())
 		}
 	}
@@ -90,17 +90,6 @@ func passing(err error) bool {
 	return false
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
 // clean removes from the disk what clones must not share.
 func (r *build) clean(ctx context.Context) (string, error) {
 	if r.phase != draft {
@@ -114,7 +103,7 @@ func (r *build) clean(ctx context.Context) (string, error) {
 		if !again {
 			return "", r.reach(ctx, clean, pve.Change{})
 		}
-		if !sleep(ctx, r.pauseTime()) {
+		if !pve.Sleep(ctx, r.pauseTime()) {
 			return "", ctx.Err()
 		}
 	}
@@ -142,7 +131,7 @@ func (r *build) cleanOnce(ctx context.Context) (again bool, err error) {
 		case err == nil && bool(s.Exited):
 			return false, fmt.Errorf("the guest could not be cleaned (exit code %d, signal %d): %s", s.ExitCode, s.Signal, strings.TrimSpace(string(s.Out)+"\n"+string(s.Err)))
 		}
-		if !sleep(ctx, r.pauseTime()) {
+		if !pve.Sleep(ctx, r.pauseTime()) {
 			return false, ctx.Err()
 		}
 	}
