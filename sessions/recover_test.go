@@ -66,9 +66,11 @@ func TestIntentOutlivesACrash(t *testing.T) {
 
 // Nothing is made for a sandbox that has ended, or whose intent can't be recorded.
 func TestNoIntentNoMachine(t *testing.T) {
-	inLab(t, func(t *testing.T, l *lab) {
-		l.world.intent = "vm-1"
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{intent: "vm-1"}, filepath.Join(t.TempDir(), "db"))
 		l.Store = &forgetful{l.Store}
+		l.run()
+		defer l.stop()
 		if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Second}); err == nil {
 			t.Error("created")
 		}
