@@ -32,7 +32,10 @@ func peer(c *net.UnixConn) (uid, pid int, err error) {
 }
 
 func withLocalPrincipal(ctx context.Context, uid int) context.Context {
-	return sessions.WithPrincipal(ctx, sessions.Principal{Name: "local:" + strconv.Itoa(uid)})
+	return sessions.WithPrincipal(ctx, sessions.Principal{
+		Name:   "local:" + strconv.Itoa(uid),
+		Scopes: []sessions.Scope{sessions.ScopeRead, sessions.ScopeWrite},
+	})
 }
 
 // hungUp waits until the other end has closed both directions, and returns nil;

@@ -4,7 +4,6 @@
 package sessions
 
 import (
-	"context"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -36,24 +35,6 @@ type Sandbox struct {
 // Ref names the sandbox's machine to its backend.
 func (s Sandbox) Ref() provisioner.Ref {
 	return provisioner.Ref{Sandbox: s.ID, Handle: s.Handle}
-}
-
-// Principal is who asks.
-type Principal struct {
-	Name string // "local:1000", "token:ci"
-}
-
-type principalKey struct{}
-
-// WithPrincipal returns a context that says who asks.
-func WithPrincipal(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, principalKey{}, p)
-}
-
-// PrincipalFrom returns who asks, and false if the context does not say.
-func PrincipalFrom(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(principalKey{}).(Principal)
-	return p, ok && p.Name != ""
 }
 
 // over says that the sandbox has ended or is past its end, and so is of no

@@ -1,0 +1,46 @@
+package sessions
+
+import (
+	"context"
+	"slices"
+)
+
+// Scope is a kind of thing that a principal may do.
+type Scope string
+
+// The scopes. ScopeWrite includes ScopeRead, and ScopeAdmin both.
+const (
+	ScopeRead  Scope = "sandbox:read"  // look at what is there
+	ScopeWrite Scope = "sandbox:write" // make, use, change and destroy sandboxes
+	ScopeAdmin Scope = "admin"         // what is the operator's, not an agent's
+)
+
+// Principal is who asks.
+type Principal struct {
+	Name   string  // "local:1000", "token:ci"
+	Scopes []Scope // what it may do; none is nothing
+}
+
+// May says whether the principal has a scope, by itself or in a wider one.
+func (p Principal) May(s Scope) bool {
+	switch s {
+	case ScopeRead:
+		return slices.Contains(p.Scopes, ScopeRead) || p.May(ScopeWrite)
+	case ScopeWrite:
+		return slices.Contains(p.Scopes, ScopeWrite) || p.May(ScopeAdmin)
+	}
+	return s != "" && slices.Contains(p.Scopes, s)
+}
+
+type principalKey struct{}
+
+// WithPrincipal returns a context that says who asks.
+func WithPrincipal(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// PrincipalFrom returns who asks, and false if the context does not say.
+func PrincipalFrom(ctx context.Context) (Principal, bool) {
+	p, ok := ctx.Value(principalKey{}).(Principal)
+	return p, ok && p.Name != ""
+}
