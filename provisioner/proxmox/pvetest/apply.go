@@ -28,12 +28,27 @@ func (c *call) applyChange(vm *VM, ch *change) error {
 			return err
 		}
 	}
+	var unplugged error
 	for _, k := range slices.Sorted(maps.Keys(ch.set)) {
+		if bridge := c.missingBridge(k, ch.set[k]); vm.Running && bridge != "" {
+			// What can't be plugged in is refused, and yet waits for the restart (measured).
+			vm.Pending[k] = withMAC(ch.set[k])
+			unplugged = badParam(k, "hotplug problem - interface %s does not exist\n", bridge)
+			continue
+		}
 		if err := c.setOption(vm, k, ch.set[k]); err != nil {
 			return err
 		}
 	}
-	return nil
+	return unplugged
+}
+
+// missingBridge is what a network card is to be on and the node has not.
+func (c *call) missingBridge(key, v string) string {
+	if props, _ := splitProperties(v, "model"); netKey.MatchString(key) && props.has("bridge") && !slices.Contains(c.node.Bridges, props.str("bridge")) {
+		return props.str("bridge")
+	}
+	return ""
 }
 
 func (c *call) deleteOption(vm *VM, key string) error {

@@ -177,6 +177,7 @@ func (cl *cloneJob) copy(j *job) error {
 		Config: map[string]string{"lock": "clone", "description": " qmclone temporary file"},
 	}
 	cl.s.c.VMs[cl.newid] = vm
+	cl.s.c.cloneFirewall(cl.src.ID, cl.newid)
 	if cl.s.release() >= 900 {
 		j.printf("creating a clone of VM %d with ID %d", cl.src.ID, cl.newid)
 	}
@@ -328,6 +329,7 @@ func (cl *cloneJob) transfer(j *job, key, volume, base, file string, vmid int, s
 // undo removes what a clone that failed has made.
 func (cl *cloneJob) undo() {
 	cl.s.c.removeVolumes(cl.newid)
+	delete(cl.s.c.Firewall, strconv.Itoa(cl.newid))
 	delete(cl.s.c.VMs, cl.newid)
 }
 

@@ -21,7 +21,8 @@ type Cluster struct {
 	ACL      []ACL
 	Options  map[string]string // of the data center
 	Volumes  map[string]*Volume
-	NoQuorum bool // pmxcfs is read-only
+	Firewall map[string]string // its files, as text, by name: cluster, host/NODE, or a VMID
+	NoQuorum bool              // pmxcfs is read-only
 	tasks    []*Task
 	byUPID   map[string]*Task
 	tickets  map[string]string // user by ticket
@@ -138,7 +139,7 @@ func newCluster(release int) *Cluster {
 	c := &Cluster{
 		Pools: map[string]*Pool{}, VMs: map[int]*VM{}, Volumes: map[string]*Volume{},
 		Users:  map[string]*User{"root@pam": {Password: "pvetest123"}},
-		Tokens: map[string]*Token{}, Roles: builtinRoles(release), Options: map[string]string{},
+		Tokens: map[string]*Token{}, Roles: builtinRoles(release), Options: map[string]string{}, Firewall: map[string]string{},
 		byUPID: map[string]*Task{}, tickets: map[string]string{}, locks: map[int]*flock{}, options: vmOptionTable(), sums: map[string]string{}, release: release,
 	}
 	c.AddNode("pve")

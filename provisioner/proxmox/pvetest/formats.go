@@ -27,6 +27,7 @@ var textFormats = map[string]textFormat{
 	"bridge":      text(`[-_.\w]+`, "value does not look like a valid bridge ID"),
 	"mac":         text(`(?i:[a-f0-9][02468ace](:[a-f0-9]{2}){5})`, "value does not look like a valid unicast MAC address"),
 	"volume":      text(`[A-Za-z][A-Za-z0-9\-_.]*[A-Za-z0-9]:.+`, "unable to parse volume ID '%s'"),
+	"iface":       text(`(?i:[a-z][a-z0-9_]{1,20})([:.]\d+)?`, "invalid network interface name '%s'"),
 	"digest":      text(`.{0,40}`, "value is no digest"),
 }
 
@@ -88,6 +89,9 @@ func checkFormat(format, name, v string) string {
 	}
 	if f, ok := propertyFormats[format]; ok {
 		return checkProperties(name, v, f.defaultKey, f.props)
+	}
+	if wrong, ok := fwFormats[format]; ok {
+		return wrong(v)
 	}
 	switch format {
 	case "urlencoded":

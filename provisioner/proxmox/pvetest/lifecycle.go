@@ -65,6 +65,7 @@ func (c *call) destroy(j *job) error {
 		c.s.c.removeVolumes(vm.ID)
 	}
 	delete(c.s.c.VMs, vm.ID)
+	delete(c.s.c.Firewall, strconv.Itoa(vm.ID))
 	if pool := c.s.c.Pools[c.s.c.poolOf(vm.ID)]; pool != nil {
 		delete(pool.VMs, vm.ID)
 	}

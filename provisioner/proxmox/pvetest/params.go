@@ -14,7 +14,7 @@ import (
 //
 //	name=type[:argument][,rule...]   name!=...   is required
 //
-// A type is bool, int, num, array, enum:a/b/c, re:PATTERN, string, or a format
+// A type is bool, int, num, array, enum:a/b/c, re:PATTERN, word, string, or a format
 // of checkFormat. Rules are min=, max=, len= (the longest
 // string), least= (the shortest), and needs= (another parameter).
 type param struct {
@@ -67,6 +67,8 @@ func parseParam(def string) *param {
 	case "enum":
 		p.enum = strings.Split(arg, "/")
 	case "string":
+	case "word":
+		p.pattern = fwWord
 	case "vmid":
 		p.kind, p.format, p.min, p.max = "integer", "vmid", 100, 999999999
 	default:

@@ -201,6 +201,7 @@ func (r *replay) play(e recorded) string {
 	}
 	if !cutOff(e.Body) {
 		diffs = append(diffs, compare("", e.Body, body)...)
+		diffs = append(diffs, digestDiff(e.Request.Path, e.Body, body)...)
 	}
 	return strings.Join(diffs, "\n")
 }

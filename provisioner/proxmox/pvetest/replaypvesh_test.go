@@ -17,6 +17,12 @@ func (r *replay) commandDiff(e recorded) string {
 	if argv[0] == "env" {
 		argv, env = argv[2:], argv[1:2]
 	}
+	var file string
+	var ok bool
+	r.srv.Edit(func(c *Cluster) { file, ok = firewallFiles(c, argv) })
+	if ok {
+		return filesDiff(e.Stdout, file)
+	}
 	if argv[0] != "pvesh" {
 		return "no pvesh: " + argv[0]
 	}

@@ -16,6 +16,7 @@ type route struct {
 	perm9        string // instead of perm since 9.0, if not empty
 	params       string // what parseParams reads, beside those of the path
 	params9      string // in addition since 9.0
+	anywhere     bool   // done where it was asked for, whatever node the path names
 	daemon       bool   // needs root: one of the node's three pvedaemon workers does it
 	call         func(*call) (any, error)
 
@@ -42,7 +43,7 @@ type call struct {
 func routes(release int) []*route {
 	var all []*route
 	for _, list := range [][]*route{
-		clusterRoutes(), accessRoutes(), poolRoutes(), taskRoutes(), storageRoutes(), vmRoutes(), diskRoutes(), snapshotRoutes(), agentRoutes(),
+		clusterRoutes(), accessRoutes(), poolRoutes(), taskRoutes(), storageRoutes(), vmRoutes(), diskRoutes(), snapshotRoutes(), agentRoutes(), firewallRoutes(),
 	} {
 		all = append(all, list...)
 	}
@@ -72,8 +73,8 @@ func pathParam(seg string) (string, bool) {
 	return "", false
 }
 
-// match finds the route and takes the parameters out of the path. A volume
-// takes all the rest of the path, since its name has a slash.
+// match finds the route and takes the parameters out of the path. A volume and
+// a network take all the rest of the path, since they have a slash.
 func (s *Server) match(c *call) bool {
 	s.mu.Lock()
 	if s.c.table == nil {
@@ -106,7 +107,7 @@ func matchSegs(want, got []string) (map[string]string, bool) {
 		}
 		name, isVar := pathParam(w)
 		switch {
-		case isVar && name == "volume":
+		case isVar && (name == "volume" || name == "cidr"):
 			vars[name] = strings.Join(got[i:], "/")
 			return vars, true
 		case isVar:
@@ -154,7 +155,7 @@ func (s *Server) call(c *call) (any, *apiError) {
 // place finds the node that is to do the call.
 func (c *call) place() error {
 	name, ok := c.p["node"].(string)
-	if !ok || name == "localhost" {
+	if !ok || name == "localhost" || c.route.anywhere {
 		name = c.entry
 	}
 	c.node = c.s.c.node(name)
