@@ -14,6 +14,7 @@ func accessRoutes() []*route {
 	return []*route{
 		{method: "POST", path: "/access/ticket", call: login, daemon: true,
 			params: "username!=string,len=64 password! realm=string,len=32 new-format=bool otp path=string,len=64,needs=privs privs=priv-list,len=64,needs=path tfa-challenge"},
+		{method: "GET", path: "/access/ticket", call: func(*call) (any, error) { return nil, nil }}, // for login pages
 		{method: "GET", path: "/access/users", call: listUsers, daemon: true, params: "enabled=bool full=bool"},
 		{method: "POST", path: "/access/users", call: addUser, daemon: true, perm: "/access/groups User.Modify",
 			params: "userid!=userid,len=64 comment=string,len=2048 email=email-opt,len=254 enable=bool expire=int,min=0 firstname=string,len=1024" +

@@ -141,7 +141,11 @@ func (c *call) storedTags(v string) []string {
 	if style.str("ordering") != "config" {
 		tags = slices.Sorted(slices.Values(tags))
 	}
-	return slices.Compact(tags)
+	seen := map[string]bool{}
+	return slices.DeleteFunc(tags, func(t string) bool {
+		defer func() { seen[t] = true }()
+		return seen[t]
+	})
 }
 
 // withMAC gives a network card a fresh address if the value has none: also

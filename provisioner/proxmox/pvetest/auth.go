@@ -67,7 +67,7 @@ func (s *Server) byTicket(r *http.Request, ticket string) (identity, *apiError) 
 	}
 	user, ok := s.c.tickets[ticket]
 	if !ok {
-		return identity{}, unauthorized("permission denied - invalid PVE ticket")
+		return identity{}, unauthorized("Authentication failed!")
 	}
 	if r.Method != http.MethodGet && r.Header.Get("CSRFPreventionToken") != csrfToken(ticket) {
 		return identity{}, unauthorized("Permission denied - invalid csrf token")

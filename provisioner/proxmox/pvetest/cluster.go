@@ -26,6 +26,7 @@ type Cluster struct {
 	tasks    []*Task
 	byUPID   map[string]*Task
 	tickets  map[string]string // user by ticket
+	consoles map[string]int    // VMID by ticket
 	locks    map[int]*flock
 	release  int
 	table    []*route
@@ -72,8 +73,9 @@ type Volume struct {
 
 // Pool groups VMs for permissions.
 type Pool struct {
-	Comment string
-	VMs     map[int]bool
+	Comment  string
+	VMs      map[int]bool
+	Storages map[string]bool
 }
 
 // VM is a virtual machine.
@@ -140,7 +142,7 @@ func newCluster(release int) *Cluster {
 		Pools: map[string]*Pool{}, VMs: map[int]*VM{}, Volumes: map[string]*Volume{},
 		Users:  map[string]*User{"root@pam": {Password: "pvetest123"}},
 		Tokens: map[string]*Token{}, Roles: builtinRoles(release), Options: map[string]string{}, Firewall: map[string]string{},
-		byUPID: map[string]*Task{}, tickets: map[string]string{}, locks: map[int]*flock{}, options: vmOptionTable(), sums: map[string]string{}, release: release,
+		byUPID: map[string]*Task{}, tickets: map[string]string{}, consoles: map[string]int{}, locks: map[int]*flock{}, options: vmOptionTable(), sums: map[string]string{}, release: release,
 	}
 	c.AddNode("pve")
 	c.Storages = []*Storage{{

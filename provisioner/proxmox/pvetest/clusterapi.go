@@ -295,14 +295,31 @@ func (c *call) vmResources() []map[string]any {
 	return out
 }
 
-// allowedTags are those in use on VMs the caller sees, and the registered ones.
+// allowedTags are what the caller may set: those of the list, those in use on
+// VMs that he sees, and the registered ones for who may change the options of
+// the data center, as the mode has it (pve-guest-common get_allowed_tags).
 func (c *call) allowedTags() []string {
 	tags := map[string]bool{}
+	access, _ := splitProperties(c.s.c.Options["user-tag-access"], "")
+	mode, admin := access.str("user-allow"), c.allowed("/", "Sys.Modify")
+	if mode != "none" || admin {
+		for _, t := range splitList(access.str("user-allow-list")) {
+			tags[t] = true
+		}
+	}
 	for id, vm := range c.s.c.VMs {
+		if mode != "" && mode != "free" && mode != "existing" && !admin {
+			break
+		}
 		if vm.Config["tags"] != "" && c.allowed("/vms/"+strconv.Itoa(id), "VM.Audit") {
 			for _, t := range splitList(vm.Config["tags"]) {
 				tags[t] = true
 			}
+		}
+	}
+	for _, t := range splitList(c.s.c.Options["registered-tags"]) {
+		if tags[t] = true; !admin {
+			delete(tags, t)
 		}
 	}
 	return append([]string{}, slices.Sorted(maps.Keys(tags))...)

@@ -23,7 +23,7 @@ var textFormats = map[string]textFormat{
 	"userid":      text(user, "value does not look like a valid user name"),
 	"tokenid":     text(user+`![A-Za-z][A-Za-z0-9.\-_]+`, "value does not look like a valid token ID"),
 	"tag":         text(`(?i:[a-z0-9_][a-z0-9_\-+.]*)`, "invalid characters in tag"),
-	"task-status": text(`ok|error|warning|unknown`, "value does not look like a valid task status"),
+	"task-status": text(`ok|error|warning|unknown`, "invalid status '%s'"),
 	"bridge":      text(`[-_.\w]+`, "value does not look like a valid bridge ID"),
 	"mac":         text(`(?i:[a-f0-9][02468ace](:[a-f0-9]{2}){5})`, "value does not look like a valid unicast MAC address"),
 	"volume":      text(`[A-Za-z][A-Za-z0-9\-_.]*[A-Za-z0-9]:.+`, "unable to parse volume ID '%s'"),

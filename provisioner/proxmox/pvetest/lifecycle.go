@@ -162,7 +162,10 @@ func (c *call) create(j *job, vm *VM, ch *change) error {
 	}
 	delete(vm.Config, "lock")
 	if vm.Config["boot"] == "" {
-		vm.Config["boot"] = "order=" + strings.Join(vm.bootable(), ";")
+		vm.Config["boot"] = " "
+		if order := vm.bootable(); len(order) > 0 {
+			vm.Config["boot"] = "order=" + strings.Join(order, ";")
+		}
 	}
 	for k, v := range map[string]string{"smbios1": "uuid=" + newUUID(), "vmgenid": newUUID(), "meta": fmt.Sprintf("creation-qemu=9.2.0,ctime=%d", time.Now().Unix())} {
 		if vm.Config[k] == "" {

@@ -173,6 +173,9 @@ func (c *call) permitted(rule string) error {
 	}
 	path, privs, _ := strings.Cut(rule, " ")
 	path = c.fill(path)
+	if pool, ok := strings.CutPrefix(path, "/pool/"); ok && checkFormat("poolid", "", pool) != "" {
+		return denied(", " + privs) // a path that is none has no rights, and no name (measured)
+	}
 	if c.allowed(path, strings.Split(privs, "|")...) {
 		return nil
 	}

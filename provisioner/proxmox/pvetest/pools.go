@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 func poolRoutes() []*route {
@@ -60,6 +61,14 @@ func getPool(c *call) (any, error) {
 		delete(e, "tags")
 		members = append(members, e)
 	}
+	for _, e := range c.storageResources() {
+		if pool.Storages[e["storage"].(string)] {
+			members = append(members, e)
+		}
+	}
+	if typ := c.p.str("type"); typ != "" {
+		members = slices.DeleteFunc(members, func(e map[string]any) bool { return e["type"] != typ })
+	}
 	out := map[string]any{"poolid": id, "members": members}
 	if pool.Comment != "" {
 		out["comment"] = pool.Comment
@@ -71,6 +80,9 @@ func addPool(c *call) (any, error) {
 	id := c.p.str("poolid")
 	if c.s.c.Pools[id] != nil {
 		return nil, die("create pool failed: pool '%s' already exists", id)
+	}
+	if i := strings.LastIndex(id, "/"); i >= 0 && c.s.c.Pools[id[:i]] == nil {
+		return nil, die("create pool failed: parent '%s' of pool '%s' does not exist", id[:i], id)
 	}
 	c.s.c.Pools[id] = &Pool{Comment: c.p.str("comment"), VMs: map[int]bool{}}
 	return nil, nil
@@ -103,10 +115,34 @@ func editPool(c *call) (any, error) {
 		}
 		pool.VMs[vmid] = true
 	}
+	if err := c.editPoolStorages(pool); err != nil {
+		return nil, err
+	}
 	if c.p.has("comment") {
 		pool.Comment = c.p.str("comment")
 	}
 	return nil, nil
+}
+
+func (c *call) editPoolStorages(pool *Pool) error {
+	for _, id := range c.p.list("storage") {
+		if err := c.check("/storage/"+id, "Datastore.Allocate"); err != nil {
+			return die("update pools failed: %v", err)
+		}
+		switch {
+		case c.p.flag("delete") && !pool.Storages[id]:
+			return die("update pools failed: Storage '%s' is not a pool member", id)
+		case c.p.flag("delete"):
+			delete(pool.Storages, id)
+			continue
+		case pool.Storages[id]:
+			return die("update pools failed: Storage '%s' is already a pool member", id)
+		case pool.Storages == nil:
+			pool.Storages = map[string]bool{}
+		}
+		pool.Storages[id] = true
+	}
+	return nil
 }
 
 func deletePool(c *call) (any, error) {
@@ -115,8 +151,16 @@ func deletePool(c *call) (any, error) {
 	if pool == nil {
 		return nil, die("delete pool failed: pool '%s' does not exist", id)
 	}
+	for _, child := range slices.Sorted(maps.Keys(c.s.c.Pools)) {
+		if strings.HasPrefix(child, id+"/") {
+			return nil, die("delete pool failed: pool '%s' is not empty (contains pool '%s')", id, child)
+		}
+	}
 	for _, vmid := range slices.Sorted(maps.Keys(pool.VMs)) {
 		return nil, die("delete pool failed: pool '%s' is not empty (contains VM %d)", id, vmid)
+	}
+	for _, store := range slices.Sorted(maps.Keys(pool.Storages)) {
+		return nil, die("delete pool failed: pool '%s' is not empty (contains storage '%s')", id, store)
 	}
 	delete(c.s.c.Pools, id)
 	return nil, nil

@@ -115,8 +115,11 @@ func stopVM(c *call) (any, error) {
 		}
 		return j.locked(id, func() error {
 			vm, err := c.vm()
-			if err != nil || !vm.Running {
-				return err
+			if err != nil {
+				return die("unable to find configuration file for VM %d on node '%s'", id, c.node.Name)
+			}
+			if !vm.Running {
+				return nil
 			}
 			if l := vm.Config["lock"]; l != "" && !c.p.flag("skiplock") {
 				return vm.checkLock()
@@ -306,6 +309,12 @@ func suspendVM(c *call) (any, error) {
 // hibernate stops the VM with its memory saved; start resumes it (derived:
 // QemuServer.pm vm_suspend).
 func (c *call) hibernate(j *job, vm *VM) error {
+	if err := vm.checkLock(); err != nil {
+		return err
+	}
+	if st := c.p.str("statestorage"); st != "" && c.s.c.storage(st) == nil {
+		return die("storage '%s' does not exist", st)
+	}
 	vm.Config["lock"] = "suspending"
 	if err := j.spend(); err != nil {
 		return err

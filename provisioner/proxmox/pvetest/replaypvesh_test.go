@@ -132,6 +132,18 @@ var tooLarge = map[string]func() url.Values{
 		v.Set("encode", "0")
 		return v
 	},
+	"500 tags": func() url.Values {
+		var tags []string
+		for i := range 500 {
+			tags = append(tags, fmt.Sprint("t", i))
+		}
+		return url.Values{"tags": {strings.Join(tags, ";")}}
+	},
+	"description: 8192 ASCII":                                                     func() url.Values { return url.Values{"description": {strings.Repeat("x", 8192)}} },
+	"description: 8193 ASCII":                                                     func() url.Values { return url.Values{"description": {strings.Repeat("x", 8193)}} },
+	"description: 8192 umlauts (16 KiB UTF-8)":                                    func() url.Values { return url.Values{"description": {strings.Repeat("ä", 8192)}} },
+	"description: 4096 umlauts":                                                   func() url.Values { return url.Values{"description": {strings.Repeat("ä", 4096)}} },
+	"description: one long line with percent":                                     func() url.Values { return url.Values{"description": {strings.Repeat("%", 4000)}} },
 	"file-write 60 KiB content where every byte is escaped (%0A): form is 184 KB": func() url.Values { return file(strings.Repeat("\n", 61440)) },
 }
 
