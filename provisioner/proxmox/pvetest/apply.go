@@ -45,8 +45,9 @@ func (c *call) applyChange(vm *VM, ch *change) error {
 
 // missingBridge is what a network card is to be on and the node has not.
 func (c *call) missingBridge(key, v string) string {
-	if props, _ := splitProperties(v, "model"); netKey.MatchString(key) && props.has("bridge") && !slices.Contains(c.node.Bridges, props.str("bridge")) {
-		return props.str("bridge")
+	props, _ := splitProperties(v, "model")
+	if b := props.str("bridge"); netKey.MatchString(key) && b != "" && !c.node.hasBridge(b) {
+		return b
 	}
 	return ""
 }

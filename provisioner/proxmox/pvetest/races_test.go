@@ -325,3 +325,42 @@ func TestPveshMain(t *testing.T) {
 		t.Errorf("the clone of a killed pvesh ended %q", task.exit)
 	}
 }
+
+// TestADigestIsGoodForOneChange: of changes at once with one digest one is
+// made; without a digest all are (measured).
+func TestADigestIsGoodForOneChange(t *testing.T) {
+	cl := newClient(t, &Server{}, func(c *Cluster) { c.AddVM("pve", 100, "web") })
+	const path = "/nodes/pve/qemu/100/config"
+	_, _, data := cl.call("GET", path, nil)
+	change := func(n int, form func(i int) url.Values) map[string]int {
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		ends := map[string]int{}
+		for i := range n {
+			wg.Go(func() {
+				_, reason, _ := cl.call("PUT", path, form(i))
+				mu.Lock()
+				defer mu.Unlock()
+				ends[reason]++
+			})
+		}
+		wg.Wait()
+		return ends
+	}
+	digest := fmt.Sprint(data.(map[string]any)["digest"])
+	ends := change(4, func(i int) url.Values { return url.Values{"description": {fmt.Sprint("race ", i)}, "digest": {digest}} })
+	if ends["OK"] != 1 || ends["checksum mismatch (file change by other user?)"] != 3 {
+		t.Errorf("with one digest: %v", ends)
+	}
+	keys := []string{"cores", "sockets", "onboot", "balloon"}
+	if ends := change(4, func(i int) url.Values { return url.Values{keys[i]: {"1"}} }); ends["OK"] != 4 {
+		t.Errorf("without one: %v", ends)
+	}
+	cl.srv.Edit(func(c *Cluster) {
+		for _, k := range keys {
+			if c.VMs[100].Config[k] != "1" {
+				t.Errorf("%s is %q", k, c.VMs[100].Config[k])
+			}
+		}
+	})
+}
