@@ -1,7 +1,6 @@
 package pvetest
 
 import (
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -40,6 +39,7 @@ func (c *call) applyChange(vm *VM, ch *change) error {
 			return err
 		}
 	}
+	vm.forgetUsed()
 	return unplugged
 }
 
@@ -59,42 +59,23 @@ func (c *call) deleteOption(vm *VM, key string) error {
 	case !ok:
 		return nil
 	case strings.HasPrefix(key, "unused"):
-		c.s.c.freeVolume(v)
+		if vm.Config["protection"] == "1" {
+			return die("can't remove unused disk '%s' - protection mode enabled", v)
+		}
+		if err := c.deallocate(vm, key, v); err != nil {
+			return err
+		}
 	case driveKey.MatchString(key):
 		if vm.Config["protection"] == "1" {
 			return die("can't remove drive '%s' - protection mode enabled", key)
 		}
-		c.detach(vm, key, c.p.flag("force"))
-		return nil
+		return c.detach(vm, key, c.p.flag("force"))
 	case vm.Running && !hotplugged(key):
 		vm.Deleted[key] = true
 		return nil
 	}
 	delete(vm.Config, key)
 	return nil
-}
-
-// detach takes a disk off; its volume becomes unusedN if the VM owns it.
-func (c *call) detach(vm *VM, key string, destroy bool) {
-	d := parseDrive(key, vm.Config[key])
-	delete(vm.Config, key)
-	vol := c.s.c.Volumes[d.file]
-	switch {
-	case vol == nil || vol.VMID != vm.ID:
-	case destroy || d.cloudinit():
-		c.s.c.freeVolume(d.file)
-	default:
-		vm.addUnused(d.file)
-	}
-}
-
-func (vm *VM) addUnused(volume string) {
-	for i := range 256 {
-		if k := "unused" + strconv.Itoa(i); vm.Config[k] == "" {
-			vm.Config[k] = volume
-			return
-		}
-	}
 }
 
 func (c *call) setOption(vm *VM, key, v string) error {
@@ -167,107 +148,6 @@ func withMAC(v string) string {
 	}
 	return out.String()
 }
-
-var allocateText = regexp.MustCompile(`^\d+(\.\d+)?$`)
-
-// allocates says whether STORAGE:rest asks for a new volume of so many GiB.
-func allocates(rest string) bool { return allocateText.MatchString(rest) }
-
-// setDrive attaches a volume, or makes one: STORAGE:GiB, STORAGE:cloudinit,
-// STORAGE:0,import-from=VOLUME.
-func (c *call) setDrive(vm *VM, key, v string) error {
-	d := parseDrive(key, v)
-	store, rest := cutVolume(d.file)
-	if old := vm.Config[key]; old != "" && parseDrive(key, old).file != d.file {
-		c.detach(vm, key, false)
-	}
-	switch {
-	case rest == "cloudinit":
-		id, err := c.allocate(store, vm, "cloudinit", 4<<20, "qcow2")
-		if err != nil {
-			return err
-		}
-		d.file = id
-		d.set("media", "cdrom")
-	case allocates(rest):
-		if err := c.newDisk(vm, store, rest, &d); err != nil {
-			return err
-		}
-	default:
-		if vol := c.s.c.Volumes[d.file]; vol != nil {
-			d.set("size", sizeText(vol.Size))
-		} else if d.file != "none" && d.file != "cdrom" {
-			return die("volume '%s' does not exist", d.file)
-		}
-		maps.DeleteFunc(vm.Config, func(k, val string) bool { return strings.HasPrefix(k, "unused") && val == d.file })
-	}
-	vm.Config[key] = d.String()
-	return nil
-}
-
-func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
-	size, format, stock := parseSize(gib+"G"), d.props.str("format"), false
-	if from := d.props.str("import-from"); from != "" {
-		src := c.s.c.Volumes[from]
-		if src == nil {
-			return die("unable to create VM %d - failed to stat '%s'", vm.ID, volumePath(from))
-		}
-		size, stock = src.Size, src.Stock
-		if format == "" {
-			format = src.Format
-		}
-	}
-	if format == "" {
-		format = "raw"
-	}
-	id, err := c.allocate(store, vm, "", size, format)
-	if err != nil {
-		return err
-	}
-	d.file = id
-	c.s.c.Volumes[id].Stock = stock
-	delete(d.props, "import-from")
-	delete(d.props, "format")
-	d.set("size", sizeText(size))
-	return nil
-}
-
-// allocate makes a volume vm-ID-disk-N, or vm-ID-kind.
-func (c *call) allocate(store string, vm *VM, kind string, size int64, format string) (string, error) {
-	st := c.s.c.storage(store)
-	if st == nil {
-		return "", die("storage '%s' does not exist", store)
-	}
-	if st.Full {
-		return "", die("unable to create image: qemu-img: /var/lib/vz/images/%d/vm-%d-disk-0.%s: No space left on device", vm.ID, vm.ID, format)
-	}
-	name := kind
-	for i := 0; kind == "" && (name == "" || c.s.c.taken(vm.ID, name)); i++ {
-		name = "disk-" + strconv.Itoa(i)
-	}
-	owner := "vm"
-	if vm.template() && kind == "" { // it is made a base at once (measured)
-		owner = "base"
-	}
-	id := fmt.Sprintf("%s:%d/%s-%d-%s.%s", store, vm.ID, owner, vm.ID, name, format)
-	c.s.c.addVolume(id, vm.Node, vm.ID, size, "")
-	return id, nil
-}
-
-// taken says whether a VM has a volume of that name, whatever its format or
-// its base.
-func (c *Cluster) taken(vmid int, name string) bool {
-	for id := range c.Volumes {
-		for _, kind := range []string{"vm", "base"} {
-			if strings.Contains(id, fmt.Sprintf(":%d/%s-%d-%s.", vmid, kind, vmid, name)) || strings.Contains(id, fmt.Sprintf("/%d/%s-%d-%s.", vmid, kind, vmid, name)) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (c *Cluster) freeVolume(id string) { delete(c.Volumes, id) }
 
 // applyPending is what a restart does.
 func (vm *VM) applyPending() {

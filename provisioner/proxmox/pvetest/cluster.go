@@ -27,6 +27,7 @@ type Cluster struct {
 	byUPID   map[string]*Task
 	tickets  map[string]string // user by ticket
 	consoles map[string]int    // VMID by ticket
+	backups  []*backupJob
 	locks    map[int]*flock
 	release  int
 	table    []*route
@@ -41,6 +42,7 @@ type Node struct {
 	Memory  int64 // bytes
 	Bridges []string
 	Down    bool // it does not answer; the others see it offline
+	NoKVM   bool // it cannot virtualise: only VMs with kvm=0 start
 	workers [workersPerNode]*worker
 }
 

@@ -14,7 +14,7 @@ import (
 // is compared.
 var volatile = regexp.MustCompile(`^(cpu|mem|disk|maxdisk|netin|netout|diskread|diskwrite|uptime|pid|pstart|starttime|endtime|upid|digest|ctime|used|avail|total|used_fraction|` +
 	`smbios1|vmgenid|meta|snaptime|ssl_fingerprint|loadavg|cpuinfo|kversion|current-kernel|memory|rootfs|statistics|hardware-address|ticket|CSRFPreventionToken|cap|value|` +
-	`boot-info|swap|ksm|repoid|nics|maxmem|supported_commands|saved|mhz|size|ip-address|prefix)$`)
+	`boot-info|swap|ksm|repoid|nics|maxmem|supported_commands|saved|mhz|size|ip-address|prefix|next-run)$`)
 
 // masks replace what differs with every run within texts.
 var masks = []struct {

@@ -93,6 +93,9 @@ func (c *call) updateConfig(async bool) (any, error) {
 	if err := c.changePermitted(old, change); err != nil {
 		return nil, err
 	}
+	if err := c.drivesAccessible(c.vmid(), change); err != nil {
+		return nil, err
+	}
 	free, err := c.s.lockVM(c.ctx(), c.say, c.vmid(), false, lockWait)
 	if err != nil {
 		return nil, err
@@ -178,38 +181,11 @@ func (c *call) readChange() (*change, error) {
 		return nil, die("SSH public key validation error")
 	}
 	for _, k := range slices.Sorted(maps.Keys(ch.set)) {
-		if err := c.importable(k, ch.set[k]); err != nil {
+		if err := c.checkDrive(k, ch.set[k]); err != nil {
 			return nil, err
 		}
 	}
 	return ch, nil
-}
-
-// importable checks what a disk is to be imported from; that it is there is
-// found only when that is done.
-func (c *call) importable(key, v string) error {
-	if !driveKey.MatchString(key) {
-		return nil
-	}
-	d := parseDrive(key, v)
-	from := d.props.str("import-from")
-	_, rest := cutVolume(d.file)
-	src := c.s.c.Volumes[from]
-	switch {
-	case from == "":
-		return nil
-	case rest != "0":
-		return badParam(key, "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>")
-	case strings.HasPrefix(from, "/") && c.who.name != "root@pam":
-		return die("Only root can pass arbitrary filesystem paths. at /usr/share/perl5/PVE/Storage.pm line 581.")
-	case src == nil:
-		return nil
-	case src.Content != "images" && src.Content != "import":
-		return badParam(key, "%s has wrong type '%s' - needs to be 'images' or 'import'", from, src.Content)
-	case src.VMID != 0:
-		return c.check("/vms/"+strconv.Itoa(src.VMID), "VM.Clone")
-	}
-	return nil
 }
 
 func validKeys(encoded string) bool {
@@ -292,13 +268,7 @@ func (c *call) drivePermitted(vm *VM, path, key, value string) error {
 	if d.cdrom() || value == "" && old.cdrom() || d.file == "none" {
 		return c.check(path, "VM.Config.CDROM")
 	}
-	if err := c.check(path, "VM.Config.Disk"); err != nil {
-		return err
-	}
-	if store, rest := cutVolume(d.file); allocates(rest) || d.cloudinit() && value != "" {
-		return c.check("/storage/"+store, "Datastore.AllocateSpace")
-	}
-	return nil
+	return c.check(path, "VM.Config.Disk")
 }
 
 // tagsPermitted: free tags need VM.Config.Options, others the right to change

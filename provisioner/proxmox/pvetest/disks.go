@@ -1,7 +1,6 @@
 package pvetest
 
 import (
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -96,7 +95,9 @@ func (c *call) resize(j *job, vm *VM, key string) error {
 	if err := j.spend(); err != nil {
 		return err
 	}
-	j.print("Image resized.")
+	if !vm.Running { // else QEMU does it, which says nothing
+		j.print("Image resized.")
+	}
 	vol.Size = want
 	d.set("size", sizeText(want))
 	vm.Config[key] = d.String()
@@ -106,129 +107,4 @@ func (c *call) resize(j *job, vm *VM, key string) error {
 func unlinkDisks(c *call) (any, error) {
 	c.p["delete"] = c.p.str("idlist")
 	return c.updateConfig(false)
-}
-
-// moveDisk gives a disk to another VM, or moves it to another storage.
-func moveDisk(c *call) (any, error) {
-	vm, err := c.vm()
-	if err != nil {
-		return nil, err
-	}
-	key, target := c.p.str("disk"), c.p.num("target-vmid")
-	switch {
-	case c.p.has("storage") && c.p.has("target-vmid"):
-		return nil, badParam("target-vmid", "either set 'storage' or 'target-vmid', but not both")
-	case target == vm.ID:
-		return nil, badParam("target-vmid", "must be different than source VMID to reassign disk")
-	case c.p.has("target-vmid"):
-		return c.reassign(vm, key, target)
-	case !c.p.has("storage"):
-		return nil, badParam("storage", "both 'storage' and 'target-vmid' missing, either needs to be set")
-	}
-	store := c.p.str("storage")
-	if err := c.check("/storage/"+store, "Datastore.AllocateSpace"); err != nil {
-		return nil, err
-	}
-	return c.fork("qmmove", strconv.Itoa(vm.ID), func(j *job) error {
-		return j.locked(vm.ID, func() error { return c.migrateDisk(j, vm, key, store) })
-	})
-}
-
-func (c *call) migrateDisk(j *job, vm *VM, key, store string) error {
-	if vm.Config[key] == "" {
-		return die("disk '%s' does not exist", key)
-	}
-	d := parseDrive(key, vm.Config[key])
-	old := c.s.c.Volumes[d.file]
-	if old == nil {
-		return die("volume '%s' does not exist", d.file)
-	}
-	if err := j.spend(); err != nil {
-		return err
-	}
-	id, err := c.allocate(store, vm, "", old.Size, old.Format)
-	if err != nil {
-		return err
-	}
-	if c.p.flag("delete") {
-		c.s.c.freeVolume(d.file)
-	} else {
-		vm.addUnused(d.file)
-	}
-	d.file = id
-	vm.Config[key] = d.String()
-	return nil
-}
-
-// reassign checks both VMs at once, and renames in the task.
-func (c *call) reassign(vm *VM, key string, target int) (any, error) {
-	to := c.s.c.VMs[target]
-	toKey := c.p.str("target-disk")
-	if toKey == "" {
-		toKey = key
-	}
-	if err := c.check(fmt.Sprintf("/vms/%d", target), "VM.Config.Disk"); err != nil {
-		return nil, err
-	}
-	if err := c.reassignable(vm, to, key, toKey, target); err != nil {
-		return nil, err
-	}
-	id := fmt.Sprintf("%d-%s>%d-%s", vm.ID, key, target, toKey)
-	return c.fork("qmmove", id, func(j *job) error {
-		return j.locked(vm.ID, func() error {
-			return j.locked(target, func() error {
-				if err := c.reassignable(vm, to, key, toKey, target); err != nil {
-					return err
-				}
-				if err := j.spend(); err != nil {
-					return err
-				}
-				return c.rename(vm, to, key, toKey)
-			})
-		})
-	})
-}
-
-func (c *call) reassignable(vm, to *VM, key, toKey string, target int) error {
-	switch {
-	case to == nil:
-		return noConfig(c.node.Name, target)
-	case vm.template():
-		return die("Moving disks from a template is not supported")
-	case vm.checkLock() != nil:
-		return vm.checkLock()
-	case to.checkLock() != nil:
-		return to.checkLock()
-	case vm.Config[key] == "":
-		return die("Disk '%s' for VM '%d' does not exist", key, vm.ID)
-	case to.Config[toKey] != "":
-		return die("Target disk key '%s' is already in use for VM '%d'", toKey, target)
-	case vm.Running && !strings.HasPrefix(key, "unused"):
-		return die("Cannot move disk to another VM while the source VM is running - detach first")
-	}
-	return nil
-}
-
-// rename moves the volume first and the configuration lines after it: what
-// fails in between leaves a volume that no line names (measured).
-func (c *call) rename(vm, to *VM, key, toKey string) error {
-	d := parseDrive(key, vm.Config[key])
-	vol := c.s.c.Volumes[d.file]
-	if vol == nil {
-		return die("volume '%s' does not exist", d.file)
-	}
-	delete(vm.Config, key)
-	id, err := c.allocate(vol.Storage, to, "", vol.Size, vol.Format)
-	if err != nil {
-		return err
-	}
-	parent := vol.Parent
-	c.s.c.freeVolume(d.file)
-	c.s.c.Volumes[id].Parent = parent
-	if d.cdrom() && !c.allowed(fmt.Sprintf("/vms/%d", to.ID), "VM.Config.CDROM") {
-		return die("403 Permission check failed (/vms/%d, VM.Config.CDROM)", to.ID)
-	}
-	d.file = id
-	to.Config[toKey] = d.String()
-	return nil
 }

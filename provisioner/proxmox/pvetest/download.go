@@ -85,6 +85,9 @@ func volumePath(id string) string {
 	if content, file, ok := strings.Cut(name, "/"); ok && (content == "import" || content == "iso") {
 		return filePath(content, file)
 	}
+	if m := imageVolume.FindStringSubmatch(name); m != nil { // the path has no base
+		name = m[1] + "/" + m[2]
+	}
 	return "/var/lib/vz/images/" + name
 }
 

@@ -61,7 +61,27 @@ var propertyFormats = map[string]struct {
 	"tag-access": {"", parseParams("user-allow=enum:none/list/existing/free user-allow-list=string")},
 	"tag-style":  {"", parseParams("case-sensitive=bool color-map=string ordering=enum:config/alphabetical shape=enum:full/circle/dense/none")},
 	"ipconfig":   {"", parseParams("ip=ipv4-config gw=ip,needs=ip ip6=ipv6-config gw6=ip,needs=ip6")},
+	"ide":        {"file", parseParams(anyDrive + " model=urlencoded,len=120 ssd=bool wwn=string")},
+	"sata":       {"file", parseParams(anyDrive + " ssd=bool wwn=string")},
+	"scsi":       {"file", parseParams(anyDrive + " iothread=bool product=string queues=int,min=2 ro=bool scsiblock=bool ssd=bool vendor=string wwn=string")},
+	"virtio":     {"file", parseParams(anyDrive + " iothread=bool ro=bool")},
+	"efidisk":    {"file", parseParams("file!=drive-file format=" + diskFormats + " size=string efitype=enum:2m/4m pre-enrolled-keys=bool ms-cert=string import-from=string")},
+	"tpmstate":   {"file", parseParams("file!=drive-file format=" + diskFormats + " size=string version=enum:v1.2/v2.0 import-from=string")},
+	"unused":     {"file", parseParams("file!=drive-file")},
 }
+
+// anyDrive are the properties of the drives of all buses (QemuServer/Drive.pm).
+const (
+	anyDrive = "file!=drive-file aio=enum:native/threads/io_uring backup=bool cache=enum:none/writethrough/writeback/unsafe/directsync cyls=int" +
+		" detect_zeroes=bool discard=enum:ignore/on format=" + diskFormats + " heads=int import-from=string media=enum:cdrom/disk" +
+		" rerror=enum:ignore/report/stop replicate=bool secs=int serial=urlencoded,len=60 shared=bool size=string snapshot=bool" +
+		" trans=enum:none/lba/auto werror=enum:enospc/ignore/report/stop" +
+		" bps=int bps_rd=int bps_wr=int bps_max_length=int,min=1 bps_rd_max_length=int,min=1 bps_wr_max_length=int,min=1" +
+		" mbps=num mbps_max=num mbps_rd=num mbps_rd_max=num mbps_wr=num mbps_wr_max=num" +
+		" iops=int iops_max=int iops_rd=int iops_rd_max=int iops_wr=int iops_wr_max=int" +
+		" iops_max_length=int,min=1 iops_rd_max_length=int,min=1 iops_wr_max_length=int,min=1"
+	diskFormats = "enum:raw/qcow/qed/qcow2/vmdk/cloop"
+)
 
 var netModels = []string{"e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "i82551", "i82557b",
 	"i82559er", "ne2k_isa", "ne2k_pci", "pcnet", "rtl8139", "virtio", "vmxnet3"}
@@ -94,6 +114,11 @@ func checkFormat(format, name, v string) string {
 		return wrong(v)
 	}
 	switch format {
+	case "drive-file":
+		if v == "none" || v == "cdrom" || strings.HasPrefix(v, "/") {
+			return ""
+		}
+		return checkFormat("volume", name, v)
 	case "urlencoded":
 		return urlencoded(v)
 	case "ip":

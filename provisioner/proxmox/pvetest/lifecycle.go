@@ -55,6 +55,7 @@ func (c *call) destroy(j *job) error {
 	}
 	if c.p.flag("purge") {
 		j.printf("purging VM %d from related configurations..", vm.ID)
+		c.s.c.purgeBackups(vm.ID)
 	}
 	for _, v := range vm.Config {
 		if vol := c.s.c.Volumes[parseDrive("", v).file]; vol != nil && vol.VMID == vm.ID {
@@ -118,6 +119,9 @@ func createVM(c *call) (any, error) {
 	if err := c.changePermitted(vm, ch); err != nil {
 		return nil, err
 	}
+	if err := c.drivesAccessible(id, ch); err != nil {
+		return nil, err
+	}
 	return c.fork("qmcreate", strconv.Itoa(id), func(j *job) error {
 		return j.locked(id, func() error { return c.create(j, vm, ch) })
 	})
@@ -142,6 +146,20 @@ func (vm *VM) bootable() (order []string) {
 	return slices.DeleteFunc([]string{disk, cdrom, nic}, func(k string) bool { return k == "" })
 }
 
+// bootOrder are the devices a VM is booted from.
+func (vm *VM) bootOrder() []string {
+	_, order, _ := strings.Cut(vm.Config["boot"], "order=")
+	return strings.FieldsFunc(order, func(r rune) bool { return r == ';' })
+}
+
+// setBoot writes no devices as a blank (measured).
+func (vm *VM) setBoot(order []string) {
+	vm.Config["boot"] = " "
+	if len(order) > 0 {
+		vm.Config["boot"] = "order=" + strings.Join(order, ";")
+	}
+}
+
 func (c *call) create(j *job, vm *VM, ch *change) error {
 	if c.s.c.VMs[vm.ID] != nil {
 		return die("unable to create VM %d: config file already exists", vm.ID)
@@ -162,10 +180,7 @@ func (c *call) create(j *job, vm *VM, ch *change) error {
 	}
 	delete(vm.Config, "lock")
 	if vm.Config["boot"] == "" {
-		vm.Config["boot"] = " "
-		if order := vm.bootable(); len(order) > 0 {
-			vm.Config["boot"] = "order=" + strings.Join(order, ";")
-		}
+		vm.setBoot(vm.bootable())
 	}
 	for k, v := range map[string]string{"smbios1": "uuid=" + newUUID(), "vmgenid": newUUID(), "meta": fmt.Sprintf("creation-qemu=9.2.0,ctime=%d", time.Now().Unix())} {
 		if vm.Config[k] == "" {

@@ -1,7 +1,9 @@
 package pvetest
 
 import (
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,8 +23,8 @@ var vmOptions = map[string]string{
 		" migrate_downtime=num,min=0 migrate_speed=int,min=0 name=dns-name onboot=bool" +
 		" ostype=enum:other/wxp/w2k/w2k3/w2k8/wvista/win7/win8/win10/win11/l24/l26/solaris protection=bool reboot=bool" +
 		" startdate=re:(now|\\d{4}-\\d{1,2}-\\d{1,2}(T\\d{1,2}:\\d{1,2}:\\d{1,2})?) startup=property tags=tag-list tdf=bool template=bool",
-	"VM.Config.Disk": "boot=property bootdisk=re:(ide|sata|scsi|virtio)\\d+ efidisk0=drive ide[n]=drive sata[n]=drive scsi[n]=drive" +
-		" tpmstate0=drive unused[n]=drive virtio[n]=drive vmstatestorage=storage-id cdrom=drive",
+	"VM.Config.Disk": "boot=property bootdisk=re:(ide|sata|scsi|virtio)\\d+ efidisk0=efidisk ide[n]=ide sata[n]=sata scsi[n]=scsi" +
+		" tpmstate0=tpmstate unused[n]=unused virtio[n]=virtio vmstatestorage=storage-id cdrom=ide",
 	"VM.Config.Network": "net[n]=net",
 	"VM.Config.Cloudinit": "cicustom=cicustom cipassword=string citype=enum:configdrive2/nocloud/opennebula ciupgrade=bool ciuser=string" +
 		" ipconfig[n]=ipconfig nameserver=address-list searchdomain=string sshkeys=urlencoded",
@@ -98,7 +100,6 @@ type drive struct {
 	key   string
 	file  string // volume id, none, or cdrom
 	props params // all the others
-	order []string
 }
 
 func parseDrive(key, v string) drive {
@@ -112,31 +113,22 @@ func parseDrive(key, v string) drive {
 			}
 			continue
 		}
-		if !d.props.has(k) {
-			d.order = append(d.order, k)
-		}
 		d.props[k] = val
 	}
 	return d
 }
 
+// String is in the order in which PVE writes it, whatever it was given in.
 func (d drive) String() string {
 	var out strings.Builder
 	out.WriteString(d.file)
-	for _, k := range d.order {
-		if d.props.has(k) {
-			out.WriteString("," + k + "=" + d.props.str(k))
-		}
+	for _, k := range slices.Sorted(maps.Keys(d.props)) {
+		out.WriteString("," + k + "=" + d.props.str(k))
 	}
 	return out.String()
 }
 
-func (d *drive) set(k, v string) {
-	if !d.props.has(k) {
-		d.order = append(d.order, k)
-	}
-	d.props[k] = v
-}
+func (d drive) set(k, v string) { d.props[k] = v }
 
 func (d drive) cdrom() bool     { return d.props.str("media") == "cdrom" }
 func (d drive) cloudinit() bool { return strings.Contains(d.file, "cloudinit") }

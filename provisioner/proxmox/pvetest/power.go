@@ -57,6 +57,12 @@ func (c *call) start(j *job, vm *VM) error {
 	if n := vm.cores(); n > c.node.CPUs {
 		return die("MAX %d vcpus allowed per VM on this node", c.node.CPUs)
 	}
+	if kvm, ok := vm.Config["kvm"]; c.node.NoKVM && (!ok || isTrue(kvm)) {
+		return die("KVM virtualisation configured, but not available. Either disable in VM configuration or enable in BIOS.")
+	}
+	if err := c.drivesStart(j, vm); err != nil {
+		return err
+	}
 	if err := c.qemuStarts(j, vm); err != nil {
 		return err
 	}
@@ -69,11 +75,6 @@ func (c *call) start(j *job, vm *VM) error {
 // qemuStarts finds what only QEMU finds; its words are in the log alone.
 func (c *call) qemuStarts(j *job, vm *VM) error {
 	for k, v := range vm.Config {
-		if driveKey.MatchString(k) {
-			if d := parseDrive(k, v); d.file != "none" && d.file != "cdrom" && c.s.c.Volumes[d.file] == nil {
-				return die("volume '%s' does not exist", d.file)
-			}
-		}
 		props, _ := splitProperties(v, "model")
 		if b := props.str("bridge"); netKey.MatchString(k) && b != "" && !c.node.hasBridge(b) {
 			j.printf("bridge '%s' does not exist", b)

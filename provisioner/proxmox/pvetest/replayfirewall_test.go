@@ -37,6 +37,9 @@ func firewallFiles(c *Cluster, argv []string) (string, bool) {
 	slices.Sort(names)
 	switch cmd := strings.Join(argv, " "); {
 	case cmd == "ls "+dir:
+		if len(names) == 0 {
+			return "", true
+		}
 		return strings.Join(names, "\n") + "\n", true
 	case strings.HasPrefix(cmd, "cat "+dir+"/"):
 		return c.Firewall[strings.TrimSuffix(strings.TrimPrefix(cmd, "cat "+dir+"/"), ".fw")], true

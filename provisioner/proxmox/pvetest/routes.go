@@ -43,7 +43,7 @@ type call struct {
 func routes(release int) []*route {
 	var all []*route
 	for _, list := range [][]*route{
-		clusterRoutes(), accessRoutes(), poolRoutes(), taskRoutes(), storageRoutes(), vmRoutes(), diskRoutes(), snapshotRoutes(), agentRoutes(), firewallRoutes(), consoleRoutes(),
+		clusterRoutes(), backupRoutes(), accessRoutes(), poolRoutes(), taskRoutes(), storageRoutes(), vmRoutes(), diskRoutes(), snapshotRoutes(), agentRoutes(), firewallRoutes(), consoleRoutes(),
 	} {
 		all = append(all, list...)
 	}

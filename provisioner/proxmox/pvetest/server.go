@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -226,6 +228,19 @@ type apiError struct {
 }
 
 func (e *apiError) Error() string { return e.message }
+
+// inTask is the error as the exit status of a task has it: on one line, and with
+// the code that an exception of PVE's API begins with (measured for a 403).
+func (e *apiError) inTask() string {
+	text := e.message
+	if e.status != 500 {
+		text = fmt.Sprintf("%d %s", e.status, text)
+	}
+	for _, k := range slices.Sorted(maps.Keys(e.errors)) {
+		text += "\n" + k + ": " + e.errors[k]
+	}
+	return strings.ReplaceAll(text, "\n", " ")
+}
 
 // die is a Perl die: 500 with its text.
 func die(format string, args ...any) *apiError {

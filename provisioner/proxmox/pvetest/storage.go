@@ -5,8 +5,8 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
 )
 
 func storageRoutes() []*route {
@@ -142,17 +142,12 @@ func listVolumes(c *call) (any, error) {
 		case v.Storage != st.ID, !st.Shared && v.Node != "" && v.Node != c.node.Name:
 		case c.p.has("content") && v.Content != c.p.str("content"):
 		case c.p.has("vmid") && v.VMID != c.vmid():
-		case !c.seesVolume(v):
+		case c.volumeAccessible(0, v.ID) != nil:
 		default:
 			out = append(out, v.entry())
 		}
 	}
 	return out, nil
-}
-
-func (c *call) seesVolume(v *Volume) bool {
-	return v.VMID == 0 || c.allowed("/storage/"+v.Storage, "Datastore.Allocate") ||
-		c.allowed("/vms/"+strconv.Itoa(v.VMID), "VM.Audit", "VM.Config.Disk")
 }
 
 // addVolume is synchronous and asks nothing of the VM.
@@ -163,6 +158,9 @@ func addVolume(c *call) (any, error) {
 	}
 	if st.Full {
 		return nil, die("unable to create image: No space left on device")
+	}
+	if m := imageFile.FindStringSubmatch(c.p.str("filename")); m != nil && c.p.has("format") && c.p.str("format") != m[1] {
+		return nil, badParam("format", "different storage formats (%s != %s)", c.p.str("format"), m[1])
 	}
 	size := c.p.str("size")
 	if strings.IndexByte("0123456789", size[len(size)-1]) >= 0 {
@@ -176,71 +174,69 @@ func addVolume(c *call) (any, error) {
 	return id, nil
 }
 
-func (c *call) volume() (*Volume, string) {
-	id := c.p.str("volume")
-	if !strings.Contains(id, ":") {
-		id = c.p.str("storage") + ":" + id
-	}
-	return c.s.c.Volumes[id], id
-}
-
 func getVolume(c *call) (any, error) {
 	if _, err := c.store(); err != nil {
 		return nil, err
 	}
 	v, id := c.volume()
-	if v != nil && !c.seesVolume(v) {
-		return nil, denied("/storage/" + v.Storage + ", Datastore.Allocate")
+	if err := c.volumeAccessible(0, id); err != nil {
+		return nil, err
 	}
 	if v == nil {
-		_, name := cutVolume(id)
-		return nil, die("volume_size_info on '%s' failed - no such file /var/lib/vz/images/%s", id, name)
+		return nil, die("volume_size_info on '%s' failed - no format", id)
 	}
-	_, name := cutVolume(v.ID)
-	path := "/var/lib/vz/images/" + name
-	if v.Content != "images" {
-		path = filePath(v.Content, name[strings.Index(name, "/")+1:])
-	}
-	return map[string]any{"path": path, "size": v.Size, "used": v.Size / 8, "format": v.Format}, nil
+	return map[string]any{"path": volumePath(id), "size": v.Size, "used": v.Size / 8, "format": v.Format}, nil
 }
 
 // deleteVolume does not ask whether a configuration names the volume; only
-// base images with clones are refused (measured).
+// base images with clones are refused (measured). With a delay it answers null
+// if it is done by then.
 func deleteVolume(c *call) (any, error) {
 	st, err := c.store()
 	if err != nil {
 		return nil, err
 	}
 	v, id := c.volume()
+	_, name := cutVolume(id)
+	_, owner, err := volumeType(name)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.check("/storage/"+st.ID, "Datastore.Allocate"); err != nil {
 		return nil, err
 	}
 	task := st.ID
-	if _, name := cutVolume(id); imageName.MatchString(name) {
-		task = name[:strings.Index(name, "/")] + "@" + st.ID
+	if owner != 0 {
+		task = fmt.Sprintf("%d@%s", owner, st.ID)
 	}
-	return c.fork("imgdel", task, func(j *job) error {
+	upid, err := c.fork("imgdel", task, func(j *job) error {
 		if err := j.spend(); err != nil {
 			return err
 		}
 		if v == nil {
 			return nil
 		}
-		for _, other := range c.s.c.Volumes {
-			if other.Parent == v.ID {
-				return die("base volume '%s' is still in use by linked cloned", v.ID)
-			}
+		if err := c.s.c.unlinked(v); err != nil {
+			return err
 		}
-		c.s.c.freeVolume(id)
+		c.s.c.freeVolume(v.ID)
 		j.printf("Removed volume '%s'", id)
 		return nil
 	})
+	if err != nil || !c.p.has("delay") {
+		return upid, err
+	}
+	t := c.s.c.byUPID[upid.(string)]
+	c.s.wait(t, c.s.patience(time.Duration(c.p.num("delay"))*time.Second, 1))
+	if t.running() {
+		return upid, nil
+	}
+	return nil, nil
 }
 
 var (
 	importName = regexp.MustCompile(`\.(qcow2|raw|vmdk|ova)$`)
 	isoName    = regexp.MustCompile(`\.(iso|img)$`)
-	imageName  = regexp.MustCompile(`^\d+/`) // VMID/NAME
 	unsafeName = regexp.MustCompile(`[^-a-zA-Z0-9_.]`)
 )
 

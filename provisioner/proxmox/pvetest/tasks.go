@@ -21,6 +21,7 @@ type Task struct {
 	done                chan struct{}
 	endless             bool          // it works until it is stopped
 	begun               time.Duration // of its work, already spent
+	warned              int           // warnings in the log
 }
 
 // job is what a task's work sees.
@@ -46,6 +47,13 @@ func (j *job) print(line string) {
 }
 
 func (j *job) printf(format string, args ...any) { j.print(fmt.Sprintf(format, args...)) }
+
+// warn adds a warning to the log, which shows in the exit status of a task that
+// ends well (pve-common RESTEnvironment.pm log_warn).
+func (j *job) warn(text string) {
+	j.warned++
+	j.print("WARN: " + text)
+}
 
 // spend is the time the task works, during which it can be stopped.
 func (j *job) spend() error { return j.spendAs(j.typ) }
@@ -126,8 +134,11 @@ func (c *call) fork(typ, id string, work func(j *job) error) (any, error) {
 // (pve-common Tools.pm upid_read_status).
 func (j *job) finish(err error) {
 	exit := "OK"
-	if err != nil {
-		exit = asAPIError(err).message
+	switch {
+	case err != nil:
+		exit = asAPIError(err).inTask()
+	case j.warned > 0:
+		exit = fmt.Sprintf("WARNINGS: %d", j.warned)
 	}
 	if f := j.c.s.TaskFail; f != nil {
 		if forced := f(j.typ, j.id); forced != "" {

@@ -90,8 +90,7 @@ func (vm *VM) memory() int64 {
 
 // bootSize is the size of the first disk that is booted from.
 func (vm *VM) bootSize() int64 {
-	_, order, _ := strings.Cut(vm.Config["boot"], "order=")
-	for key := range strings.SplitSeq(order, ";") {
+	for _, key := range vm.bootOrder() {
 		if v, ok := vm.Config[key]; ok {
 			return parseSize(parseDrive(key, v).props.str("size"))
 		}
