@@ -32,7 +32,7 @@ func agentRoutes() []*route {
 		{method: "POST", path: path + "/exec", call: agentExec, perm: monitor, perm9: all9, params: "command!=array input-data=string,len=65536"},
 		{method: "GET", path: path + "/exec-status", call: agentExecStatus, perm: monitor, perm9: all9, params: "pid!=int"},
 		{method: "GET", path: path + "/file-read", call: agentFileRead, perm: monitor, perm9: "/vms/{vmid} VM.GuestAgent.FileRead|VM.GuestAgent.Unrestricted",
-			params: "file!", params9: "count=int,min=1,max=16777216 offset=int,min=0 decode=bool"},
+			shows: "content truncated", params: "file!", params9: "count=int,min=1,max=16777216 offset=int,min=0 decode=bool"},
 		{method: "POST", path: path + "/file-write", call: agentFileWrite, perm: monitor, perm9: "/vms/{vmid} VM.GuestAgent.FileWrite|VM.GuestAgent.Unrestricted",
 			params: "file! content!=string,len=61440 encode=bool"},
 		{method: "POST", path: path + "/set-user-password", call: agentPassword, perm: monitor, perm9: all9,

@@ -28,7 +28,7 @@ func (c *call) applyChange(vm *VM, ch *change) error {
 		}
 	}
 	var unplugged error
-	for _, k := range slices.Sorted(maps.Keys(ch.set)) {
+	for _, k := range c.options(ch) {
 		if bridge := c.missingBridge(k, ch.set[k]); vm.Running && bridge != "" {
 			// What can't be plugged in is refused, and yet waits for the restart (measured).
 			vm.Pending[k] = withMAC(ch.set[k])

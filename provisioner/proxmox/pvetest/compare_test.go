@@ -61,6 +61,9 @@ func compare(path string, want, got any) []string {
 			return nil
 		}
 	}
+	if _, ok := got.(float64); ok && path == ".data.result" { // the time
+		return nil
+	}
 	if want == nil && got == "" {
 		return nil
 	}

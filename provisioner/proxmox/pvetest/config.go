@@ -204,13 +204,25 @@ func validKeys(encoded string) bool {
 	return true
 }
 
+// options are those that a change sets, in the order in which they are looked at.
+func (c *call) options(ch *change) []string {
+	return slices.SortedFunc(maps.Keys(ch.set), func(a, b string) int {
+		switch c.s.firstOption {
+		case a:
+			return -1
+		case b:
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+}
+
 // changePermitted checks the privilege of every option.
 func (c *call) changePermitted(vm *VM, ch *change) error {
 	if c.who.root() {
 		return nil
 	}
-	keys := append(slices.Sorted(maps.Keys(ch.set)), ch.delete...)
-	for _, k := range keys {
+	for _, k := range append(c.options(ch), ch.delete...) {
 		if err := c.optionPermitted(vm, k, ch.set[k]); err != nil {
 			return err
 		}
@@ -238,10 +250,7 @@ func (c *call) permittedAt(path string, vm *VM, key, value string, o option) err
 	case key == "tags":
 		return c.tagsPermitted(vm, path, value)
 	case o.priv == "VM.Config.Cloudinit":
-		if c.allowed(path, "VM.Config.Network", "VM.Config.Cloudinit") {
-			return nil
-		}
-		return denied(path + ", VM.Config.Network|VM.Config.Cloudinit")
+		return c.permitted(path + " VM.Config.Cloudinit|VM.Config.Network")
 	case driveKey.MatchString(key):
 		return c.drivePermitted(vm, path, key, value)
 	}

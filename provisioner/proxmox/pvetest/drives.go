@@ -50,7 +50,7 @@ func onlyRootPaths() error {
 // drivesAccessible checks what the drives of a change want of storages (Qemu.pm
 // check_storage_access).
 func (c *call) drivesAccessible(vmid int, ch *change) error {
-	for _, k := range slices.Sorted(maps.Keys(ch.set)) {
+	for _, k := range c.options(ch) {
 		if driveKey.MatchString(k) && ch.set[k] != "" {
 			if err := c.driveAccessible(vmid, parseDrive(k, ch.set[k])); err != nil {
 				return err

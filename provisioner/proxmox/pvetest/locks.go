@@ -58,7 +58,7 @@ func (s *Server) lockVM(ctx context.Context, log func(string), vmid int, shared 
 		return free, nil
 	}
 	log("trying to acquire lock...")
-	ctx, cancel := context.WithTimeout(ctx, s.scaled(wait))
+	ctx, cancel := context.WithTimeout(ctx, max(s.scaled(wait), s.lockPatience))
 	defer cancel()
 	for {
 		if l.changed == nil {

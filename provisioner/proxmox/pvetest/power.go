@@ -213,6 +213,9 @@ func (c *call) shutdown(j *job, vm *VM, force bool) error {
 		return errStopped
 	}
 	if !gone && !force {
+		if err := c.s.pass(j.ctx, "giving up"); err != nil {
+			return err
+		}
 		return die("VM quit/powerdown failed - got timeout")
 	}
 	if !gone {

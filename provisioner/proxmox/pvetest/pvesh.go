@@ -109,7 +109,7 @@ func (sh *shell) run(s *Server, node string, args []string) int {
 	if sh.task != nil && errors.Is(context.Cause(sh.ctx), errPipe) {
 		return 1
 	}
-	return sh.show(data)
+	return sh.show(data, strings.Fields(c.route.shows))
 }
 
 // failed prints an error. The exit codes are what Perl's $! had in it: nothing

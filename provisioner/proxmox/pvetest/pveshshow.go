@@ -11,8 +11,8 @@ import (
 )
 
 // show prints a result: a table unless a format is asked for, also on a pipe.
-// Null prints nothing.
-func (sh *shell) show(data any) int {
+// Null prints nothing. keys are those that a table has, all if there are none.
+func (sh *shell) show(data any, keys []string) int {
 	if p, ok := data.(paged); ok {
 		data = p.data
 	}
@@ -29,7 +29,12 @@ func (sh *shell) show(data any) int {
 		sh.say(strings.ReplaceAll(buf.String(), `": `, `" : `))
 	default:
 		var v any
-		_ = json.Unmarshal(raw, &v)
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber()
+		_ = dec.Decode(&v)
+		if m, ok := v.(map[string]any); ok && len(keys) > 0 {
+			maps.DeleteFunc(m, func(k string, v any) bool { return v == nil || !slices.Contains(keys, k) })
+		}
 		sh.table(v)
 	}
 	return 0
@@ -88,7 +93,9 @@ func (sh *shell) grid(rows [][]string) {
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, c := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(c))
+			for line := range strings.Lines(c) {
+				width[i] = max(width[i], utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+			}
 		}
 	}
 	if isTrue(sh.format["noheader"]) {
@@ -96,7 +103,9 @@ func (sh *shell) grid(rows [][]string) {
 	}
 	if isTrue(sh.format["noborder"]) {
 		for _, row := range rows {
-			sh.say(strings.TrimRight(pad(row, width, " "), " "))
+			for _, line := range lines(row) {
+				sh.say(strings.TrimRight(pad(line, width, " "), " "))
+			}
 		}
 		return
 	}
@@ -107,7 +116,9 @@ func (sh *shell) grid(rows [][]string) {
 	}
 	sh.say(rule(set[0], width))
 	for i, row := range rows {
-		sh.say(bar + " " + pad(row, width, " "+bar+" ") + " " + bar)
+		for _, line := range lines(row) {
+			sh.say(bar + " " + pad(line, width, " "+bar+" ") + " " + bar)
+		}
 		switch {
 		case i == len(rows)-1:
 			sh.say(rule(set[3], width))
@@ -117,6 +128,20 @@ func (sh *shell) grid(rows [][]string) {
 			sh.say(rule(set[2], width))
 		}
 	}
+}
+
+// lines are those that the cells of a row need.
+func lines(row []string) [][]string {
+	out := [][]string{make([]string, len(row))}
+	for i, c := range row {
+		for j, line := range strings.Split(strings.TrimRight(c, "\n"), "\n") {
+			if j == len(out) {
+				out = append(out, make([]string, len(row)))
+			}
+			out[j][i] = line
+		}
+	}
+	return out
 }
 
 func pad(row []string, width []int, sep string) string {

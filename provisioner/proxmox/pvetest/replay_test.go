@@ -68,6 +68,7 @@ type replay struct {
 	token  map[string]string // secrets by id
 	upids  map[string]string // ours by the recorded one
 	pids   map[string]string // of guest-exec
+	pid    string            // the last of them, as recorded
 	tick   [2]string         // ticket and CSRF token
 	vnc    string            // ticket of the last VNC proxy
 	delay  atomic.Int64      // of agents
@@ -81,6 +82,7 @@ func TestReplay(t *testing.T) {
 			t.Parallel()
 			r := newReplay(t, tr)
 			for i, e := range readTranscript(t, name, tr.replace...) {
+				e = r.completed(e)
 				if !r.hot {
 					r.settle()
 				}
@@ -116,7 +118,7 @@ func TestEveryTranscriptEntryIsAccountedFor(t *testing.T) {
 		name, _, _ := strings.Cut(filepath.Base(f), ".")
 		tr, entries := all[name], readTranscript(t, name)
 		if tr == nil {
-			if whole[name] == "" {
+			if leftOut[name] == "" {
 				t.Errorf("transcript %s is neither replayed nor listed", name)
 			}
 			continue
@@ -124,6 +126,7 @@ func TestEveryTranscriptEntryIsAccountedFor(t *testing.T) {
 		titles := map[string]bool{}
 		for i, e := range entries {
 			titles[e.Title] = true
+			e = (&replay{}).completed(e)
 			if e.Request == nil && e.Task == nil && e.Argv == nil && tr.omitted(i, e) == "" {
 				t.Errorf("%s [%d] %q has nothing to replay and is not listed", name, i, e.Title)
 			}
@@ -254,7 +257,7 @@ func (r *replay) send(e recorded) (status int, reason string, body any, err erro
 	if q.Type != "" {
 		ctype = q.Type
 	}
-	req, err := http.NewRequestWithContext(r.t.Context(), q.Method, r.url+"/api2/json"+r.ours(q.Path), payload)
+	req, err := http.NewRequestWithContext(r.t.Context(), q.Method, r.url+"/api2/json"+r.ours(whole(q.Path)), payload)
 	if err != nil {
 		return 0, "", nil, err
 	}
@@ -343,7 +346,8 @@ func (r *replay) learn(theirs, mine any) {
 	case map[string]any:
 		y, _ := b["data"].(map[string]any)
 		if x["pid"] != nil && len(x) == 1 && y["pid"] != nil {
-			r.pids[fmt.Sprint(x["pid"])] = fmt.Sprint(y["pid"])
+			r.pid = fmt.Sprint(x["pid"])
+			r.pids[r.pid] = fmt.Sprint(y["pid"])
 		}
 		if id, ok := x["full-tokenid"].(string); ok && y["value"] != nil {
 			r.token[id] = y["value"].(string)

@@ -122,10 +122,13 @@ func transcript01() *transcript {
 
 func transcript73() *transcript {
 	mini, theirs := sumOf(testImage(2<<30, false)), "19407f0494439e30dc44a3c099657246a500687af97f2584deadb6a8ecea76a9"
-	const order, unasked, command = "which option is checked first is up to the order of keys in Perl", "nobody here asks for it", "the command was ls or find"
+	const unasked, command = "nobody here asks for it", "the command was ls or find"
 	return &transcript{
 		web: recordedWeb,
 		before: map[string]func(*replay){ // what was done in between is not recorded
+			"create: + VM.Allocate": first("scsi0"), "create: + VM.Config.Disk": first("name"), "create: + VM.Config.CDROM": first("ciuser"),
+			"create: + VM.Config.Memory": first("vga"), "create: + VM.Config.HWType": first("net0"), "create: + VM.Config.Options": first("ciuser"),
+			"create: + VM.Config.Network": first(""),
 			"convert: VM.Allocate is enough": func(r *replay) {
 				r.srv.Edit(func(c *Cluster) {
 					for _, k := range []string{"scsi1", "scsi2"} {
@@ -139,7 +142,7 @@ func transcript73() *transcript {
 			},
 		},
 		omitAt: map[int]string{
-			74: unasked, 75: unasked, 76: unasked, 89: order, 91: order, 93: order, 95: order, 97: order, 99: order, 101: order, 109: creationLog, 117: creationLog, 126: creationLog,
+			74: unasked, 75: unasked, 76: unasked, 109: creationLog, 117: creationLog, 126: creationLog,
 			143: note, 156: command, 163: command, 180: command, 192: "there are machines of the recordings before it",
 		},
 		replace: []string{

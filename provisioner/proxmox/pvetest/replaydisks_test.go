@@ -19,13 +19,14 @@ func transcript72() *transcript {
 			c.Nodes[0].NoKVM = true
 		},
 		after: map[string]func(*replay){
-			"allocate two volumes with one PUT": swapped, // the order in which Perl had the keys
+			"allocate two volumes with one PUT": first(""),
 			"reassign to a locked VM":           func(r *replay) { r.srv.Edit(func(c *Cluster) { c.dropVMs(180, 181) }) },
 		},
 		before: map[string]func(*replay){
-			"destroy 182 without purge": doomed,
-			"destroy 182 with purge=1":  doomed,
-			"reassign to a locked VM":   func(r *replay) { r.srv.Edit(func(c *Cluster) { c.VMs[181].Config["lock"] = "backup" }) },
+			"allocate two volumes with one PUT": first("scsi2"),
+			"destroy 182 without purge":         doomed,
+			"destroy 182 with purge=1":          doomed,
+			"reassign to a locked VM":           func(r *replay) { r.srv.Edit(func(c *Cluster) { c.VMs[181].Config["lock"] = "backup" }) },
 		},
 		omit: map[string]string{
 			"guest 181: block devices": note, "guest 181: mkfs + mark on sdb": note, "umount in the guest": note, "guest: devices after unplug": note,
@@ -34,20 +35,6 @@ func transcript72() *transcript {
 		},
 		omitAt: map[int]string{217: harness + ": it had no directory for jobs"},
 	}
-}
-
-// swapped gives two new disks of 180 each other's names.
-func swapped(r *replay) {
-	r.srv.Edit(func(c *Cluster) {
-		one, two := c.Volumes["local:180/vm-180-disk-1.qcow2"], c.Volumes["local:180/vm-180-disk-2.qcow2"]
-		one.ID, two.ID = two.ID, one.ID
-		c.Volumes[one.ID], c.Volumes[two.ID] = one, two
-		for key, v := range map[string]*Volume{"scsi1": one, "scsi2": two} {
-			d := parseDrive(key, c.VMs[180].Config[key])
-			d.file = v.ID
-			c.VMs[180].Config[key] = d.String()
-		}
-	})
 }
 
 // dropVMs destroys VMs without a task.

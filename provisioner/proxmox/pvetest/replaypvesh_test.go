@@ -64,6 +64,10 @@ func outputDiff(want, got string) string {
 		return ""
 	}
 	a, b := outputLines(want), outputLines(got)
+	if cut := want != "" && !strings.HasSuffix(want, "\n"); cut && len(b) >= len(a) {
+		a = a[:len(a)-1]
+		b = b[:len(a)]
+	}
 	var diffs []string
 	for i := range a {
 		if i == len(b) {
@@ -102,6 +106,29 @@ func (r *replay) learnOutput(theirs, mine string) {
 	if json.Unmarshal([]byte(a), &x) == nil && json.Unmarshal([]byte(b), &y) == nil {
 		r.learn(map[string]any{"data": x}, map[string]any{"data": y})
 	}
+}
+
+// completed adds a command that was left out of the recording because it
+// follows from the one before it.
+func (r *replay) completed(e recorded) recorded {
+	if strings.HasSuffix(e.Title, " -> exec-status") && e.Stdout != "" && e.Argv == nil {
+		e.Argv = []string{"pvesh", "get", "/nodes/pve/qemu/170/agent/exec-status", "--pid", r.pid, "--output-format", "json"}
+	}
+	return e
+}
+
+// cutPath is what the recording has in the place of a long path.
+var cutPath = regexp.MustCompile(`^(.*?)(.)\.\.\.\((\d+) chars\)$`)
+
+// whole is a path of which only the beginning and the length were recorded: it
+// goes on as it began.
+func whole(path string) string {
+	m := cutPath.FindStringSubmatch(path)
+	if m == nil {
+		return path
+	}
+	n, _ := strconv.Atoi(m[3])
+	return m[1] + strings.Repeat(m[2], n-len(m[1]))
 }
 
 // rawBodies are those the recording left out.
@@ -152,3 +179,61 @@ func wc(n int) url.Values {
 }
 
 func file(content string) url.Values { return url.Values{"file": {"/tmp/w"}, "content": {content}} }
+
+func transcript70() *transcript {
+	const deaf, event, qm = "how long the agent stays deaf is up to the order of keys in Perl", "TestPveshEndedInTheMiddle", "qm is not simulated"
+	return &transcript{guests: true, prepare: func(_ *replay, c *Cluster) {
+		minis(c)
+		delete(c.VMs[9001].Config, "tags")
+	}, before: map[string]func(*replay){
+		"start":            booting,
+		"agent ping":       both(wake(170), until(170, true)),
+		"file-write ASCII": both(wake(170), until(170, true)),
+		"file-read of 3072000 bytes with all byte values": func(r *replay) { r.guestFile(170, "tmp/big", bytes.Repeat(allBytes(), 12000)) },
+		"LANG=C: non-ASCII description": func(r *replay) {
+			r.srv.Edit(func(c *Cluster) { linked(c, 174, "Copy-of-VM-tmpl-mini"); delete(c.VMs[174].Config, "tags") })
+		},
+		"left over of the killed pvesh: status of 177": both(halfCloned(177), halfCloned(178)),
+		"left over: DELETE after qm unlock":            func(r *replay) { r.srv.Edit(func(c *Cluster) { delete(c.VMs[178].Config, "lock") }) },
+	}, after: map[string]func(*replay){
+		"full clone: progress lines on stdout before the UPID": func(r *replay) { // which was cut off
+			r.srv.Edit(func(c *Cluster) {
+				r.upids["UPID:pve:0000031E:0009C1C8:6B0476E8:qmclone:9001:root@pam:"] = c.tasks[len(c.tasks)-1].upid
+			})
+		},
+	}, omit: map[string]string{
+		"ping again": deaf, "ping 3": deaf,
+		"version yaml": "YAML output is not simulated", "usage: parameters of a path": "pvesh usage is not simulated", "ls": "pvesh ls is not simulated",
+
+		"decode of it: content -> one byte per code point":                                    note,
+		"argv: one argument of 140000 bytes cannot be passed (kernel: MAX_ARG_STRLEN 131072)": note, "8 parallel pvesh get /version on 2 cores": note,
+		"pvesh clone: SIGTERM to the pvesh process in the middle (like a dropped ssh session)": event, "task of the killed pvesh (does the worker survive?)": event,
+		"permission: pvesh as a non-root unix user": "the command was setpriv", "3 parallel pvesh clones to the same newid: exit codes, last stdout line, stderr": note,
+		"pvesh clone: the reader closes the stdout pipe in the middle (dropped ssh session)": event,
+		"qm alternative: qm config / qm status exit codes for a missing VM":                  qm, "qm start of a running/locked/missing VM": qm,
+		"qm start of the template (exit code of a failing task with qm)": qm, "qm guest exec on a stopped VM": qm, "left over: qm unlock": qm,
+		"pvesh full clone: SIGHUP to the pvesh process (pid of 1 processes) in the middle":  event,
+		"pvesh full clone: SIGKILL to the pvesh process (pid of 1 processes) in the middle": event,
+		"pvesh full clone: SIGINT to the pvesh process (pid of 1 processes) in the middle":  note,
+		"volumes left": "the command was find",
+	}}
+}
+
+func allBytes() []byte {
+	out := make([]byte, 256)
+	for i := range out {
+		out[i] = byte(i)
+	}
+	return out
+}
+
+// halfCloned is what a pvesh leaves that is killed in a clone.
+func halfCloned(id int) func(*replay) {
+	return func(r *replay) {
+		r.srv.Edit(func(c *Cluster) {
+			vm := c.AddVM("pve", id, "Copy-of-VM-tmpl-mini")
+			vm.Config["lock"], vm.Config["description"] = "clone", "template"
+			delete(vm.Config, "scsi0")
+		})
+	}
+}

@@ -17,6 +17,7 @@ type route struct {
 	params       string // what parseParams reads, beside those of the path
 	params9      string // in addition since 9.0
 	anywhere     bool   // done where it was asked for, whatever node the path names
+	shows        string // keys that a table of pvesh has, those that PVE documents; empty is all
 	daemon       bool   // needs root: one of the node's three pvedaemon workers does it
 	call         func(*call) (any, error)
 

@@ -89,6 +89,9 @@ type Server struct {
 	guests    map[int]*machine
 	shells    []func()
 	gates     map[string]chan struct{} // what tasks wait for, by step
+
+	firstOption  string        // that a change looks at first: Perl's hashes have no order
+	lockPatience time.Duration // the least real time that a lock is waited for
 }
 
 // Fault is something that goes wrong with one request.

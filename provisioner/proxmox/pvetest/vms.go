@@ -32,7 +32,9 @@ func vmRoutes() []*route {
 		{method: "GET", path: vmPath + "/cloudinit", call: getCloudinit, perm: "/vms/{vmid} VM.Audit"},
 		{method: "GET", path: vmPath + "/cloudinit/dump", call: dumpCloudinit, perm: "/vms/{vmid} VM.Audit", params: "type!=enum:user/network/meta"},
 		{method: "GET", path: vmPath + "/status", call: statusIndex},
-		{method: "GET", path: vmPath + "/status/current", call: currentStatus, daemon: true, perm: "/vms/{vmid} VM.Audit"},
+		{method: "GET", path: vmPath + "/status/current", call: currentStatus, daemon: true, perm: "/vms/{vmid} VM.Audit",
+			shows: "agent clipboard cpu cpus diskread diskwrite ha lock maxdisk maxmem mem name netin netout pid qmpstatus" +
+				" running-machine running-qemu serial spice status tags template uptime vmid"},
 		{method: "POST", path: vmPath + "/status/start", call: startVM, daemon: true, perm: power, params9: "with-conntrack-state=bool",
 			params: "skiplock=bool timeout=int,min=0 force-cpu=string machine=property migratedfrom=node migration_network=string" +
 				" migration_type=enum:secure/insecure stateuri=string,len=128 targetstorage=string nets-host-mtu=string"},
