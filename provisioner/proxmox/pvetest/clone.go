@@ -238,8 +238,17 @@ func (cl *cloneJob) newConfig() map[string]string {
 
 const (
 	formatLine = "Formatting '/var/lib/vz/images/%d/%s', fmt=qcow2 cluster_size=65536 extended_l2=off preallocation=metadata compression_type=zlib size=%d lazy_refcounts=off refcount_bits=16"
+	rawLine    = "Formatting '/var/lib/vz/images/%d/%s', fmt=raw size=%d preallocation=off"
 	linkedLine = "Formatting '/var/lib/vz/images/%d/%s', fmt=qcow2 cluster_size=%s compression_type=zlib size=%d backing_file=../%s backing_fmt=qcow2 lazy_refcounts=off refcount_bits=16"
 )
+
+// formatting is what qemu-img says of a new image.
+func formatting(vmid int, file string, size int64) string {
+	if formatOf(file) == "raw" {
+		return fmt.Sprintf(rawLine, vmid, file, size)
+	}
+	return fmt.Sprintf(formatLine, vmid, file, size)
+}
 
 // copyDisk makes one disk. The time of the task goes into the system disk.
 func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string) error {
@@ -260,7 +269,7 @@ func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string)
 			return err
 		}
 		_, file := cutVolume(id)
-		j.printf(formatLine, vm.ID, file[strings.Index(file, "/")+1:], size)
+		j.print(formatting(vm.ID, file[strings.Index(file, "/")+1:], size))
 		if cl.s.release() >= 900 {
 			j.printf("allocated target volume '%s'", id)
 		}
@@ -311,9 +320,8 @@ func (cl *cloneJob) link(j *job, key, volume, base, file string, vmid int, size 
 // transfer copies a disk, and says how far it got.
 func (cl *cloneJob) transfer(j *job, key, volume, base, file string, vmid int, size int64) error {
 	j.printf("create full clone of drive %s (%s)", key, volume)
-	j.printf(formatLine, vmid, file, size)
-	total := float64(size) / (1 << 30)
-	j.printf("transferred 0.0 B of %.1f GiB (0.00%%)", total)
+	j.print(formatting(vmid, file, size))
+	cl.transferred(size, 0, 0)
 	if err := j.spend(); err != nil {
 		limit := ""
 		if n := cl.p.num("bwlimit"); n > 0 {
@@ -322,8 +330,26 @@ func (cl *cloneJob) transfer(j *job, key, volume, base, file string, vmid int, s
 		return die("copy failed: command '/usr/bin/qemu-img convert -p -n %s-f qcow2 -O qcow2 /var/lib/vz/images/%s zeroinit:/var/lib/vz/images/%d/%s' failed: %v",
 			limit, base, vmid, file, err)
 	}
-	j.printf("transferred %.1f GiB of %.1f GiB (100.00%%)", total, total)
+	cl.transferred(size, 1, 100)
 	return nil
+}
+
+// transferred tells how far the work of copying got, with a line for each
+// percent: more than a page of a log has.
+func (c *call) transferred(size, from, to int64) {
+	for p := from; p <= to; p++ {
+		c.say(fmt.Sprintf("transferred %s of %s (%.2f%%)", rounded(size*p/100), rounded(size), float64(p)))
+	}
+}
+
+// rounded is an amount of bytes as PVE shows it to people (pve-common
+// CLIFormatter.pm render_bytes).
+func rounded(n int64) string {
+	f, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for f >= 1024 && len(units) > 1 {
+		f, units = f/1024, units[1:]
+	}
+	return fmt.Sprintf("%.1f %s", f, units[0])
 }
 
 // undo removes what a clone that failed has made.

@@ -110,8 +110,8 @@ func (c *call) updateConfig(async bool) (any, error) {
 		return nil, err
 	}
 	free()
-	c.sayUpdate()
 	return c.fork("qmconfig", strconv.Itoa(vm.ID), func(j *job) error {
+		c.sayUpdate()
 		return j.locked(vm.ID, func() error {
 			vm, err := c.changeable(change)
 			if err != nil {

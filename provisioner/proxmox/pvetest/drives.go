@@ -3,6 +3,7 @@ package pvetest
 import (
 	"fmt"
 	"maps"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -94,8 +95,10 @@ func (c *call) setDrive(vm *VM, key, v string) error {
 		if err != nil {
 			return err
 		}
+		c.say(formatting(vm.ID, path.Base(id), 4<<20))
 		d.file = id
 		d.set("media", "cdrom")
+		c.say(key + ": successfully created disk '" + d.String() + "'")
 	case allocates(rest):
 		if err := c.newDisk(vm, store, rest, &d); err != nil {
 			return err
@@ -120,13 +123,14 @@ func (c *call) setDrive(vm *VM, key, v string) error {
 }
 
 func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
-	size, format, stock := parseSize(gib+"G"), d.props.str("format"), false
-	if from := d.props.str("import-from"); from != "" {
-		src := c.s.c.Volumes[from]
-		if src == nil {
-			return die("unable to create VM %d - failed to stat '%s'", vm.ID, volumePath(from))
-		}
-		size, stock = src.Size, src.Stock
+	size, format := parseSize(gib+"G"), d.props.str("format")
+	from := d.props.str("import-from")
+	src := c.s.c.Volumes[from]
+	switch {
+	case from != "" && src == nil:
+		return die("unable to create VM %d - failed to stat '%s'", vm.ID, volumePath(from))
+	case src != nil:
+		size = src.Size
 		if format == "" {
 			format = src.Format
 		}
@@ -134,15 +138,23 @@ func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
 	if format == "" {
 		format = "raw"
 	}
+	if src != nil && src.Storage != "" {
+		c.say("create full clone of drive (" + src.ID + ")")
+	}
 	id, err := c.allocate(store, vm, "", size, format)
 	if err != nil {
 		return err
 	}
+	c.say(formatting(vm.ID, path.Base(id), size))
+	if src != nil {
+		c.transferred(size, 0, 100)
+	}
 	d.file = id
-	c.s.c.Volumes[id].Stock = stock
+	c.s.c.Volumes[id].Stock = src != nil && src.Stock
 	delete(d.props, "import-from")
 	delete(d.props, "format")
 	d.set("size", sizeText(size))
+	c.say(d.key + ": successfully created disk '" + d.String() + "'")
 	return nil
 }
 

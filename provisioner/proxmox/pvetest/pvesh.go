@@ -268,9 +268,13 @@ func resolve(r *route, name string) (string, *param) {
 	return found[0], r.specs[found[0]]
 }
 
-// say prints what a synchronous call prints; over HTTP nobody hears it.
+// say prints what a call prints: into the log of its task, else to pvesh; of a
+// synchronous call over HTTP nobody hears it.
 func (c *call) say(line string) {
-	if c.shell != nil {
+	switch {
+	case c.job != nil:
+		c.job.print(line)
+	case c.shell != nil:
 		c.shell.say(line)
 	}
 }
@@ -278,20 +282,17 @@ func (c *call) say(line string) {
 // sayUpdate is the line a change of the configuration prints: with all values
 // (Qemu.pm:2160).
 func (c *call) sayUpdate() {
-	if c.shell == nil {
-		return
-	}
 	var line strings.Builder
 	fmt.Fprintf(&line, "update VM %d:", c.vmid())
 	wide := false
 	for _, k := range slices.Sorted(maps.Keys(c.p)) {
-		if k != "vmid" && k != "node" && k != "digest" && k != "skiplock" {
+		if k != "vmid" && k != "node" && k != "digest" && k != "skiplock" && k != "background_delay" {
 			line.WriteString(" -" + k + " " + c.p.str(k))
 			wide = wide || !isLatin1(c.p.str(k))
 		}
 	}
-	c.shell.say(line.String())
-	if wide {
+	c.say(line.String())
+	if wide && c.shell != nil {
 		c.shell.warn("Wide character in print at /usr/share/perl5/PVE/API2/Qemu.pm line 2160.")
 	}
 }

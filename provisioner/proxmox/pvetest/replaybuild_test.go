@@ -99,8 +99,6 @@ func multipartBody(parts []string) string {
 	return b.String() + "--XX0123--\r\n"
 }
 
-const creationLog = "the log of a creation, which is cut off, is not simulated"
-
 func transcript01() *transcript {
 	return &transcript{
 		prepare: func(_ *replay, c *Cluster) { // a file of the node
@@ -116,7 +114,6 @@ func transcript01() *transcript {
 				r.tick = [2]string{t["ticket"].(string), t["CSRFPreventionToken"].(string)}
 			})
 		},
-		omitAt: map[int]string{3: creationLog},
 	}
 }
 
@@ -142,7 +139,7 @@ func transcript73() *transcript {
 			},
 		},
 		omitAt: map[int]string{
-			74: unasked, 75: unasked, 76: unasked, 109: creationLog, 117: creationLog, 126: creationLog,
+			74: unasked, 75: unasked, 76: unasked,
 			143: note, 156: command, 163: command, 180: command, 192: "there are machines of the recordings before it",
 		},
 		replace: []string{

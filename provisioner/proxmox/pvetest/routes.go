@@ -38,6 +38,7 @@ type call struct {
 	p      params
 	route  *route
 	shell  *shell // set when pvesh asks, not HTTP
+	job    *job   // the task it has started
 }
 
 // routes of all files, in the order in which they match.

@@ -121,6 +121,7 @@ func (c *call) fork(typ, id string, work func(j *job) error) (any, error) {
 	s.work.Go(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		c.job = j
 		j.finish(work(j))
 	})
 	if c.shell != nil {

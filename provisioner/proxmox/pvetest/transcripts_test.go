@@ -178,7 +178,7 @@ func transcript20() *transcript {
 		"clone of a non-template without full: PVE makes a FULL clone": hold("qmclone begins", "qmclone"),
 		"source VM config while full clone runs (1)":                   both(pass("qmclone begins"), named(111)),
 		"config change of target while locked":                         both(cold, release),
-	}, omitAt: map[int]string{23: slow}}
+	}}
 }
 
 // bridges are those that the node has from now on.
