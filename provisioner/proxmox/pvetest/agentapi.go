@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -186,7 +187,25 @@ func (c *call) simpleAgent(cmd string) (any, error) {
 	if err := c.agent(execute, nil, &result); err != nil {
 		return nil, err
 	}
+	if m := c.s.guests[c.vmid()]; cmd == "network-get-interfaces" && m != nil && time.Now().Before(m.address) {
+		result = withoutAddress(result)
+	}
 	return map[string]any{"result": result}, nil
+}
+
+// withoutAddress is what a guest says of its network before it has got an
+// address for it (measured).
+func withoutAddress(interfaces any) any {
+	list, _ := interfaces.([]any)
+	for _, e := range list {
+		card, _ := e.(map[string]any)
+		addresses, _ := card["ip-addresses"].([]any)
+		if card["name"] == "lo" || addresses == nil {
+			continue
+		}
+		card["ip-addresses"] = slices.DeleteFunc(addresses, func(a any) bool { return a.(map[string]any)["ip-address-type"] == "ipv4" })
+	}
+	return interfaces
 }
 
 func agentExec(c *call) (any, error) {

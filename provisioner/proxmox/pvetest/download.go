@@ -45,7 +45,7 @@ func (c *call) download(j *job, st *Storage, content, name string) error {
 	}
 	var f fetched
 	var err error
-	c.s.unlocked(func() { f, err = c.s.fetch(j, from, algorithm) })
+	c.s.unlocked(func() { f, err = c.fetch(j, from, algorithm) })
 	if err != nil {
 		return die("download failed: %v", err)
 	}
@@ -99,15 +99,20 @@ type fetched struct {
 	backing bool
 }
 
-func (s *Server) fetch(j *job, from, algorithm string) (fetched, error) {
+// web is the node's way to the rest of the world.
+func (c *call) web() *http.Client {
+	verify := !c.p.has("verify-certificates") || c.p.flag("verify-certificates")
+	web := &http.Transport{DialContext: c.s.dialWeb, DisableKeepAlives: true}
+	web.TLSClientConfig = &tls.Config{InsecureSkipVerify: !verify} //nolint:gosec // as it was asked for
+	return &http.Client{Timeout: time.Minute, Transport: web}
+}
+
+func (c *call) fetch(j *job, from, algorithm string) (fetched, error) {
 	req, err := http.NewRequestWithContext(j.ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return fetched{}, err
 	}
-	verify := !j.c.p.has("verify-certificates") || j.c.p.flag("verify-certificates")
-	web := &http.Transport{DialContext: s.dialWeb, DisableKeepAlives: true}
-	web.TLSClientConfig = &tls.Config{InsecureSkipVerify: !verify} //nolint:gosec // as it was asked for
-	resp, err := (&http.Client{Timeout: time.Minute, Transport: web}).Do(req)
+	resp, err := c.web().Do(req)
 	if err != nil {
 		return fetched{}, wgetError(from, err)
 	}

@@ -79,6 +79,7 @@ type machine struct {
 	guest   Guest
 	ready   time.Time     // when the agent begins to answer
 	never   bool          // it never does
+	address time.Time     // when its network has got an address
 	turn    chan struct{} // one command at a time: the socket takes one client
 	mu      sync.Mutex
 	conn    net.Conn
@@ -104,6 +105,10 @@ func (s *Server) bootGuest(vm *VM) error {
 	if s.AgentDelay != nil {
 		d := s.AgentDelay(vm.ID)
 		m.never, m.ready = d < 0, m.ready.Add(d)
+	}
+	m.address = m.ready
+	if s.AddressDelay != nil {
+		m.address = m.ready.Add(s.AddressDelay(vm.ID))
 	}
 	s.guests[vm.ID] = m
 	s.work.Go(func() {

@@ -44,6 +44,7 @@ func recordedWeb(t *testing.T) func(context.Context, string, string) (net.Conn, 
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
 		}
+		w.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = w.Write([]byte(text))
 	})
 	web, api := httptest.NewServer(serve), httptest.NewUnstartedServer(serve)
@@ -119,7 +120,7 @@ func transcript01() *transcript {
 
 func transcript73() *transcript {
 	mini, theirs := sumOf(testImage(2<<30, false)), "19407f0494439e30dc44a3c099657246a500687af97f2584deadb6a8ecea76a9"
-	const unasked, command = "nobody here asks for it", "the command was ls or find"
+	const command = "the command was ls or find"
 	return &transcript{
 		web: recordedWeb,
 		before: map[string]func(*replay){ // what was done in between is not recorded
@@ -134,16 +135,19 @@ func transcript73() *transcript {
 					}
 				})
 			},
+			"content without filter": func(r *replay) {
+				r.srv.Edit(func(c *Cluster) { c.AddVM("pve", 183, "one"); linked(c, 188, "two") })
+			},
 			"upload: field order content, checksum-algorithm, checksum, filename is FIXED: right order": func(r *replay) {
 				r.srv.Edit(func(c *Cluster) { maps.DeleteFunc(c.Volumes, func(_ string, v *Volume) bool { return v.VMID == 0 }) })
 			},
 		},
 		omitAt: map[int]string{
-			74: unasked, 75: unasked, 76: unasked,
-			143: note, 156: command, 163: command, 180: command, 192: "there are machines of the recordings before it",
+
+			143: note, 156: command, 163: command, 180: command,
 		},
 		replace: []string{
-			theirs, mini, strings.ToUpper(theirs), strings.ToUpper(mini), "qemu-img.real", "qemu-img",
+			"404 File not found", "404 Not Found", theirs, mini, strings.ToUpper(theirs), strings.ToUpper(mini), "qemu-img.real", "qemu-img",
 			"e7e2dcff542de95352682dc186432e98f0188084896773f1973276b0577d5305", sumOf("text of e.iso"),
 		},
 		prepare: func(r *replay, c *Cluster) {

@@ -23,7 +23,7 @@ type Server struct {
 	Version string
 
 	// Scale is how long PVE's own waiting times take here, 1 being real time.
-	// Zero is 0.01. TaskTime, AgentDelay and CallTime are not scaled.
+	// Zero is 0.01. TaskTime, CallTime, AgentDelay and AddressDelay are not scaled.
 	Scale float64
 
 	// Patience is the least real time an agent that ought to answer is given,
@@ -47,6 +47,10 @@ type Server struct {
 	// AgentDelay says how long after the start of a VM its guest agent
 	// answers; nil is at once, a negative time is never.
 	AgentDelay func(vmid int) time.Duration
+
+	// AddressDelay says how long its agent answers before a guest's network
+	// has got an address for more than its own link; nil is not at all.
+	AddressDelay func(vmid int) time.Duration
 
 	// NewGuest makes the inside of a VM; nil makes guests that answer the
 	// agent's questions and can't run anything.

@@ -25,6 +25,7 @@ func storageRoutes() []*route {
 		{method: "POST", path: one + "/upload", call: uploadFile, daemon: true, perm: "/storage/{storage} Datastore.AllocateTemplate",
 			params: "content!=enum:iso/vztmpl/import filename!=string,len=255 checksum=string,needs=checksum-algorithm" +
 				` checksum-algorithm=enum:md5/sha1/sha224/sha256/sha384/sha512,needs=checksum tmpfilename=re:/var/tmp/pveupload-[0-9a-f]+`},
+		{method: "GET", path: "/nodes/{node}/query-url-metadata", call: urlMetadata, perm: "!network", params: "url!=re:https?://.* verify-certificates=bool"},
 		{method: "POST", path: one + "/download-url", call: downloadURL, daemon: true, perm: "!network",
 			params: `url!=re:https?://.* content!=enum:iso/vztmpl/import filename!=string,len=255 checksum=string,needs=checksum-algorithm` +
 				" checksum-algorithm=enum:md5/sha1/sha224/sha256/sha384/sha512,needs=checksum compression=string verify-certificates=bool"},
