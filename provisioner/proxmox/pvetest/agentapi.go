@@ -126,6 +126,10 @@ func (c *call) agentCommand(ctx context.Context, vm *VM, execute string, args ma
 	var out json.RawMessage
 	var err error
 	s.unlocked(func() { out, err = m.command(ctx, line, s.scaled(wait)) })
+	if err == nil && s.LoseReply != nil && s.LoseReply(vm.ID, string(out)) {
+		_ = s.sleep(ctx, s.scaled(wait))
+		return nil, errAgentTimeout
+	}
 	return out, err
 }
 

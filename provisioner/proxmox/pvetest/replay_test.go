@@ -185,7 +185,7 @@ func (r *replay) play(e recorded) string {
 		r.finished(upid)
 	}
 	status, reason, body, err := r.send(e)
-	for err == nil && strings.Contains(e.Request.Path, "exec-status") && strings.Contains(fmt.Sprint(body), "exited:0") && exited(e.Body) {
+	for err == nil && strings.Contains(e.Request.Path, "exec-status") && strings.Contains(fmt.Sprint(body), "exited:0") && !strings.Contains(fmt.Sprint(e.Body), "exited:0") {
 		status, reason, body, err = r.send(e)
 	}
 	if err != nil {
@@ -218,12 +218,6 @@ func (r *replay) ended(e recorded) (string, bool) {
 	data, _ := body["data"].(map[string]any)
 	upid, ok := r.upids[fmt.Sprint(data["upid"])]
 	return upid, ok && data["status"] == "stopped"
-}
-
-// exited says that the recorded answer is of a process that has ended.
-func exited(body any) bool {
-	text := fmt.Sprint(body)
-	return strings.Contains(text, "exited:1") || strings.HasPrefix(text, `{"data": {"`)
 }
 
 // send makes the request as it was recorded.

@@ -52,6 +52,10 @@ type Server struct {
 	// has got an address for more than its own link; nil is not at all.
 	AddressDelay func(vmid int) time.Duration
 
+	// LoseReply says whether the reply of a guest agent to a command is lost on
+	// its way: what it did is done, and PVE runs into its timeout. Nil is none.
+	LoseReply func(vmid int, reply string) bool
+
 	// NewGuest makes the inside of a VM; nil makes guests that answer the
 	// agent's questions and can't run anything.
 	NewGuest func(GuestSpec) (Guest, error)
