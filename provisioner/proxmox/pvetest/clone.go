@@ -1,6 +1,7 @@
 package pvetest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -32,8 +33,10 @@ func cloneVM(c *call) (any, error) {
 	if pool := c.p.str("pool"); pool != "" && c.s.c.Pools[pool] == nil {
 		return nil, denied("pool '" + pool + "' does not exist")
 	}
-	if st := c.p.str("storage"); st != "" && c.s.c.storage(st) == nil {
-		return nil, die("storage '%s' does not exist", st)
+	if c.p.has("storage") {
+		if _, err := c.storageHere(c.p.str("storage")); err != nil {
+			return nil, err
+		}
 	}
 	free, err := c.s.lockVM(c.ctx(), c.say, c.vmid(), c.shareable(), cloneLockWait)
 	if err != nil {
@@ -277,7 +280,11 @@ func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string)
 		conf[key] = d.String()
 		return nil
 	}
-	id, err := cl.allocate(store, vm, "", size, "qcow2")
+	format := "qcow2"
+	if cl.full {
+		format = cmp.Or(cl.p.str("format"), formatOf(d.file))
+	}
+	id, err := cl.allocate(store, vm, "", size, format)
 	if err != nil {
 		return err
 	}
@@ -327,8 +334,8 @@ func (cl *cloneJob) transfer(j *job, key, volume, base, file string, vmid int, s
 		if n := cl.p.num("bwlimit"); n > 0 {
 			limit = fmt.Sprintf("-r %dK ", n)
 		}
-		return die("copy failed: command '/usr/bin/qemu-img convert -p -n %s-f qcow2 -O qcow2 /var/lib/vz/images/%s zeroinit:/var/lib/vz/images/%d/%s' failed: %v",
-			limit, base, vmid, file, err)
+		return die("copy failed: command '/usr/bin/qemu-img convert -p -n %s-f %s -O %s /var/lib/vz/images/%s zeroinit:/var/lib/vz/images/%d/%s' failed: %v",
+			limit, formatOf(base), formatOf(file), base, vmid, file, err)
 	}
 	cl.transferred(size, 1, 100)
 	return nil

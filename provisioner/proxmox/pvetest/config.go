@@ -110,9 +110,14 @@ func (c *call) updateConfig(async bool) (any, error) {
 		return nil, err
 	}
 	free()
-	return c.fork("qmconfig", strconv.Itoa(vm.ID), func(j *job) error {
+	return c.forkUpdate(vm.ID, change)
+}
+
+// forkUpdate makes a change in a task.
+func (c *call) forkUpdate(vmid int, change *change) (any, error) {
+	upid, err := c.forkAwaited("background_delay", "qmconfig", strconv.Itoa(vmid), func(j *job) error {
 		c.sayUpdate()
-		return j.locked(vm.ID, func() error {
+		return j.locked(vmid, func() error {
 			vm, err := c.changeable(change)
 			if err != nil {
 				return err
@@ -123,6 +128,10 @@ func (c *call) updateConfig(async bool) (any, error) {
 			return c.applyChange(vm, change)
 		})
 	})
+	if err != nil {
+		err = die("failed to update VM %d: %v", vmid, err)
+	}
+	return upid, err
 }
 
 // changeable checks what only the configuration can tell.

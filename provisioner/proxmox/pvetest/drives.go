@@ -70,10 +70,11 @@ func (c *call) driveAccessible(vmid int, d drive) error {
 		if err := c.check("/storage/"+store, "Datastore.AllocateSpace"); err != nil {
 			return err
 		}
-		if c.s.c.storage(store) == nil {
-			return die("storage '%s' does not exist", store)
+		st, err := c.storageHere(store)
+		if err == nil && !slices.Contains(splitList(st.Content), "images") {
+			return badParam("storage", "storage '%s' does not support vm images", store)
 		}
-		return nil
+		return err
 	}
 	if err := c.volumeAccessible(vmid, d.file); err != nil {
 		return err
@@ -160,9 +161,9 @@ func (c *call) newDisk(vm *VM, store, gib string, d *drive) error {
 
 // allocate makes a volume vm-ID-disk-N, or vm-ID-kind.
 func (c *call) allocate(store string, vm *VM, kind string, size int64, format string) (string, error) {
-	st := c.s.c.storage(store)
-	if st == nil {
-		return "", die("storage '%s' does not exist", store)
+	st, err := c.storageHere(store)
+	if err != nil {
+		return "", err
 	}
 	if st.Full {
 		return "", die("unable to create image: qemu-img: /var/lib/vz/images/%d/vm-%d-disk-0.%s: No space left on device", vm.ID, vm.ID, format)

@@ -57,10 +57,9 @@ func (c *call) movable() (*VM, error) {
 		return nil, die("you can't move a cdrom")
 	case have == store && (format == "" || format == formatOf(d.file)):
 		return nil, die("you can't move to the same storage with same format")
-	case c.s.c.storage(store) == nil:
-		return nil, die("storage '%s' does not exist", store)
 	}
-	return vm, nil
+	_, err = c.storageHere(store)
+	return vm, err
 }
 
 func (c *call) migrateDisk(j *job, store string) error {

@@ -68,10 +68,24 @@ func takeSnapshot(c *call) (any, error) {
 				return vm.checkLock()
 			case vm.snapshot(name) != nil:
 				return die("snapshot name '%s' already used", name)
+			case c.rawDisk(vm) != "":
+				return die("snapshot feature is not available")
 			}
 			return c.snapshot(j, vm, name)
 		})
 	})
+}
+
+// rawDisk is a disk of a VM that a directory can't take snapshots of (derived:
+// Storage/Plugin.pm volume_has_feature).
+func (c *call) rawDisk(vm *VM) string {
+	for _, k := range vm.drives() {
+		d := parseDrive(k, vm.Config[k])
+		if vol := c.s.c.Volumes[d.file]; vol != nil && vol.Format == "raw" && !d.cdrom() {
+			return k
+		}
+	}
+	return ""
 }
 
 func (c *call) snapshot(j *job, vm *VM, name string) error {

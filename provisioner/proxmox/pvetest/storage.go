@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 func storageRoutes() []*route {
@@ -99,12 +98,16 @@ func editStorage(c *call) (any, error) {
 
 // store is the storage the path names.
 func (c *call) store() (*Storage, error) {
-	id := c.p.str("storage")
+	return c.storageHere(c.p.str("storage"))
+}
+
+// storageHere is a storage that the node has (Storage.pm storage_check_enabled).
+func (c *call) storageHere(id string) (*Storage, error) {
 	st := c.s.c.storage(id)
-	if st == nil {
+	switch {
+	case st == nil:
 		return nil, die("storage '%s' does not exist", id)
-	}
-	if !st.on(c.node.Name) {
+	case !st.on(c.node.Name):
 		return nil, die("storage '%s' is not available on node '%s'", id, c.node.Name)
 	}
 	return st, nil
@@ -210,7 +213,7 @@ func deleteVolume(c *call) (any, error) {
 	if owner != 0 {
 		task = fmt.Sprintf("%d@%s", owner, st.ID)
 	}
-	upid, err := c.fork("imgdel", task, func(j *job) error {
+	return c.forkAwaited("delay", "imgdel", task, func(j *job) error {
 		if err := j.spend(); err != nil {
 			return err
 		}
@@ -224,15 +227,6 @@ func deleteVolume(c *call) (any, error) {
 		j.printf("Removed volume '%s'", id)
 		return nil
 	})
-	if err != nil || !c.p.has("delay") {
-		return upid, err
-	}
-	t := c.s.c.byUPID[upid.(string)]
-	c.s.wait(t, c.s.patience(time.Duration(c.p.num("delay"))*time.Second, 1))
-	if t.running() {
-		return upid, nil
-	}
-	return nil, nil
 }
 
 var (

@@ -131,6 +131,24 @@ func (c *call) fork(typ, id string, work func(j *job) error) (any, error) {
 	return t.upid, nil
 }
 
+// forkAwaited is fork for calls that answer null, or the task's error, if it has
+// ended within the seconds that the parameter delay gives.
+func (c *call) forkAwaited(delay, typ, id string, work func(j *job) error) (any, error) {
+	upid, err := c.fork(typ, id, work)
+	if err != nil || !c.p.has(delay) {
+		return upid, err
+	}
+	t := c.s.c.byUPID[upid.(string)]
+	c.s.wait(t, c.s.patience(time.Duration(c.p.num(delay))*time.Second, 1))
+	switch {
+	case t.running():
+		return upid, nil
+	case t.exit != "OK" && !warnings.MatchString(t.exit):
+		return nil, die("%s", t.exit)
+	}
+	return nil, nil
+}
+
 // finish writes the last line of the log, from which PVE reads the exit status
 // (pve-common Tools.pm upid_read_status).
 func (j *job) finish(err error) {
