@@ -266,19 +266,7 @@ func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string)
 	}
 	d.set("size", sizeText(size))
 	if d.cloudinit() {
-		j.printf("create full clone of drive %s (%s)", key, d.file)
-		id, err := cl.allocate(store, vm, "cloudinit", size, "qcow2")
-		if err != nil {
-			return err
-		}
-		_, file := cutVolume(id)
-		j.print(formatting(vm.ID, file[strings.Index(file, "/")+1:], size))
-		if cl.s.release() >= 900 {
-			j.printf("allocated target volume '%s'", id)
-		}
-		d.file = id
-		conf[key] = d.String()
-		return nil
+		return cl.copyCloudinit(j, vm, conf, d, store, size)
 	}
 	format := "qcow2"
 	if cl.full {
@@ -311,6 +299,23 @@ func (cl *cloneJob) copyDisk(j *job, vm *VM, conf map[string]string, key string)
 	}
 	d.file = id
 	conf[key] = d.String()
+	return nil
+}
+
+// copyCloudinit makes a drive of its own for what cloud-init is told.
+func (cl *cloneJob) copyCloudinit(j *job, vm *VM, conf map[string]string, d drive, store string, size int64) error {
+	j.printf("create full clone of drive %s (%s)", d.key, d.file)
+	id, err := cl.allocate(store, vm, "cloudinit", size, "qcow2")
+	if err != nil {
+		return err
+	}
+	_, file := cutVolume(id)
+	j.print(formatting(vm.ID, file[strings.Index(file, "/")+1:], size))
+	if cl.s.release() >= 900 {
+		j.printf("allocated target volume '%s'", id)
+	}
+	d.file = id
+	conf[d.key] = d.String()
 	return nil
 }
 
@@ -369,44 +374,4 @@ func (cl *cloneJob) undo() {
 // removeVolumes frees all volumes of a VM.
 func (c *Cluster) removeVolumes(vmid int) {
 	maps.DeleteFunc(c.Volumes, func(_ string, v *Volume) bool { return v.VMID == vmid })
-}
-
-// makeTemplate converts a VM.
-func makeTemplate(c *call) (any, error) {
-	vm, err := c.vm()
-	if err != nil {
-		return nil, err
-	}
-	if err := vm.checkLock(); err != nil {
-		return nil, err
-	}
-	switch {
-	case len(vm.Snapshots) > 0:
-		return nil, die("unable to create template, because VM contains snapshots")
-	case vm.template() && !c.p.has("disk"):
-		return nil, die("you can't convert a template to a template")
-	case vm.Running:
-		return nil, die("you can't convert a VM to template if VM is running")
-	}
-	return c.fork("qmtemplate", strconv.Itoa(vm.ID), func(j *job) error {
-		return j.locked(vm.ID, func() error {
-			if err := j.spend(); err != nil {
-				return err
-			}
-			vm.Config["template"] = "1"
-			for k, v := range vm.Config {
-				d := parseDrive(k, v)
-				vol := c.s.c.Volumes[d.file]
-				if !driveKey.MatchString(k) || d.cdrom() || vol == nil {
-					continue
-				}
-				delete(c.s.c.Volumes, vol.ID)
-				vol.ID = strings.Replace(vol.ID, fmt.Sprintf("vm-%d-", vm.ID), fmt.Sprintf("base-%d-", vm.ID), 1)
-				c.s.c.Volumes[vol.ID] = vol
-				d.file = vol.ID
-				vm.Config[k] = d.String()
-			}
-			return nil
-		})
-	})
 }

@@ -195,3 +195,43 @@ func (c *call) create(j *job, vm *VM, ch *change) error {
 	}
 	return nil
 }
+
+// makeTemplate converts a VM.
+func makeTemplate(c *call) (any, error) {
+	vm, err := c.vm()
+	if err != nil {
+		return nil, err
+	}
+	if err := vm.checkLock(); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(vm.Snapshots) > 0:
+		return nil, die("unable to create template, because VM contains snapshots")
+	case vm.template() && !c.p.has("disk"):
+		return nil, die("you can't convert a template to a template")
+	case vm.Running:
+		return nil, die("you can't convert a VM to template if VM is running")
+	}
+	return c.fork("qmtemplate", strconv.Itoa(vm.ID), func(j *job) error {
+		return j.locked(vm.ID, func() error {
+			if err := j.spend(); err != nil {
+				return err
+			}
+			vm.Config["template"] = "1"
+			for k, v := range vm.Config {
+				d := parseDrive(k, v)
+				vol := c.s.c.Volumes[d.file]
+				if !driveKey.MatchString(k) || d.cdrom() || vol == nil {
+					continue
+				}
+				delete(c.s.c.Volumes, vol.ID)
+				vol.ID = strings.Replace(vol.ID, fmt.Sprintf("vm-%d-", vm.ID), fmt.Sprintf("base-%d-", vm.ID), 1)
+				c.s.c.Volumes[vol.ID] = vol
+				d.file = vol.ID
+				vm.Config[k] = d.String()
+			}
+			return nil
+		})
+	})
+}
