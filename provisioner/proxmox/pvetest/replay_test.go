@@ -1,14 +1,12 @@
 package pvetest
 
 import (
-	"bytes"
 	"compress/gzip"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -218,114 +216,6 @@ func (r *replay) ended(e recorded) (string, bool) {
 	data, _ := body["data"].(map[string]any)
 	upid, ok := r.upids[fmt.Sprint(data["upid"])]
 	return upid, ok && data["status"] == "stopped"
-}
-
-// send makes the request as it was recorded.
-func (r *replay) send(e recorded) (status int, reason string, body any, err error) {
-	q := e.Request
-	var payload io.Reader
-	if q.Method == http.MethodPost || q.Method == http.MethodPut {
-		payload = strings.NewReader(strings.Replace(encodeForm(q.Form), "password=%3Csecret%3E", "password="+url.QueryEscape(r.tick[0]), 1))
-	}
-	if form := tooLarge[e.Title]; form != nil {
-		payload = strings.NewReader(form().Encode())
-	}
-	var announced int64
-	if e.Title == "form body > 512 KiB" { // the answer comes before the body, which it may cut off
-		announced = 600 << 10
-		body, end := io.Pipe()
-		defer func() { _ = end.Close() }()
-		payload = body
-	}
-	if raw, ok := rawBodies[e.Title]; ok {
-		payload = strings.NewReader(raw)
-	}
-	if parts, ok := uploads[e.Title]; ok {
-		payload = strings.NewReader(multipartBody(parts))
-	}
-	ctype := "application/x-www-form-urlencoded"
-	if q.JSON != nil {
-		ctype = "application/json"
-		payload = bytes.NewReader(encode(q.JSON))
-	}
-	if q.Type != "" {
-		ctype = q.Type
-	}
-	req, err := http.NewRequestWithContext(r.t.Context(), q.Method, r.url+"/api2/json"+r.ours(whole(q.Path)), payload)
-	if err != nil {
-		return 0, "", nil, err
-	}
-	if announced != 0 {
-		req.ContentLength = announced
-	}
-	if payload != nil {
-		req.Header.Set("Content-Type", ctype)
-	}
-	r.authorize(req, e)
-	resp, err := r.http.Do(req)
-	if err != nil {
-		return 0, "", nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, "", nil, err
-	}
-	reason = strings.TrimPrefix(resp.Status, fmt.Sprint(resp.StatusCode, " "))
-	var size int
-	if n, _ := fmt.Sscanf(fmt.Sprint(e.Body), "(large, %d chars)", &size); n == 1 && len(data) >= 1<<20 {
-		if spaces := size - len(data); spaces < 4 || spaces > 6 { // the recording has one after each : and ,
-			err = fmt.Errorf("%d bytes of answer, want %d less those that the recording added", len(data), size)
-		}
-		return resp.StatusCode, reason, nil, err
-	}
-	if json.Unmarshal(data, &body) != nil {
-		body = string(data)
-	}
-	return resp.StatusCode, reason, body, nil
-}
-
-// encodeForm takes an object, or a list of pairs.
-func encodeForm(form any) string {
-	var out []string
-	add := func(k string, v any) {
-		out = append(out, url.QueryEscape(k)+"="+url.QueryEscape(fmt.Sprint(v)))
-	}
-	switch f := form.(type) {
-	case map[string]any:
-		for k, v := range f {
-			list, ok := v.([]any)
-			if !ok {
-				list = []any{v}
-			}
-			for _, one := range list {
-				add(k, one)
-			}
-		}
-	case []any:
-		for _, pair := range f {
-			kv := pair.([]any)
-			add(kv[0].(string), kv[1])
-		}
-	}
-	return strings.Join(out, "&")
-}
-
-// ours puts our task and process ids in the place of the recorded ones.
-func (r *replay) ours(path string) string {
-	for theirs, mine := range r.upids {
-		path = strings.ReplaceAll(path, theirs, mine)
-		path = strings.ReplaceAll(path, url.QueryEscape(theirs), url.QueryEscape(mine))
-	}
-	if r.vnc != "" {
-		path = strings.Replace(path, "vncticket=<secret>", "vncticket="+url.QueryEscape(r.vnc), 1)
-	}
-	for theirs, mine := range r.pids {
-		if rest, ok := strings.CutSuffix(path, "exec-status?pid="+theirs); ok {
-			return rest + "exec-status?pid=" + mine
-		}
-	}
-	return path
 }
 
 // learn notes which of our ids stands for which recorded one.
