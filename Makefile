@@ -57,8 +57,8 @@ vm: build ## boot machines of the simulated Proxmox VE in QEMU
 		./provisioner/proxmox ./cmd/agentlab
 
 .PHONY: bench
-bench: build ## measure it against floors of the same run; JSON=1 for programs
-	@CGO_ENABLED=0 go run ./internal/bench $(if $(JSON),-json)
+bench: build ## measure it against floors of the same run; JSON=1 for programs, ONLY=proxmox for a part
+	@CGO_ENABLED=0 go run ./internal/bench $(if $(JSON),-json) $(if $(ONLY),-only $(ONLY))
 
 .PHONY: lint
 lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint

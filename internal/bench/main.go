@@ -22,6 +22,7 @@ import (
 func main() {
 	bin := flag.String("bin", "bin", "directory of the programs")
 	asJSON := flag.Bool("json", false, "print one line of JSON a figure")
+	only := flag.String("only", "", "measure only this: memory, create, exec, files, guest or proxmox")
 	forks := flag.Int("forks", 0, "instead, run the arguments that often and print how long each took, in nanoseconds")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -31,7 +32,7 @@ func main() {
 	if *forks > 0 {
 		err = printForks(ctx, os.Stdout, *forks, flag.Args())
 	} else {
-		err = run(ctx, *bin, newReport(os.Stdout, *asJSON))
+		err = run(ctx, *bin, *only, newReport(os.Stdout, *asJSON))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -54,7 +55,7 @@ type bench struct {
 	runsc  runsc
 }
 
-func run(ctx context.Context, bin string, out report) (err error) {
+func run(ctx context.Context, bin, only string, out report) (err error) {
 	st, err := stage.New(bin)
 	if err != nil {
 		return err
@@ -66,16 +67,19 @@ func run(ctx context.Context, bin string, out report) (err error) {
 	}
 	b := &bench{stage: st, client: client, runsc: newRunsc(st)}
 	for _, m := range []struct {
-		what string
-		do   func(context.Context) ([]figure, error)
+		name, what string
+		do         func(context.Context) ([]figure, error)
 	}{
-		{"memory of the daemon", b.memory}, // first, while it has done nothing
-		{"create", b.create},
-		{"exec over the bridge", b.exec},
-		{"files", b.files},
-		{"guest on the plain host", b.guest},
-		{"machines of a simulated Proxmox VE", b.proxmox},
+		{"memory", "memory of the daemon", b.memory}, // first, while it has done nothing
+		{"create", "create", b.create},
+		{"exec", "exec over the bridge", b.exec},
+		{"files", "files", b.files},
+		{"guest", "guest on the plain host", b.guest},
+		{"proxmox", "machines of a simulated Proxmox VE", b.proxmox},
 	} {
+		if only != "" && only != m.name {
+			continue
+		}
 		fmt.Fprintf(os.Stderr, "measuring: %s\n", m.what)
 		figures, err := m.do(ctx)
 		if err != nil {
