@@ -41,6 +41,10 @@ var rules = []rule{
 	pattern(NotFound, "vm", `^unable to find configuration file for VM (\d+)`),
 	pattern(NotFound, "snapshot", `^snapshot '([^']*)' does not exist`),
 	pattern(NotFound, "storage", `^storage '([^']*)' does not exist`),
+	pattern(StorageAway, "storage", `storage '([^']*)' (?:is not online|is not available|failed)`), // PVE/Storage.pm
+	pattern(StorageAway, "storage", `^unable to activate storage '([^']*)'`),                       // PVE/Storage/DirPlugin.pm
+	pattern(StorageAway, "storage", `^storage '([^']*)' is disabled`),                              // PVE/Storage.pm
+	pattern(StorageAway, "", `^mount error`),                                                       // PVE/Storage/NFSPlugin.pm
 	pattern(NotFound, "pool", `pool '([^']*)' does not exist`),
 	pattern(NotFound, "volume", `^volume '?([^' ]*)'? does not exist`),
 	pattern(NotFound, "disk", `^(?:d|D)isk '([^']*)' (?:for VM '\d+' )?does not exist`),
@@ -65,9 +69,11 @@ var rules = []rule{
 	pattern(Exists, "member", `VM (\d+) (?:is already a pool member|belongs already to pool)`),
 
 	pattern(Locked, "lock", `^VM is locked \(([a-z-]+)\)`),
-	pattern(LockTimeout, "vm", `^can't lock file '/var/lock/qemu-server/lock-(\d+)\.conf' - got timeout`),
+	pattern(NoQuorum, "", `no quorum`), // PVE/Cluster.pm: of a call, and of a lock that was asked for
+	pattern(LockTimeout, "vm", `^can't lock file '[^']*/lock-(\d+)\.conf' - got timeout`),
 	pattern(LockTimeout, "", `^can't lock file '[^']*' - got timeout`),
-	pattern(LockTimeout, "", `^(?:error with )?cfs lock '[^']*'(?::| failed)`), // PVE/Cluster.pm
+	pattern(LockTimeout, "", `^cfs-lock '[^']*' error|^(?:error with )?cfs lock '[^']*'(?::| failed)`), // PVE/Cluster.pm
+	pattern(LockTimeout, "", `^got lock (?:request )?timeout`),                                         // PVE/Cluster.pm
 	pattern(Modified, "", `^checksum mismatch \(file change by other user`),
 	pattern(Modified, "", `detected modified configuration - file changed by other user`),
 
@@ -79,7 +85,9 @@ var rules = []rule{
 	pattern(Protected, "vm", `^can't remove (?:VM (\d+)|drive '[^']*') - protection mode enabled`),
 	pattern(InUse, "volume", `^base volume '([^']*)' is still in use by linked clone`),
 
-	pattern(NoQuorum, "", `cluster not ready - no quorum`), // PVE/Cluster.pm
+	// pmxcfs without quorum is read-only, and without its daemon it is not there.
+	pattern(NoQuorum, "", `(?:unable to (?:write|open file|create)|mkdir|close \(rename\) atomic file) '?/etc/pve/[^']*'?.*Permission denied`), // PVE/INotify.pm, PVE/Tools.pm
+	pattern(NodeUnreachable, "", `^ipcc_send_rec\[\d+\] failed|^Unable to load access control list|/etc/pve/[^']*'?.*Transport endpoint is not connected`),
 	pattern(NodeUnreachable, "node", `^hostname lookup '([^']*)' failed`),
 	pattern(NoSpace, "", `No space left on device|[Nn]ot enough free space|insufficient free space|out of space|Disk quota exceeded`), // of the storage tools
 	pattern(NoSpace, "", `Cannot allocate memory|cannot set up guest memory`),                                                         // of QEMU
@@ -175,6 +183,25 @@ func taskError(id UPID, exit string) *Error {
 		e.Message = exit[len(m[0]):]
 	}
 	return classify(e)
+}
+
+// Explain adds to the error of a task the lines of its log. If one of these is a
+// message that we know, the error becomes one of its kind: QEMU's own words are
+// only there (measured: "start failed: QEMU exited with code 1").
+func Explain(err error, log []string) error {
+	var task *Error
+	if !errors.As(err, &task) || len(log) == 0 {
+		return err
+	}
+	whole := *task
+	for _, line := range log {
+		if said := classify(&Error{Message: line}); said.Kind != Failed {
+			whole.Kind, whole.Subject = said.Kind, said.Subject
+			break
+		}
+	}
+	whole.Message = short(whole.Message + ": " + strings.Join(log, "; "))
+	return &whole
 }
 
 func about(err error, kind Kind, s Subject) bool {

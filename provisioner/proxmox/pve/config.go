@@ -174,6 +174,26 @@ func (ps Properties) String() string {
 	return strings.Join(parts, ",")
 }
 
+// Volumes returns what the drives name, such as local:100/vm-100-disk-0.qcow2.
+func (c Config) Volumes() (ids []string) {
+	for _, option := range c.Drives() {
+		if id := ParseProperties(c[option]).First(); strings.Contains(id, ":") {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Storages returns the storages of all that the drives name, each once.
+func (c Config) Storages() (names []string) {
+	for _, id := range c.Volumes() {
+		name, _, _ := strings.Cut(id, ":")
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Drives returns the options that name a volume, in order: ide2, scsi0...
 func (c Config) Drives() []string {
 	var names []string

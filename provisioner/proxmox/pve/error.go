@@ -53,6 +53,8 @@ const (
 	NotImplemented Kind = "no such call"
 	// NoSpace: the storage, or memory, is full.
 	NoSpace Kind = "no space"
+	// StorageAway: the storage, if it is named, does not answer on that node.
+	StorageAway Kind = "storage is not available"
 	// Corrupt: what was downloaded has another checksum than was given.
 	Corrupt Kind = "checksum mismatch"
 	// NoQuorum: the cluster has lost its majority and refuses changes.
@@ -82,7 +84,7 @@ const (
 // Error makes a Kind an error.
 func (k Kind) Error() string { return string(k) }
 
-// Subject is what a NotFound, Exists, Locked or LockTimeout is about.
+// Subject is what a NotFound, Exists, Locked, LockTimeout or StorageAway is about.
 type Subject struct {
 	Type string // vm, storage, pool, snapshot, task, node, volume, user, role, token, file, process, lock
 	Name string // may be empty

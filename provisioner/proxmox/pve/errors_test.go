@@ -53,6 +53,20 @@ func TestErrorsAsRecorded(t *testing.T) {
 		{"permission-unnamed", 403, "Permission check failed", pve.Error{Kind: pve.Permission}},
 		{"unauthorized", 401, "Authentication failed!", pve.Error{Kind: pve.Unauthorized}},
 		{"quorum", 500, "cluster not ready - no quorum?", pve.Error{Kind: pve.NoQuorum}},
+		{"quorum-of-a-lock", 500, "cfs-lock 'file-user_cfg' error: no quorum!", pve.Error{Kind: pve.NoQuorum}},
+		{"quorum-of-a-write", 500, "unable to open file '/etc/pve/nodes/pve/qemu-server/110.conf.tmp.1234' - Permission denied", pve.Error{Kind: pve.NoQuorum}},
+		{"cluster-lock", 500, "cfs-lock 'file-user_cfg' error: got lock request timeout", pve.Error{Kind: pve.LockTimeout}},
+		{"cluster-lock-before-9", 500, "error with cfs lock 'file-user_cfg': got lock request timeout", pve.Error{Kind: pve.LockTimeout}},
+		{"lock-wait", 500, "got lock request timeout", pve.Error{Kind: pve.LockTimeout}},
+		{"lock-timeout-elsewhere", 500, "can't lock file '/run/lock/qemu-server/lock-120.conf' - got timeout", pve.Error{Kind: pve.LockTimeout, Subject: pve.Subject{Type: "vm", Name: "120"}}},
+		{"no-cluster-files", 500, "ipcc_send_rec[1] failed: Connection refused", pve.Error{Kind: pve.NodeUnreachable}},
+		{"no-access-list", 500, "Unable to load access control list: Connection refused", pve.Error{Kind: pve.NodeUnreachable}},
+		{"storage-offline", 500, "storage 'nfs1' is not online", pve.Error{Kind: pve.StorageAway, Subject: pve.Subject{Type: "storage", Name: "nfs1"}}},
+		{"storage-unconnected", 500, "connection check for storage 'nfs1' failed - rpcinfo: timeout", pve.Error{Kind: pve.StorageAway, Subject: pve.Subject{Type: "storage", Name: "nfs1"}}},
+		{"storage-unmounted", 500, "unable to activate storage 'data' - directory is expected to be a mount point but is not mounted: '/mnt/data'", pve.Error{Kind: pve.StorageAway, Subject: pve.Subject{Type: "storage", Name: "data"}}},
+		{"storage-elsewhere", 500, "storage 'nfs1' is not available on node 'pve2'", pve.Error{Kind: pve.StorageAway, Subject: pve.Subject{Type: "storage", Name: "nfs1"}}},
+		{"storage-off", 500, "storage 'nfs1' is disabled", pve.Error{Kind: pve.StorageAway, Subject: pve.Subject{Type: "storage", Name: "nfs1"}}},
+		{"storage-mount", 500, "mount error: Job failed. See \"journalctl -xe\" for details.", pve.Error{Kind: pve.StorageAway}},
 		{"node-lookup", 500, "hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Temporary failure in name resolution", pve.Error{Kind: pve.NodeUnreachable, Subject: pve.Subject{Type: "node", Name: "nosuch"}}},
 		{"node-down", 595, "No route to host", pve.Error{Kind: pve.NodeUnreachable}},
 		{"worker-died", 596, "Broken pipe", pve.Error{Kind: pve.Interrupted}},
@@ -162,6 +176,24 @@ func TestGoneIsAboutTheMachineItself(t *testing.T) {
 	}
 	if !pve.Taken(fail("unable to create VM 130: config file already exists"), 130) {
 		t.Error("a used VMID is not recognised")
+	}
+}
+
+// What a task's log says counts more than its last words, if it is known.
+func TestExplain(t *testing.T) {
+	failed := pve.Task{UPID: "UPID:pve:1:1:1:qmstart:100:root@pam:", Status: "stopped", Exit: "start failed: QEMU exited with code 1"}.Err()
+	for line, want := range map[string]pve.Kind{
+		"bridge 'vmbr7' does not exist": pve.NotFound,
+		"qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory": pve.NoSpace,
+		"something else": pve.Failed,
+	} {
+		err := pve.Explain(failed, []string{"generating cloud-init ISO", line})
+		if !errors.Is(err, want) || err.Error() != failed.Error()+": generating cloud-init ISO; "+line {
+			t.Errorf("%s: %v is no %v", line, err, want)
+		}
+	}
+	if err := pve.Explain(failed, nil); err != failed { //nolint:errorlint // the very same
+		t.Errorf("without a log: %v", err)
 	}
 }
 

@@ -60,8 +60,18 @@ func (c *Client) ConvertToTemplate(ctx context.Context, vm VM) (UPID, error) {
 
 // Delete starts to destroy a stopped machine, all volumes that bear its ID,
 // and what refers to it elsewhere.
+//
+// It looks for these on every storage that the node has, and fails if one of
+// them does not answer, though the machine has nothing there; its own disks may
+// be gone then (PVE/QemuServer.pm destroy_vm).
 func (c *Client) Delete(ctx context.Context, vm VM) (UPID, error) {
 	return c.task(ctx, deleteQemu, vm.args(), fields("purge", "1", "destroy-unreferenced-disks", "1"))
+}
+
+// DeleteReferenced is Delete of the machine and the volumes that its config
+// names only. One that can't be removed is but a warning of the task.
+func (c *Client) DeleteReferenced(ctx context.Context, vm VM) (UPID, error) {
+	return c.task(ctx, deleteQemu, vm.args(), fields("purge", "1"))
 }
 
 // Resize starts to grow a disk, such as scsi0, to a size such as 10G, or by
