@@ -9,6 +9,7 @@ package provisioner
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -43,7 +44,8 @@ type Provisioner interface {
 	Destroy(ctx context.Context, ref Ref) error
 
 	// List returns every machine of this installation, whole or half-made, and
-	// no other, in a number of calls that does not grow with their number.
+	// no other, in a number of calls that does not grow with their number. A
+	// machine that may be ours and can't be read now is listed as Unread.
 	List(ctx context.Context) ([]Machine, error)
 
 	// Dial opens a channel to the guest, waiting until ctx ends for it to boot.
@@ -75,7 +77,8 @@ type Guarder interface {
 	Guard(ctx context.Context)
 }
 
-// Ref names one machine. Handle is the backend's own name for it.
+// Ref names one machine. Handle is the backend's own name for it: a word, which
+// stays the same, and maybe more while the machine is being made.
 type Ref struct {
 	Sandbox string
 	Handle  string
@@ -89,6 +92,18 @@ type Machine struct {
 	IP      string // empty if it has none
 	Home    string // directory where a user starts
 	OS      string // for people: "Debian GNU/Linux 12 (gVisor)"
+
+	// Unread: the machine is there, but what it is can't be read now, such as
+	// that of a node which is down. Of the rest only Handle is set, and nothing
+	// may be concluded from it, nor from the absence of whatever it may be.
+	Unread bool
+}
+
+// SameHandle reports whether two handles of one backend name the same machine.
+func SameHandle(a, b string) bool {
+	first, _, _ := strings.Cut(a, " ")
+	second, _, _ := strings.Cut(b, " ")
+	return first != "" && first == second
 }
 
 // Spec says what machine to make.
@@ -110,6 +125,12 @@ type Spec struct {
 	// If it fails, nothing is made. A backend whose machines have papers from
 	// the first moment on does not call it; nil records nothing.
 	Intend func(ctx context.Context, handle string) error
+	// Started, if it is not nil, is called when the machine was started. A
+	// backend that can make it elsewhere then returns from Create only when the
+	// guest is up: one that does not come up is removed and made anew in another
+	// place, and Intend and Started are called for that one, too. If Started
+	// fails, Create does.
+	Started func(ctx context.Context, m Machine) error
 }
 
 // As finds an ability T in p, looking through wrappers that have Unwrap, as

@@ -154,37 +154,47 @@ func (m *Manager) bringUp(ctx context.Context, id string) error {
 	return err
 }
 
-// build does the steps from REQUESTED to READY, those done before a crash too:
-// [provisioner.Provisioner.Create] adopts what they left.
-func (m *Manager) build(ctx context.Context, sb Sandbox) error {
+// provision does the steps from REQUESTED to BOOTING.
+func (m *Manager) provision(ctx context.Context, sb Sandbox) (_ Sandbox, machine provisioner.Machine, err error) {
 	p, slots, err := m.backend(sb)
 	if err != nil {
-		return err
+		return sb, machine, err
 	}
 	spec, err := m.spec(sb)
 	if err != nil {
-		return err
+		return sb, machine, err
 	}
 	if err := slots.make.Acquire(ctx, 1); err != nil {
+		return sb, machine, err
+	}
+	defer slots.make.Release(1)
+	if sb.State == Requested {
+		if sb, err = m.move(ctx, sb.ID, Provisioning, Change{}); err != nil {
+			return sb, machine, err
+		}
+	}
+	spec.Handle = sb.Handle
+	spec.Intend = func(ctx context.Context, handle string) error { return m.Store.Intend(ctx, sb.ID, handle) }
+	spec.Started = func(ctx context.Context, machine provisioner.Machine) (err error) {
+		if sb.State == Provisioning {
+			sb, err = m.move(ctx, sb.ID, Booting, Change{Machine: &machine})
+		}
 		return err
 	}
-	if sb.State == Requested {
-		sb, err = m.move(ctx, sb.ID, Provisioning, Change{})
-	}
-	var machine provisioner.Machine
+	machine, err = p.Create(ctx, spec)
 	if err == nil {
-		spec.Handle = sb.Handle
-		spec.Intend = func(ctx context.Context, handle string) error { return m.Store.Intend(ctx, sb.ID, handle) }
-		machine, err = p.Create(ctx, spec)
+		err = spec.Started(ctx, machine) // an earlier run may have started it
 	}
-	slots.make.Release(1)
+	sb.Handle = machine.Handle // which need not be the one that was started first
+	return sb, machine, err
+}
+
+// build does the steps from REQUESTED to READY, those done before a crash too:
+// [provisioner.Provisioner.Create] adopts what they left.
+func (m *Manager) build(ctx context.Context, sb Sandbox) error {
+	sb, machine, err := m.provision(ctx, sb)
 	if err != nil {
 		return err
-	}
-	if sb.State == Provisioning {
-		if sb, err = m.move(ctx, sb.ID, Booting, Change{Machine: &machine}); err != nil {
-			return err
-		}
 	}
 	// A guest that is only slow is asked again: a loaded host costs no sandbox.
 	err = m.greet(ctx, sb)
@@ -198,7 +208,7 @@ func (m *Manager) build(ctx context.Context, sb Sandbox) error {
 	case err != nil:
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s did not boot and its machine is removed; try again", sb.ID), err}
 	}
-	_, err = m.move(ctx, sb.ID, Ready, Change{})
+	_, err = m.move(ctx, sb.ID, Ready, Change{Machine: &machine})
 	return err
 }
 

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"slices"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -33,7 +34,12 @@ type action struct {
 // vanished. patience is the longest that making may take.
 func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patience time.Duration) []action {
 	machines := make(map[string]provisioner.Machine, len(seen))
+	var dark []provisioner.Machine
 	for _, mach := range seen {
+		if mach.Unread {
+			dark = append(dark, mach)
+			continue
+		}
 		machines[mach.Sandbox] = mach
 	}
 	var todo []action
@@ -44,12 +50,14 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 		if sb.Handle == "" {
 			sb.Handle = mach.Handle
 		}
-		if a := judge(sb, there, mach.Running, now, patience); a.do != "" {
+		// What can't be read now has neither vanished nor died.
+		unread := !there && slices.ContainsFunc(dark, func(d provisioner.Machine) bool { return provisioner.SameHandle(d.Handle, sb.Handle) })
+		if a := judge(sb, there || unread, mach.Running || unread, now, patience); a.do != "" {
 			todo = append(todo, a)
 		}
 	}
 	for _, mach := range seen {
-		if !known[mach.Sandbox] {
+		if !mach.Unread && !known[mach.Sandbox] {
 			todo = append(todo, orphan(mach, now, patience))
 		}
 	}

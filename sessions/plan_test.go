@@ -66,6 +66,22 @@ func TestPlan(t *testing.T) {
 		rows[fmt.Sprintf("%s-dead", s)] = row{rec(s), dead, time.Minute, "remove " + string(s)}
 		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Minute, "finish " + string(s)}
 	}
+	// What can't be read says nothing, but for its handle.
+	unread := []provisioner.Machine{{Ref: provisioner.Ref{Handle: "h"}, Unread: true}}
+	rec = func(s State) []Sandbox {
+		return []Sandbox{{ID: "sb-1", State: s, Handle: "h being-made", Created: noon, End: noon.Add(time.Hour)}}
+	}
+	rows["nothing-but-unread"] = row{nil, unread, time.Hour, ""}
+	for _, s := range []State{Ready, Running, Stopped, Suspended} {
+		rows[fmt.Sprintf("%s-unread", s)] = row{rec(s), unread, time.Hour - 1, ""}
+		rows[fmt.Sprintf("%s-past-end-unread", s)] = row{rec(s), unread, time.Hour, "expire " + string(s)}
+	}
+	for _, s := range []State{Timeout, Failed, Destroying} {
+		rows[fmt.Sprintf("%s-unread", s)] = row{rec(s), unread, time.Minute, "remove " + string(s)}
+	}
+	other := rec(Ready)
+	other[0].Handle = "h2"
+	rows["another-unread"] = row{other, unread, time.Minute, "fail READY doubt"}
 	for name, tt := range rows {
 		t.Run(name, func(t *testing.T) {
 			var got string
@@ -74,7 +90,7 @@ func TestPlan(t *testing.T) {
 				if a.doubt {
 					got += " doubt"
 				}
-				if tt.seen != nil && a.sb.Handle != "h" {
+				if tt.seen != nil && !tt.seen[0].Unread && a.sb.Handle != "h" {
 					t.Errorf("handle of the seen machine is lost: %+v", a.sb)
 				}
 			}

@@ -141,7 +141,7 @@ func (m *Manager) look(ctx context.Context, p provisioner.Provisioner) ([]provis
 	}
 	ours := all[:0:0]
 	for _, mach := range all {
-		if mach.Papers.Instance != m.Instance || mach.Papers.Sandbox != mach.Sandbox {
+		if !mach.Unread && (mach.Papers.Instance != m.Instance || mach.Papers.Sandbox != mach.Sandbox) {
 			m.Log.Warn("machine is not ours", "sandbox", mach.Sandbox, "handle", mach.Handle)
 			continue
 		}
@@ -158,7 +158,7 @@ func (m *Manager) alsoRecorded(ctx context.Context, recorded []Sandbox, seen []p
 		known[sb.ID] = true
 	}
 	for _, mach := range seen {
-		if known[mach.Sandbox] {
+		if mach.Unread || known[mach.Sandbox] {
 			continue
 		}
 		sb, err := m.Store.Sandbox(ctx, mach.Sandbox)

@@ -48,7 +48,7 @@ type Store interface {
 	Move(ctx context.Context, id string, to State, ch Change) (Sandbox, error)
 
 	// Intend records the handle of the machine that is about to be made for a
-	// sandbox in PROVISIONING.
+	// sandbox in PROVISIONING, or anew for one in BOOTING.
 	//
 	// Errors: ErrConflict, also if there is no record.
 	Intend(ctx context.Context, id, handle string) error

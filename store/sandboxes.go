@@ -161,7 +161,8 @@ func moved(sb *sessions.Sandbox, to sessions.State, ch sessions.Change) {
 // event: what becomes of it will be one.
 func (db *DB) Intend(ctx context.Context, id, handle string) error {
 	return db.tx(ctx, "intend "+id, func(tx *sql.Tx) error {
-		return oneRow(tx.ExecContext(ctx, "UPDATE sandboxes SET handle = ? WHERE id = ? AND state = ?", handle, id, sessions.Provisioning))
+		return oneRow(tx.ExecContext(ctx, "UPDATE sandboxes SET handle = ? WHERE id = ? AND state IN (?, ?)",
+			handle, id, sessions.Provisioning, sessions.Booting))
 	})
 }
 

@@ -105,11 +105,11 @@ func TestIntend(t *testing.T) {
 		}
 	}
 	want(false)
-	for _, to := range []sessions.State{sessions.Provisioning, sessions.Destroying} {
+	for _, to := range []sessions.State{sessions.Provisioning, sessions.Booting, sessions.Destroying} {
 		if _, err := db.Move(t.Context(), "sb-1", to, at(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		want(to == sessions.Provisioning)
+		want(to != sessions.Destroying)
 	}
 	if sb, err := db.Sandbox(t.Context(), "sb-1"); err != nil || sb.Handle != "vm-1" {
 		t.Errorf("recorded %+v, %v", sb, err)

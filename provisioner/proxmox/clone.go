@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -12,7 +14,8 @@ import (
 )
 
 const (
-	races = 16 // VMIDs that a clone tries
+	races    = 16 // VMIDs that a clone tries
+	searches = 64 // VMIDs of which a clone asks whether they are free, once one was not
 	// defaultGrace is how long a machine may take to appear after a clone whose
 	// answer was lost.
 	defaultGrace = 5 * time.Second
@@ -30,7 +33,7 @@ func (p *Provisioner) clone(ctx context.Context, spec provisioner.Spec, s site) 
 		return vm, nil, err
 	}
 	for range races {
-		id, done, err := p.reserveID(inv)
+		id, done, err := p.freeID(ctx, inv)
 		if err != nil {
 			return vm, nil, err
 		}
@@ -45,7 +48,28 @@ func (p *Provisioner) clone(ctx context.Context, spec provisioner.Spec, s site) 
 		}
 		p.avoidID(id)
 	}
-	return vm, nil, &step{"clone", fmt.Errorf("%d VMIDs of the range %v turned out to be in use: set a range that only AgentLab uses", races, p.VMIDs)}
+	return vm, nil, p.crowded(races)
+}
+
+// freeID reserves a VMID for a clone. Where some belong to machines that are not
+// seen, it asks, which is cheaper than a clone that fails.
+func (p *Provisioner) freeID(ctx context.Context, inv *inventory) (id int, done func(), err error) {
+	for range searches {
+		id, done, err = p.reserveID(inv)
+		if err != nil || !p.crowds() {
+			return id, done, err
+		}
+		err = p.Client.IDFree(ctx, id)
+		if err == nil {
+			return id, done, nil
+		}
+		done()
+		if !pve.Taken(err, id) {
+			return 0, nil, fmt.Errorf("find a free VMID: %w", err)
+		}
+		p.avoidID(id)
+	}
+	return 0, nil, p.crowded(searches)
 }
 
 // cloneTo clones to one VMID. What it intends is recorded before the call and,
@@ -73,7 +97,7 @@ func (p *Provisioner) cloneTo(ctx context.Context, spec provisioner.Spec, s site
 	case pve.Taken(err, vm.ID):
 		return errRaced
 	case pve.Lost(err):
-		return p.settle(ctx, vm, spec.Papers.Sandbox, err)
+		return p.settle(ctx, vm, s.template, spec.Papers.Sandbox, err)
 	case err != nil:
 		return &step{"clone", err}
 	}
@@ -123,40 +147,35 @@ func (p *Provisioner) abandon(ctx context.Context, vm pve.VM, spec provisioner.S
 }
 
 // settle finds out what became of a clone whose answer was lost: whether there
-// is a machine with the papers that the clone was given.
-func (p *Provisioner) settle(ctx context.Context, vm pve.VM, sandbox string, why error) error {
+// is a machine with the papers that the clone was given. While clones of the
+// template run, it may be one of them: it is seen only when it joins our pool, at
+// its very end, and on another node than the template's only then, too.
+func (p *Provisioner) settle(ctx context.Context, vm, template pve.VM, sandbox string, why error) error {
 	rest, cancel := steady(ctx, p.undo)
 	defer cancel()
 	began := time.Now()
 	for {
+		cloning := p.cloning(rest, template)
 		m, err := p.inspect(rest, vm)
+		over := time.Since(began) > p.grace && !cloning
 		switch {
 		case err == nil && m.papers.Sandbox == sandbox:
 			return nil
-		case err == nil, errors.Is(err, provisioner.ErrNotOurs):
+		case err == nil, errors.Is(err, provisioner.ErrNotOurs), errors.Is(err, errHidden) && over:
 			return errRaced
-		case errors.Is(err, provisioner.ErrNotFound) && time.Since(began) > p.grace:
+		case errors.Is(err, provisioner.ErrNotFound) && over:
 			return &step{"clone", why}
-		case errors.Is(err, errHidden) && time.Since(began) > p.grace && !p.cloning(rest, vm):
-			return errRaced
 		}
-		if over := sleep(rest, gracePoll); over != nil {
-			return &step{"clone", fmt.Errorf("%w; what became of it can't be found out: %w", why, cmp.Or(err, over))}
+		if late := sleep(rest, gracePoll); late != nil {
+			return &step{"clone", fmt.Errorf("%w; %w: %w", why, errUnknown, cmp.Or(err, late))}
 		}
 	}
 }
 
-// cloning reports whether clones run on the node of vm, of which a hidden
-// machine may be one: it joins our pool at the very end.
-func (p *Provisioner) cloning(ctx context.Context, vm pve.VM) bool {
-	tasks, err := p.Client.ActiveTasks(ctx, vm.Node)
-	if err != nil {
-		return true
-	}
-	for _, t := range tasks {
-		if t.Type() == "qmclone" {
-			return true
-		}
-	}
-	return false
+// cloning reports whether clones of a template run, as far as we may see them.
+func (p *Provisioner) cloning(ctx context.Context, template pve.VM) bool {
+	tasks, err := p.Client.ActiveTasks(ctx, template.Node)
+	return err != nil || slices.ContainsFunc(tasks, func(t pve.UPID) bool {
+		return t.Type() == "qmclone" && t.ID() == strconv.Itoa(template.ID)
+	})
 }

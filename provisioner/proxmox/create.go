@@ -48,19 +48,21 @@ func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provis
 // one that does not run, and returns ErrNotFound when there is nothing (any more).
 func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
 	sandbox := spec.Papers.Sandbox
-	inv, err := p.glance(ctx)
-	if err != nil {
+	if _, err := p.glance(ctx); err != nil {
 		return provisioner.Machine{}, err
 	}
-	// What can't be read now is no machine of a sandbox whose intent we know.
-	_, _ = p.survey(ctx, inv, 0)
 	vms := p.all(sandbox)
 	if spec.Handle != "" {
 		h, err := p.landed(ctx, spec.Handle)
 		if err != nil {
 			return provisioner.Machine{}, err
 		}
-		if m, err := p.locate(ctx, h.id); err == nil && m.papers.Sandbox == sandbox && !slices.Contains(vms, m.vm) {
+		m, err := p.locate(ctx, h.id)
+		switch {
+		case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
+		case err != nil: // it may well be there
+			return provisioner.Machine{}, fmt.Errorf("what an earlier attempt left: %w", err)
+		case m.papers.Sandbox == sandbox && !slices.Contains(vms, m.vm):
 			vms = append(vms, m.vm)
 		}
 	}
@@ -116,7 +118,8 @@ func (s *step) Error() string { return s.name + ": " + s.err.Error() }
 func (s *step) Unwrap() error { return s.err }
 
 // make makes a machine where none is. If it fails, nothing is left. A step that
-// fails twice on one node makes it try another.
+// fails twice on one node makes it try another; a guest that does not come up
+// does so at once.
 func (p *Provisioner) make(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
 	var last error
 	failures, avoid := map[string]int{}, map[string]bool{}
@@ -126,28 +129,38 @@ func (p *Provisioner) make(ctx context.Context, spec provisioner.Spec) (provisio
 			return provisioner.Machine{}, cmp.Or(last, err)
 		}
 		m, err := p.makeAt(ctx, spec, s)
-		release()
+		release(err == nil)
 		if err == nil {
 			return m, nil
 		}
 		var st *step
 		if ctx.Err() != nil || !errors.As(err, &st) || hopeless(err) {
-			return m, err
+			return m, advise(err)
 		}
-		last = fmt.Errorf("on node %s: %w", s.node, err)
+		last = fmt.Errorf("on node %s: %w", s.node, advise(err))
 		p.log.WarnContext(ctx, "a machine could not be made", "sandbox", spec.Papers.Sandbox, "node", s.node, "err", err)
 		failures[s.node+" "+st.name]++
-		if failures[s.node+" "+st.name] == 2 || errors.Is(err, pve.NodeUnreachable) || errors.Is(err, pve.NoSpace) {
+		if failures[s.node+" "+st.name] == 2 || st.name == bootStep || ofNode(err) {
 			avoid[s.node] = true
 		}
 	}
 	return provisioner.Machine{}, last
 }
 
+// ofNode says that the node won't do better a second time.
+func ofNode(err error) bool {
+	for _, e := range []error{pve.NodeUnreachable, pve.NoSpace, pve.NotFound} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // hopeless says that no node would do better.
 func hopeless(err error) bool {
 	for _, e := range []error{
-		errLeft, provisioner.ErrExhausted, provisioner.ErrInvalid, pve.Parameter, pve.Permission, pve.Unauthorized,
+		errLeft, errUnknown, provisioner.ErrExhausted, provisioner.ErrInvalid, pve.Parameter, pve.Permission, pve.Unauthorized,
 		pve.NoQuorum, pve.Unreachable, pve.Untrusted,
 	} {
 		if errors.Is(err, e) {
@@ -157,8 +170,12 @@ func hopeless(err error) bool {
 	return false
 }
 
-// errLeft: what was made could not be removed again.
-var errLeft = errors.New("undo")
+var (
+	// errLeft: what was made could not be removed again.
+	errLeft = errors.New("undo")
+	// errUnknown: there may be a machine, so that another one must not be made.
+	errUnknown = errors.New("what became of it can't be found out")
+)
 
 // makeAt makes a machine on a node.
 func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site) (_ provisioner.Machine, err error) {
@@ -184,7 +201,39 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 		return provisioner.Machine{}, &step{"start", err}
 	}
 	p.setStart(vm.ID, time.Now())
-	return p.describe(vm.ID, spec.Papers, true), nil
+	m := p.describe(vm.ID, spec.Papers, true)
+	if spec.Started == nil {
+		return m, nil
+	}
+	if err := spec.Started(ctx, m); err != nil {
+		return m, err
+	}
+	if err := p.comeUp(ctx, live{vm: vm, papers: spec.Papers}, s.others); err != nil {
+		return m, &step{bootStep, err}
+	}
+	return m, nil
+}
+
+const (
+	bootStep = "boot"
+	// defaultBootTime is what a guest may take to come up before another node is
+	// tried, if there is one.
+	defaultBootTime = 3 * time.Minute
+)
+
+// comeUp waits for a guest to boot. If there are other nodes to try, they must
+// get their share of the time that is left.
+func (p *Provisioner) comeUp(ctx context.Context, m live, others bool) error {
+	if !others {
+		return p.booted(ctx, m)
+	}
+	limit := p.bootTime
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)/2)
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return p.booted(limited, m)
 }
 
 // configure makes a fresh clone what the spec says, in one call, and its disk
@@ -297,7 +346,7 @@ func (p *Provisioner) start(ctx context.Context, vm pve.VM) error {
 	err = p.await(ctx, task, err)
 	if errors.Is(err, pve.Failed) && task != "" { // QEMU's own words are only there
 		if said, lerr := p.Client.TaskLog(call, task, 4); lerr == nil {
-			err = fmt.Errorf("%w: %s", err, strings.Join(said, "; "))
+			err = pve.Explain(err, said)
 		}
 	}
 	return err

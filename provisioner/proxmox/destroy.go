@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -28,10 +29,8 @@ func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
 
 func (p *Provisioner) destroy(ctx context.Context, ref provisioner.Ref) error {
 	var errs []error
-	if inv, err := p.glance(ctx); err != nil {
+	if _, err := p.glance(ctx); err != nil {
 		errs = append(errs, err)
-	} else {
-		_, _ = p.survey(ctx, inv, 0) // what can't be read can't be destroyed now
 	}
 	vms := p.all(ref.Sandbox)
 	if ref.Handle != "" {
@@ -98,7 +97,7 @@ func (p *Provisioner) removeOnce(ctx context.Context, vm pve.VM, sandbox string)
 	if err != nil {
 		return err
 	}
-	return p.delete(ctx, m.vm)
+	return p.delete(ctx, m)
 }
 
 // unprotect takes a protection away that a clone has from its template. One
@@ -141,15 +140,58 @@ func (p *Provisioner) stop(ctx context.Context, vm pve.VM) error {
 	return p.unlessGone(call, vm, err, "stop")
 }
 
-func (p *Provisioner) delete(ctx context.Context, vm pve.VM) error {
+func (p *Provisioner) delete(ctx context.Context, m live) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
-	task, err := p.Client.Delete(call, vm)
+	task, err := p.Client.Delete(call, m.vm)
 	if err == nil {
 		_, err = p.Client.Wait(ctx, task)
 	}
-	return p.unlessGone(call, vm, err, "delete")
+	if errors.Is(err, pve.StorageAway) || errors.Is(err, pve.Failed) && task != "" { // not all that are away are named
+		err = p.deleteReferenced(ctx, m, err)
+	}
+	return p.unlessGone(call, m.vm, err, "delete")
 }
+
+// deleteReferenced deletes a machine though a storage is away that it has
+// nothing on, which made Delete fail with why. Proxmox looks for volumes that no
+// config names on none then, so they are looked for here, where the machine has
+// others, and put into its config.
+func (p *Provisioner) deleteReferenced(ctx context.Context, m live, why error) error {
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	ch := pve.Change{Set: map[string]string{}, Digest: m.cfg.Digest()}
+	named := m.cfg.Volumes()
+	slot := 0
+	for _, storage := range m.cfg.Storages() {
+		volumes, err := p.Client.Volumes(call, m.vm.Node, storage, "images", m.vm.ID)
+		if err != nil {
+			return fmt.Errorf("%w; look for its disks on storage %s: %w", why, storage, err)
+		}
+		for _, v := range volumes {
+			if slices.Contains(named, v.ID) {
+				continue
+			}
+			for m.cfg[scsi(slot)] != "" {
+				slot++
+			}
+			ch.Set[scsi(slot)] = v.ID
+			slot++
+		}
+	}
+	if len(ch.Set) > 0 {
+		if err := p.Client.SetConfig(call, m.vm, ch); err != nil {
+			return fmt.Errorf("%w; attach disks that its config does not name: %w", why, err)
+		}
+	}
+	task, err := p.Client.DeleteReferenced(call, m.vm)
+	if err == nil {
+		_, err = p.Client.Wait(ctx, task)
+	}
+	return err
+}
+
+func scsi(n int) string { return "scsi" + strconv.Itoa(n) }
 
 // unlessGone turns a failure into ErrNotFound if there is no such machine (any
 // more), which after a lost answer, too, is all that matters.

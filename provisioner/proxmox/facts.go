@@ -50,7 +50,7 @@ func (p *Provisioner) Templates(ctx context.Context, text string) ([]Template, e
 		return nil, err
 	}
 	var all []Template
-	for _, res := range r.templates(inv) {
+	for _, res := range p.matching(inv, r) {
 		t := Template{VM: res.VM(), Full: r.full, Target: r.storage}
 		if !inv.online(res.Node) {
 			t.Flaws = []Flaw{{What: "is on a node that is not online", Do: "start the node, or copy the template to another"}}

@@ -155,7 +155,7 @@ func TestDestroyedMachinesAreForgotten(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := p.survey(t.Context(), before, 0); len(found) > 0 || err != nil {
+	if found, _, err := p.survey(t.Context(), before, 0); len(found) > 0 || err != nil {
 		t.Errorf("known: %+v, %v", found, err)
 	}
 	if p.ways.settled(m.Sandbox) || p.ways.ip(m.Sandbox) != "" {
@@ -191,7 +191,7 @@ func TestDestroyWithoutALook(t *testing.T) {
 	l := newLab(t, &pvetest.Server{})
 	p := l.provisioner()
 	m, id := makeOne(t, p, 1)
-	p.last = nil
+	p.surveyed = nil
 	l.onCall(func(r *http.Request) *pvetest.Fault {
 		if callName(r) == "GET resources" {
 			return &pvetest.Fault{Status: 500, Reason: "no"}

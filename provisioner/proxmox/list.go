@@ -60,6 +60,7 @@ func (p *Provisioner) forget(id int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.known, id)
+	p.surveyed = nil
 }
 
 // pooled reports whether the machine was in our pool when we looked last.
@@ -76,52 +77,82 @@ func (p *Provisioner) pooled(id int) bool {
 
 // List implements [provisioner.Provisioner]. It makes one call, and one more
 // for each machine that is new, was changed or does not run, and a few to make
-// sure of what it knows.
+// sure of what it knows. A node that hangs or is away keeps it from nothing that
+// concerns the others.
 func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 	p.init()
-	inv, err := p.look(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list machines: %w", sentinel(err))
-	}
-	found, err := p.survey(ctx, inv, rereads)
-	if err != nil {
-		return nil, fmt.Errorf("list machines: %w", sentinel(err))
-	}
-	if len(found) == 0 {
-		if err := p.sighted(ctx); err != nil {
-			return nil, fmt.Errorf("list machines: %w", sentinel(err))
-		}
-	}
-	machines, err := p.powered(ctx, inv, found)
+	machines, err := p.list(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list machines: %w", sentinel(err))
 	}
 	return machines, nil
 }
 
-// survey returns the machines of ours in an inventory. It reads the configs of
-// what is new or changed, and of so many again that are neither. An error says that there
-// are some which may be ours and can't be read.
-func (p *Provisioner) survey(ctx context.Context, inv *inventory, again int) ([]entry, error) {
+func (p *Provisioner) list(ctx context.Context) ([]provisioner.Machine, error) {
+	inv, err := p.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, dark, err := p.survey(ctx, inv, rereads)
+	if err != nil {
+		return nil, err
+	}
+	if len(found)+len(dark) == 0 {
+		if err := p.sighted(ctx); err != nil {
+			return nil, err
+		}
+	}
+	machines, err := p.powered(ctx, inv, found)
+	for _, r := range dark {
+		machines = append(machines, provisioner.Machine{Ref: provisioner.Ref{Handle: handle{id: int(r.VMID)}.String()}, Unread: true})
+	}
+	return machines, err
+}
+
+// survey returns the machines of ours in an inventory, and those that may be and
+// can't be read now. It reads the configs of what is new or changed, and of so
+// many again that are neither.
+func (p *Provisioner) survey(ctx context.Context, inv *inventory, again int) (found []entry, dark []pve.Resource, err error) {
 	ask := p.unread(inv, again)
-	var (
-		mu   sync.Mutex
-		errs []error
-		g    errgroup.Group
-	)
-	g.SetLimit(reads)
-	for _, r := range ask {
-		g.Go(func() error {
-			if err := p.read(ctx, r); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
+	var mu sync.Mutex
+	eachNode(ask, func(r pve.Resource) {
+		if err := p.read(ctx, inv, r); err != nil {
+			p.log.DebugContext(ctx, "a machine can't be read", "vmid", int(r.VMID), "err", err)
+			mu.Lock()
+			defer mu.Unlock()
+			dark = append(dark, r)
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, nil, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(dark) == 0 && (p.surveyed == nil || p.surveyed.at.Before(inv.at)) {
+		p.surveyed = inv
+	}
+	return p.ours(inv), dark, nil
+}
+
+// eachNode does something about each machine, on all nodes at once and on each
+// with a few at a time.
+func eachNode(all []pve.Resource, do func(pve.Resource)) {
+	nodes := map[string][]pve.Resource{}
+	for _, r := range all {
+		nodes[r.Node] = append(nodes[r.Node], r)
+	}
+	var wg sync.WaitGroup
+	for _, list := range nodes {
+		wg.Go(func() {
+			var g errgroup.Group
+			g.SetLimit(reads)
+			for _, r := range list {
+				g.Go(func() error { do(r); return nil })
 			}
-			return nil
+			_ = g.Wait()
 		})
 	}
-	_ = g.Wait()
-	return p.ours(inv), errors.Join(errs...)
+	wg.Wait()
 }
 
 // unread returns the machines whose configs are to be read, and forgets those
@@ -173,9 +204,13 @@ func (p *Provisioner) suspect(r pve.Resource, brand string) bool {
 }
 
 // read reads the config of a machine and notes what it is.
-func (p *Provisioner) read(ctx context.Context, r pve.Resource) error {
+func (p *Provisioner) read(ctx context.Context, inv *inventory, r pve.Resource) error {
 	id := int(r.VMID)
-	m, err := p.inspect(ctx, r.VM())
+	var m live
+	err := p.askNode(ctx, inv, r.Node, func(ctx context.Context) (err error) {
+		m, err = p.inspect(ctx, r.VM())
+		return err
+	})
 	e := entry{vm: r.VM(), sign: sign(r), read: time.Now()}
 	switch {
 	case err == nil:
@@ -204,10 +239,8 @@ func (p *Provisioner) read(ctx context.Context, r pve.Resource) error {
 }
 
 // ours returns what is known of the machines of ours in an inventory, one for
-// each sandbox: a clone whose answer was lost may have left a second one.
+// each sandbox: a clone whose answer was lost may have left a second one. p.mu is held.
 func (p *Provisioner) ours(inv *inventory) []entry {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	best := map[string]entry{}
 	for _, r := range inv.vms {
 		e := p.known[int(r.VMID)]
@@ -238,51 +271,64 @@ func (p *Provisioner) all(sandbox string) []pve.VM {
 // start, so where it does not say that a machine runs, its node is asked; once,
 // if the machine stays off.
 func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry) ([]provisioner.Machine, error) {
-	machines := make([]provisioner.Machine, len(found))
-	var g errgroup.Group
-	g.SetLimit(reads)
-	for i, e := range found {
-		g.Go(func() error {
-			r, _ := inv.vm(e.vm.ID)
-			running, err := p.running(ctx, inv, r, e)
-			machines[i] = p.describe(e.vm.ID, e.papers, running)
+	runs := map[int]bool{}
+	var doubtful []pve.Resource
+	for _, e := range found {
+		r, _ := inv.vm(e.vm.ID)
+		switch {
+		case r.Status == "running":
+			p.setStopped(e.vm.ID, false)
+			runs[e.vm.ID] = true
+		case r.Status == "stopped" && e.stopped, e.stage == draft:
+		default:
+			doubtful = append(doubtful, r)
+		}
+	}
+	var mu sync.Mutex
+	err := p.askWhatRuns(ctx, inv, doubtful, func(r pve.Resource, running bool) {
+		p.setStopped(int(r.VMID), !running)
+		mu.Lock()
+		defer mu.Unlock()
+		runs[int(r.VMID)] = running
+	})
+	machines := make([]provisioner.Machine, 0, len(found))
+	for _, e := range found {
+		machines = append(machines, p.describe(e.vm.ID, e.papers, runs[e.vm.ID]))
+	}
+	return machines, err
+}
+
+// askWhatRuns asks the nodes of machines whether these run. Of those on a node
+// that does not answer nobody can know, and they may go on when it is back.
+func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve.Resource, tell func(pve.Resource, bool)) error {
+	var mu sync.Mutex
+	var errs []error
+	eachNode(all, func(r pve.Resource) {
+		var s pve.Status
+		err := p.askNode(ctx, inv, r.Node, func(ctx context.Context) (err error) {
+			s, err = p.Client.Status(ctx, r.VM())
 			return err
 		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return machines, nil
+		switch {
+		case err == nil:
+			tell(r, s.Running())
+		case errors.Is(err, errSilent):
+			tell(r, true)
+		case errors.Is(err, pve.NotFound), errors.Is(err, pve.Permission): // it went away meanwhile
+		default:
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, fmt.Errorf("ask whether VM %s runs: %w", r.VM(), err))
+		}
+	})
+	return errors.Join(errs...)
 }
 
-func (p *Provisioner) running(ctx context.Context, inv *inventory, r pve.Resource, e entry) (bool, error) {
-	switch {
-	case r.Status == "running":
-		p.setStopped(e, false)
-		return true, nil
-	case r.Status == "stopped" && e.stopped, e.stage == draft:
-		return false, nil
-	case !inv.online(r.Node):
-		return true, nil // nobody can know; it may go on when the node comes back
-	}
-	s, err := p.Client.Status(ctx, e.vm)
-	switch {
-	case errors.Is(err, pve.NotFound), errors.Is(err, pve.Permission):
-		return false, nil // it went away meanwhile
-	case errors.Is(err, pve.NodeUnreachable):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("ask whether VM %s runs: %w", e.vm, err)
-	}
-	p.setStopped(e, !s.Running())
-	return s.Running(), nil
-}
-
-func (p *Provisioner) setStopped(e entry, stopped bool) {
+func (p *Provisioner) setStopped(id int, stopped bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if cur, ok := p.known[e.vm.ID]; ok && cur.stopped != stopped {
+	if cur, ok := p.known[id]; ok && cur.stopped != stopped {
 		cur.stopped = stopped
-		p.known[e.vm.ID] = cur
+		p.known[id] = cur
 	}
 }

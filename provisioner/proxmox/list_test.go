@@ -69,7 +69,7 @@ func TestOldLooksChangeNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, id := makeOne(t, p, 1)
-	if found, err := p.survey(t.Context(), old, 0); len(found) > 0 || err != nil {
+	if found, _, err := p.survey(t.Context(), old, 0); len(found) > 0 || err != nil {
 		t.Errorf("an old look shows %+v, %v", found, err)
 	}
 	if vms := p.all(m.Sandbox); len(vms) != 1 {

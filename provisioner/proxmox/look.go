@@ -45,10 +45,11 @@ func (p *Provisioner) look(ctx context.Context) (*inventory, error) {
 	return inv, nil
 }
 
-// glance returns an inventory of the last second, for many callers the same.
+// glance returns an inventory of the last second of which all that may be ours
+// was read, for many callers the same.
 func (p *Provisioner) glance(ctx context.Context) (*inventory, error) {
 	p.mu.Lock()
-	last := p.last
+	last := p.surveyed
 	p.mu.Unlock()
 	if last != nil && time.Since(last.at) < time.Second {
 		return last, nil
@@ -56,7 +57,11 @@ func (p *Provisioner) glance(ctx context.Context) (*inventory, error) {
 	result := p.looks.DoChan("look", func() (any, error) {
 		shared, cancel := steady(ctx, callTime)
 		defer cancel()
-		return p.look(shared)
+		inv, err := p.look(shared)
+		if err == nil {
+			_, _, err = p.survey(shared, inv, 0)
+		}
+		return inv, err
 	})
 	select {
 	case r := <-result:
@@ -78,11 +83,16 @@ func (inv *inventory) vm(id int) (pve.Resource, bool) {
 }
 
 // online reports whether a node takes part in the cluster. Tokens that may not
-// see nodes are told so of all.
+// see nodes are told so of all. One whose statistics daemon hangs has the status
+// "unknown", and takes part (PVE/API2Tools.pm).
 func (inv *inventory) online(node string) bool {
 	n, ok := inv.nodes[node]
-	return ok && n.Status == "online"
+	return ok && n.Status != "offline"
 }
+
+// mute reports whether nothing is broadcast of a node that is online: its
+// machines have neither names nor states then, and its storages no status.
+func (inv *inventory) mute(node string) bool { return inv.nodes[node].Status == "unknown" }
 
 // live is a machine of ours as its config says at this moment.
 type live struct {
@@ -155,13 +165,16 @@ func (p *Provisioner) search(ctx context.Context, sandbox string) (live, error) 
 	if err != nil {
 		return live{}, err
 	}
-	found, err := p.survey(ctx, inv, 0)
+	found, dark, err := p.survey(ctx, inv, 0)
 	for _, e := range found {
 		if e.papers.Sandbox == sandbox {
 			return p.inspect(ctx, e.vm)
 		}
 	}
-	if err == nil {
+	switch {
+	case err == nil && len(dark) > 0:
+		err = fmt.Errorf("VM %s, and %d others, can't be read now: %w", dark[0].VM(), len(dark)-1, errSilent)
+	case err == nil:
 		err = provisioner.ErrNotFound
 	}
 	return live{}, err

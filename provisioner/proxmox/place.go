@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -19,6 +20,9 @@ import (
 // what the cluster says of its node: pvestatd looks every 10 s.
 const settleTime = 15 * time.Second
 
+// takenRest is how long a VMID is left alone that was found in use.
+const takenRest = 5 * time.Minute
+
 // site is where a machine can be made, and of what.
 type site struct {
 	node     string
@@ -26,6 +30,7 @@ type site struct {
 	free     int64  // bytes of memory; only the order counts if !known
 	known    bool   // the token may see the node's memory
 	load     int    // machines being made there
+	others   bool   // there are other nodes to try
 }
 
 // reservation is the memory of a machine that is being made, or was just now.
@@ -38,7 +43,7 @@ type reservation struct {
 // place chooses where to make a machine: of the nodes that have its template,
 // the one with the most memory that is free and not promised. release must be
 // called when the machine is made or given up.
-func (p *Provisioner) place(ctx context.Context, spec provisioner.Spec, avoid map[string]bool) (best site, release func(), err error) {
+func (p *Provisioner) place(ctx context.Context, spec provisioner.Spec, avoid map[string]bool) (best site, release func(made bool), err error) {
 	inv, err := p.glance(ctx)
 	if err != nil {
 		return site{}, nil, err
@@ -65,12 +70,17 @@ func (p *Provisioner) place(ctx context.Context, spec provisioner.Spec, avoid ma
 		return site{}, nil, fmt.Errorf("no node has %d MB of memory free; %s has most, %d MB: %w",
 			spec.MemoryMB, best.node, best.free>>20, provisioner.ErrExhausted)
 	}
+	best.others = slices.ContainsFunc(sites, func(s site) bool { return s.node != best.node })
 	r := &reservation{node: best.node, bytes: need}
 	p.reserved = append(p.reserved, r)
-	return best, func() {
+	return best, func(made bool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		r.until = time.Now().Add(settleTime)
+		if made {
+			r.until = time.Now().Add(settleTime)
+		} else {
+			p.reserved = slices.DeleteFunc(p.reserved, func(other *reservation) bool { return other == r })
+		}
 	}, nil
 }
 
@@ -107,18 +117,13 @@ func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisione
 	if err != nil {
 		return nil, err
 	}
-	matches := root.templates(inv)
+	matches := p.matching(inv, root)
 	if len(matches) == 0 {
-		return nil, fmt.Errorf("no template %q is to be seen: correct the name, or give the token VM.Audit and VM.Clone on /vms/ID of the template: %w",
-			root.name, provisioner.ErrInvalid)
+		return nil, unseen(inv, root)
 	}
 	var sites []site
 	var errs []error
 	for _, r := range matches {
-		if !inv.online(r.Node) {
-			errs = append(errs, fmt.Errorf("template %s: its node is not online", r.VM()))
-			continue
-		}
 		t, err := p.template(ctx, inv, r.VM())
 		if err == nil {
 			err = errors.Join(t.usable(root), p.connectable(t, spec.Network))
@@ -139,6 +144,9 @@ func (p *Provisioner) sites(ctx context.Context, inv *inventory, spec provisione
 	if len(sites) == 0 {
 		return nil, fmt.Errorf("template %q can't be cloned: %w: %w", root.name, errors.Join(errs...), provisioner.ErrUnavailable)
 	}
+	if awake := slices.DeleteFunc(slices.Clone(sites), func(s site) bool { return p.silent.of(s.node) }); len(awake) > 0 {
+		return awake, nil
+	}
 	return sites, nil
 }
 
@@ -158,10 +166,15 @@ func (p *Provisioner) reserveID(inv *inventory) (id int, done func(), err error)
 	if p.cursor == 0 {
 		p.cursor = rand.IntN(size) // others may use the range, too
 	}
+	hidden := 0
 	for range size {
 		p.cursor++
 		id := p.VMIDs.First + p.cursor%size
-		if used[id] || p.making[id] || p.known[id].ours || now.Before(p.taken[id]) {
+		if now.Before(p.taken[id]) {
+			hidden++
+			continue
+		}
+		if used[id] || p.making[id] || p.known[id].ours {
 			continue
 		}
 		p.making[id] = true
@@ -171,14 +184,34 @@ func (p *Provisioner) reserveID(inv *inventory) (id int, done func(), err error)
 			delete(p.making, id)
 		}, nil
 	}
+	if hidden > 0 {
+		return 0, nil, p.crowded(hidden)
+	}
 	return 0, nil, fmt.Errorf("all VMIDs of the range %v are in use: widen it, or destroy machines: %w", p.VMIDs, provisioner.ErrExhausted)
 }
 
-// avoidID notes that a VMID is in use by a machine that we don't see.
+// crowded says that VMIDs which were tried belong to machines that we don't see.
+func (p *Provisioner) crowded(n int) error {
+	return fmt.Errorf("%d free-looking VMIDs of the range %v belong to machines that the token can't see: set proxmox_vmid_range to one that only AgentLab uses: %w",
+		n, p.VMIDs, provisioner.ErrExhausted)
+}
+
+// crowds reports whether we found VMIDs in use lately by machines that we don't see.
+func (p *Provisioner) crowds() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(p.taken, func(_ int, until time.Time) bool { return now.After(until) })
+	return len(p.taken) > 0
+}
+
+// avoidID notes that a VMID is in use by a machine that we don't see. The search
+// goes on somewhere else: such machines come in rows.
 func (p *Provisioner) avoidID(id int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.taken[id] = time.Now().Add(time.Minute)
+	p.taken[id] = time.Now().Add(takenRest)
+	p.cursor = rand.IntN(p.VMIDs.Last - p.VMIDs.First + 1)
 }
 
 // root is what machines are made from, in the syntax of PVE's own options:
@@ -207,10 +240,34 @@ func (p *Provisioner) parseRoot(text string) (root, error) {
 	return r, nil
 }
 
-// templates returns the machines that the root names.
-func (r root) templates(inv *inventory) []pve.Resource {
+// matching returns the templates that the root names. Of a mute node the
+// inventory has neither names nor what is a template, so that those count which
+// were read before.
+func (p *Provisioner) matching(inv *inventory, r root) []pve.Resource {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(inv.vms), func(vm pve.Resource) bool {
-		return vm.Type != "qemu" || string(vm.Name) != r.name && strconv.Itoa(int(vm.VMID)) != r.name ||
-			!bool(vm.Template) && strconv.Itoa(int(vm.VMID)) != r.name // a name alone must not pick a machine
+		known := p.templates[int(vm.VMID)]
+		switch {
+		case vm.Type != "qemu":
+			return true
+		case strconv.Itoa(int(vm.VMID)) == r.name:
+			return false
+		case vm.Name == "" && known.vm == vm.VM():
+			return known.cfg["name"] != r.name || !known.cfg.Template()
+		}
+		return string(vm.Name) != r.name || !bool(vm.Template) // a name alone must not pick a machine
 	})
+}
+
+// unseen says why there is no template to be seen that the root names.
+func unseen(inv *inventory, r root) error {
+	for _, vm := range inv.vms {
+		if vm.Name == "" && inv.mute(vm.Node) {
+			return fmt.Errorf("no template %q is to be seen, but node %s says nothing of its machines: run on it: systemctl restart pvestatd: %w",
+				r.name, vm.Node, provisioner.ErrUnavailable)
+		}
+	}
+	return fmt.Errorf("no template %q is to be seen: correct the name, or give the token VM.Audit and VM.Clone on /vms/ID of the template: %w",
+		r.name, provisioner.ErrInvalid)
 }

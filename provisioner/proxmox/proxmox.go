@@ -62,6 +62,8 @@ type Provisioner struct {
 	undo  time.Duration // what undoing a failed Create may take
 
 	patience time.Duration // see autoPatience
+	nodeTime time.Duration // see defaultNodeTime
+	bootTime time.Duration // see defaultBootTime
 
 	once    sync.Once
 	log     *slog.Logger
@@ -70,9 +72,11 @@ type Provisioner struct {
 	agents  agentconn.Limiter  // of calls to guest agents
 	prober  prober
 	ways    ways // to guests
+	silent  silence
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster
+	surveyed  *inventory            // the latest one of which all was read
 	known     map[int]entry         // what was read of machines, by VMID
 	making    map[int]bool          // VMIDs that are being made here
 	taken     map[int]time.Time     // VMIDs that were found in use, though we see no machine
@@ -120,6 +124,8 @@ func (p *Provisioner) init() {
 		p.grace = cmp.Or(p.grace, defaultGrace)
 		p.undo = cmp.Or(p.undo, defaultUndo)
 		p.patience = cmp.Or(p.patience, autoPatience)
+		p.nodeTime = cmp.Or(p.nodeTime, defaultNodeTime)
+		p.bootTime = cmp.Or(p.bootTime, defaultBootTime)
 		p.prober.ping = p.ping
 		if p.dialSSH == nil {
 			p.dialSSH = dialSSH

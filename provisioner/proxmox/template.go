@@ -42,7 +42,12 @@ func (p *Provisioner) template(ctx context.Context, inv *inventory, vm pve.VM) (
 	result := p.looks.DoChan(vm.String(), func() (any, error) {
 		shared, cancel := steady(ctx, callTime)
 		defer cancel()
-		return p.readTemplate(shared, inv, vm)
+		var t knownTemplate
+		err := p.askNode(shared, inv, vm.Node, func(ctx context.Context) (err error) {
+			t, err = p.readTemplate(ctx, inv, vm)
+			return err
+		})
+		return t, err
 	})
 	select {
 	case r := <-result:
@@ -138,7 +143,7 @@ func (t knownTemplate) nodes(inv *inventory) []string {
 	for name := range inv.nodes {
 		reaches := func(d disk) bool {
 			s := inv.storage(d.storage.Storage, name)
-			return bool(s.Shared) && s.Status == "available"
+			return bool(s.Shared) && (s.Status == "available" || inv.mute(name))
 		}
 		everywhere := !slices.ContainsFunc(slices.Concat(t.disks, t.cds), func(d disk) bool { return !reaches(d) })
 		if name != t.vm.Node && inv.online(name) && everywhere {

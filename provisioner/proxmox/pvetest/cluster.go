@@ -43,6 +43,8 @@ type Node struct {
 	Bridges []string
 	Down    bool // it does not answer; the others see it offline
 	NoKVM   bool // it cannot virtualise: only VMs with kvm=0 start
+	Hung    bool // it does not answer, though the others see it online
+	Mute    bool // its pvestatd hangs: nothing is broadcast of it
 	workers [workersPerNode]*worker
 }
 
@@ -54,6 +56,7 @@ type Storage struct {
 	Size    int64    // bytes
 	Shared  bool
 	Full    bool // allocations fail
+	Away    bool // its server does not answer
 	Used    int64
 }
 

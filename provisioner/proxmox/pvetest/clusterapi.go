@@ -43,8 +43,12 @@ func getVersion(c *call) (any, error) {
 // nodeEntry has figures only for who may see them.
 func (c *call) nodeEntry(n *Node) map[string]any {
 	e := map[string]any{"id": "node/" + n.Name, "node": n.Name, "type": "node", "level": "", "status": "online"}
-	if n.Down {
+	switch {
+	case n.Down:
 		e["status"] = "offline"
+		return e
+	case n.Mute: // PVE/API2Tools.pm extract_node_stats
+		e["status"] = "unknown"
 		return e
 	}
 	if c.allowed("/nodes/"+n.Name, "Sys.Audit") {
@@ -275,13 +279,14 @@ func (c *call) vmResources() []map[string]any {
 			continue
 		}
 		e := maps.Clone(stats[id])
-		if e == nil {
+		n := c.s.c.node(vm.Node)
+		if e == nil || n != nil && n.Mute {
 			e = map[string]any{"id": "qemu/" + strconv.Itoa(id), "vmid": id, "type": "qemu", "node": vm.Node, "status": "unknown"}
 			if t := vm.Config["tags"]; t != "" {
 				e["tags"] = t
 			}
 		}
-		if n := c.s.c.node(vm.Node); n != nil && n.Down {
+		if n != nil && n.Down {
 			e["status"] = "unknown"
 		}
 		if pools[id] != "" {

@@ -193,11 +193,15 @@ func (c *Cluster) freeName(vmid int) string {
 // taken says whether a VM has a volume of that name, whatever its format or
 // its base.
 func (c *Cluster) taken(vmid int, name string) bool {
+	var forms []string
+	for _, kind := range []string{"vm", "base"} {
+		for _, before := range []string{":", "/"} {
+			forms = append(forms, fmt.Sprintf("%s%d/%s-%d-%s.", before, vmid, kind, vmid, name))
+		}
+	}
 	for id := range c.Volumes {
-		for _, kind := range []string{"vm", "base"} {
-			if strings.Contains(id, fmt.Sprintf(":%d/%s-%d-%s.", vmid, kind, vmid, name)) || strings.Contains(id, fmt.Sprintf("/%d/%s-%d-%s.", vmid, kind, vmid, name)) {
-				return true
-			}
+		if slices.ContainsFunc(forms, func(f string) bool { return strings.Contains(id, f) }) {
+			return true
 		}
 	}
 	return false

@@ -58,11 +58,24 @@ func (c *call) destroy(j *job) error {
 		c.s.c.purgeBackups(vm.ID)
 	}
 	for _, v := range vm.Config {
-		if vol := c.s.c.Volumes[parseDrive("", v).file]; vol != nil && vol.VMID == vm.ID {
-			c.s.c.freeVolume(vol.ID)
+		vol := c.s.c.Volumes[parseDrive("", v).file]
+		if vol == nil || vol.VMID != vm.ID {
+			continue
 		}
+		if st := c.s.c.storage(vol.Storage); st != nil && st.Away { // only a warning (QemuServer.pm destroy_vm)
+			j.printf("WARN: Could not remove disk '%s', check manually: storage '%s' is not online", vol.ID, st.ID)
+			continue
+		}
+		c.s.c.freeVolume(vol.ID)
 	}
-	if c.p.flag("destroy-unreferenced-disks") {
+	if c.p.flag("destroy-unreferenced-disks") { // looks at all that have images (Storage.pm vdisk_list)
+		for _, st := range c.s.c.Storages {
+			if st.on(vm.Node) && strings.Contains(st.Content, "images") {
+				if err := st.activate(); err != nil {
+					return err
+				}
+			}
+		}
 		c.s.c.removeVolumes(vm.ID)
 	}
 	delete(c.s.c.VMs, vm.ID)

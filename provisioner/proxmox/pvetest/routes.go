@@ -144,9 +144,14 @@ func (s *Server) call(c *call) (any, *apiError) {
 	if err == nil && c.route.daemon && c.shell == nil {
 		w = c.node.pick()
 	}
+	hung := err == nil && c.node.Hung
 	s.mu.Unlock()
 	if err != nil {
 		return nil, asAPIError(err)
+	}
+	if hung {
+		_ = s.pause(s.patience(proxyPatience, 10))
+		return nil, &apiError{status: 596, message: "Connection timed out", bare: true}
 	}
 	if w == nil {
 		return c.handle()

@@ -33,6 +33,14 @@ func storageRoutes() []*route {
 
 func (st *Storage) on(node string) bool { return len(st.Nodes) == 0 || slices.Contains(st.Nodes, node) }
 
+// activate is PVE/Storage.pm activate_storage.
+func (st *Storage) activate() error {
+	if st.Away {
+		return die("storage '%s' is not online", st.ID)
+	}
+	return nil
+}
+
 func (st *Storage) figures() map[string]any {
 	avail := st.Size - st.Used
 	if st.Full {
@@ -74,7 +82,7 @@ func (c *call) storageResources() []map[string]any {
 			f := st.figures()
 			e := map[string]any{"id": "storage/" + n.Name + "/" + st.ID, "storage": st.ID, "node": n.Name, "type": "storage", "plugintype": "dir",
 				"content": st.Content, "shared": number(st.Shared), "status": "available", "disk": f["used"], "maxdisk": f["total"]}
-			if n.Down {
+			if n.Down || n.Mute || st.Away {
 				e["status"] = "unknown"
 			}
 			out = append(out, e)
@@ -110,7 +118,7 @@ func (c *call) storageHere(id string) (*Storage, error) {
 	case !st.on(c.node.Name):
 		return nil, die("storage '%s' is not available on node '%s'", id, c.node.Name)
 	}
-	return st, nil
+	return st, st.activate()
 }
 
 func storageStatus(c *call) (any, error) {

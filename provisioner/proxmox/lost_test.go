@@ -1,0 +1,209 @@
+package proxmox
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// The answer of a clone is lost after it took effect. However long it takes, and
+// on whichever node it ends, there is one machine.
+func TestLostAnswerOfASlowClone(t *testing.T) {
+	for name, elsewhere := range map[string]bool{"here": false, "to-another-node": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{TaskTime: map[string]time.Duration{"qmclone": 500 * time.Millisecond}})
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				c.Storages[0].Shared = true
+				c.AddNode("pve2")
+			})
+			p := l.provisioner()
+			p.grace = time.Millisecond
+			p.Nodes = []string{"pve"}
+			if elsewhere {
+				p.Nodes = []string{"pve2"}
+			}
+			l.onCall(once("POST clone", &pvetest.Fault{Drop: true, After: true}))
+			m, err := p.Create(t.Context(), testSpec(1))
+			if err != nil || l.counted()["POST clone"] != 1 || l.nodes()[p.Nodes[0]] != 1 {
+				t.Errorf("Create: %+v, %v after %d clones; machines on %v", m, err, l.counted()["POST clone"], l.nodes())
+			}
+		})
+	}
+}
+
+// As long as it can't be found out what became of a clone, no second one is made.
+func TestUnknownEndOfAClone(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.addNodes(1)
+	p := l.provisioner()
+	p.undo = 100 * time.Millisecond
+	cloned := false
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "POST clone" {
+			cloned = true
+			return &pvetest.Fault{Drop: true, After: true}
+		}
+		if cloned && strings.Contains(r.URL.Path, "/nodes/") {
+			return &pvetest.Fault{Status: 595, Reason: "No route to host"}
+		}
+		return nil
+	})
+	if _, err := p.Create(t.Context(), testSpec(1)); !errors.Is(err, errUnknown) || l.counted()["POST clone"] != 1 {
+		t.Errorf("Create: %v after %d clones", err, l.counted()["POST clone"])
+	}
+	l.onCall(nil)
+	if m, err := l.provisioner().Create(t.Context(), testSpec(1)); err != nil || len(l.nodes()) != 1 {
+		t.Errorf("Create later: %+v, %v; machines on %v", m, err, l.nodes())
+	}
+}
+
+// Most of the range belongs to machines that the token can't see: a free VMID is
+// found, or after few calls an error says what to do.
+func TestRangeOfHiddenMachines(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	free := map[int]bool{}
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		for id := testRange.First; id <= testRange.Last; id++ {
+			if free[id] = id%5 == 0; !free[id] {
+				c.AddVM("pve", id, fmt.Sprintf("hidden-%d", id))
+			}
+		}
+	})
+	p := l.provisioner()
+	for n := range 5 {
+		if m, err := p.Create(t.Context(), testSpec(n)); err != nil || !free[handleID(t, m)] {
+			t.Errorf("Create: %+v, %v", m, err)
+		}
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		for id := range free {
+			if c.VMs[id] == nil {
+				c.AddVM("pve", id, "hidden")
+			}
+		}
+	})
+	p = l.provisioner()
+	l.onCall(nil)
+	_, err := p.Create(t.Context(), testSpec(9))
+	calls := l.counted()
+	if !errors.Is(err, provisioner.ErrExhausted) || !strings.Contains(err.Error(), "set proxmox_vmid_range") || calls["POST clone"] > 1 || calls["GET nextid"] > searches {
+		t.Errorf("Create: %v after %v", err, calls)
+	}
+}
+
+// The memory of a machine that could not be made is free at once.
+func TestFailedCreateTakesNoMemory(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		grant(c, "/nodes", "Sys.Audit")
+		c.Nodes[0].Memory = 2 << 30 // of which 1 GiB is in use
+	})
+	p := l.provisioner()
+	spec := testSpec(1)
+	spec.MemoryMB = 800
+	for range 2 {
+		l.onCall(func(r *http.Request) *pvetest.Fault {
+			if callName(r) == "POST start" {
+				return &pvetest.Fault{Status: 500, Reason: "got no worker upid"}
+			}
+			return nil
+		})
+		if _, err := p.Create(t.Context(), spec); err == nil || errors.Is(err, provisioner.ErrExhausted) {
+			t.Errorf("Create: %v", err)
+		}
+	}
+	l.onCall(nil)
+	if _, err := p.Create(t.Context(), spec); err != nil {
+		t.Errorf("Create: %v", err)
+	}
+	spec = testSpec(2)
+	spec.MemoryMB = 800
+	if _, err := p.Create(t.Context(), spec); !errors.Is(err, provisioner.ErrExhausted) {
+		t.Errorf("Create beside it: %v", err)
+	}
+}
+
+// A storage that has nothing of ours does not answer. Machines are destroyed all
+// the same, with the disks that their config does not name. If it is the
+// machine's own, it stays until the storage is back.
+func TestDestroyWithAStorageAway(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	stray := fmt.Sprintf("local:%[1]d/vm-%[1]d-disk-7.qcow2", id)
+	away := func(storage string, is bool) {
+		l.srv.Edit(func(c *pvetest.Cluster) {
+			for _, st := range c.Storages {
+				if st.ID == storage {
+					st.Away = is
+				}
+			}
+		})
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.Storages = append(c.Storages, &pvetest.Storage{ID: "nfs1", Content: "images", Shared: true, Size: 1 << 40})
+		c.Volumes[stray] = &pvetest.Volume{ID: stray, Storage: "local", Node: "pve", VMID: id, Size: 1 << 30, Format: "qcow2", Content: "images"}
+	})
+	away("local", true)
+	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || l.configs()[id] == nil {
+		t.Errorf("Destroy with its own storage away: %v", err)
+	}
+	away("local", false)
+	away("nfs1", true)
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Errorf("Destroy with another's storage away: %v", err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// What is missing is named, with what mends it.
+func TestCreateSaysWhatIsMissing(t *testing.T) {
+	for name, tt := range map[string]struct {
+		root string
+		edit func(*pvetest.Cluster)
+		says []string
+	}{
+		"storage": {"debian,full=1,storage=fast", nil, []string{"'fast'", "as storage in the profile"}},
+		"forbidden-storage": {"debian,full=1,storage=other", func(c *pvetest.Cluster) {
+			c.Storages = append(c.Storages, &pvetest.Storage{ID: "other", Content: "images", Size: 1 << 40})
+		}, []string{"give the token Datastore.AllocateSpace on /storage/other"}},
+		"snippet": {"", func(c *pvetest.Cluster) { c.VMs[9000].Config["cicustom"] = "user=local:snippets/u.yaml" },
+			[]string{"local:snippets/u.yaml", "--delete cicustom"}},
+		"image": {"", func(c *pvetest.Cluster) { c.VMs[9000].Config["ide0"] = "local:iso/tools.iso,media=cdrom" },
+			[]string{"local:iso/tools.iso", "take it out of the template"}},
+		"bridge": {"", func(c *pvetest.Cluster) {
+			c.VMs[9000].Config["net0"] = "virtio=BC:24:11:00:00:01,bridge=vmbr7"
+			grant(c, "/sdn/zones/localnetwork/vmbr7", "SDN.Use")
+		}, []string{"bridge 'vmbr7' does not exist", "set proxmox_bridge"}},
+		"pool": {"", func(c *pvetest.Cluster) { delete(c.Pools, testPool) }, []string{"pool 'agentlab' does not exist", "agentlab proxmox setup"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			if tt.edit != nil {
+				l.srv.Edit(tt.edit)
+			}
+			spec := testSpec(1)
+			spec.Root, spec.Network = tt.root, "internet"
+			_, err := l.provisioner().Create(t.Context(), spec)
+			for _, say := range tt.says {
+				if err == nil || !strings.Contains(err.Error(), say) {
+					t.Errorf("Create: %v\nwhich lacks %q", err, say)
+				}
+			}
+			if name == "pool" {
+				return // nothing of it can be seen now
+			}
+			if left := l.leftovers(); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
