@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -135,6 +136,11 @@ type problems []error
 
 func (p *problems) check(ok bool, format string, args ...any) {
 	if !ok {
+		for i, got := range args {
+			if text, ok := got.(string); ok {
+				args[i] = redact.Text(text)
+			}
+		}
 		*p = append(*p, fmt.Errorf(format, args...))
 	}
 }

@@ -26,7 +26,7 @@ func decode(file string, data []byte, into any) error {
 	if err != nil {
 		var at yaml.Error
 		if errors.As(err, &at) && at.GetToken() != nil {
-			return fmt.Errorf("%s:%d: %s", file, at.GetToken().Position.Line, at.GetMessage())
+			return fmt.Errorf("%s:%d: %s", file, at.GetToken().Position.Line, redact.Text(at.GetMessage()))
 		}
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -72,7 +72,7 @@ func set(fields map[string]reflect.Value, key string, value ast.Node) error {
 		if field.Type() == reflect.TypeFor[redact.String]() {
 			return fmt.Errorf("%s: want %s", key, want)
 		}
-		got := strings.TrimSpace(value.String())
+		got := redact.Text(strings.TrimSpace(value.String()))
 		return fmt.Errorf("%s: got %.60q, want %s", key, got, want)
 	}
 	return nil
@@ -97,6 +97,7 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 }
 
 func unknownKey(key string, known []string) error {
+	key = redact.Text(key)
 	near := slices.MinFunc(known, func(a, b string) int { return distance(key, a) - distance(key, b) })
 	if distance(key, near) <= max(2, len(key)/2) {
 		return fmt.Errorf("unknown key %q; did you mean %q?", key, near)

@@ -103,7 +103,7 @@ const (
 func (p Proxmox) validate(ps *problems) {
 	ps.check(p.Backend == "api" || p.Backend == "shell", "proxmox_backend: got %q, want api or shell", p.Backend)
 	ps.check(p.APIURL == "" || validURL(p.APIURL), "proxmox_api_url: got %q, want https://HOST:8006", p.APIURL)
-	ps.check(p.APIToken == "" || tokenForm.MatchString(p.APIToken.Reveal()), "proxmox_api_token: want %s", tokenWant)
+	ps.check(p.APIToken == "" || tokenForm.MatchString(p.APIToken.Reveal()), "proxmox_api_token: want "+tokenWant)
 	ps.check(p.APIToken == "" || p.APITokenFile == "", "proxmox_api_token_file: got %q beside proxmox_api_token, want one of them", p.APITokenFile)
 	ps.check(p.TLSFingerprint == "" || fingerprintForm.MatchString(p.TLSFingerprint),
 		"proxmox_tls_fingerprint: got %q, want a SHA-256 as Proxmox shows it: 32 pairs of hex digits with colons between", p.TLSFingerprint)

@@ -158,6 +158,30 @@ func TestATokenThatOthersCanReadIsRefused(t *testing.T) {
 	}
 }
 
+// A token, its secret or a password in the wrong place is not shown, wherever
+// that is.
+func TestASecretInTheWrongPlaceIsNotShown(t *testing.T) {
+	const secret = "0a1b2c3d-1111-2222-3333-444455556666"
+	for _, value := range []string{"agentlab@pve!t1=" + secret, "agentlab@pve!t1=hunter2", secret, "https://root:hunter2@pve:8006"} {
+		for _, key := range []string{
+			"proxmox_api_url", "proxmox_api_tokn", "proxmox_api_token_file", "proxmox_tls_fingerprint", "proxmox_tls_ca", "proxmox_ssh",
+			"proxmox_node", "proxmox_pool", "proxmox_vmid_range", "proxmox_template", "proxmox_bridge", "proxmox_backend",
+			"proxmox_tls_insecure", "log_level", "idle_exit", "quota_sandboxes", "local_runsc",
+		} {
+			for _, text := range []string{key + ": " + value, key + ":" + value, value + ": " + key} {
+				_, err := config.Load(write(t, map[string]string{"config.yaml": text}))
+				if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), secret[:8]) || strings.Contains(err.Error(), secret[24:])) {
+					t.Errorf("%s\nthe error shows it: %v", text, err)
+				}
+			}
+		}
+		_, err := config.Load(write(t, map[string]string{"config.yaml": "", "profiles/p.yaml": "backend: proxmox\ntemplate: " + value}))
+		if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), secret[24:])) {
+			t.Errorf("template %s in a profile: %v", value, err)
+		}
+	}
+}
+
 func noEnv(string) string { return "" }
 
 func TestWhereTheTokenIsTakenFrom(t *testing.T) {

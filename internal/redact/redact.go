@@ -7,9 +7,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 )
 
 const mask = "[redacted]"
+
+// secrets are the forms of secrets that get into the wrong place: the secret of a
+// Proxmox API token after its name or alone, and the password in a URL.
+var secrets = regexp.MustCompile(`(![A-Za-z][A-Za-z0-9._-]*=)[^\s"']+|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|(://)[^/\s"'@]+(@)`)
+
+// Text masks what looks like a secret in a text that is to be shown, such as a
+// value that somebody put where another was wanted.
+func Text(text string) string { return secrets.ReplaceAllString(text, "${1}${2}"+mask+"${3}") }
 
 // String is a secret text.
 type String string

@@ -45,3 +45,18 @@ func TestNeverPrinted(t *testing.T) {
 		t.Errorf("Reveal() = %q", got)
 	}
 }
+
+func TestTextMasksWhatLooksLikeASecret(t *testing.T) {
+	const uuid = "0a1b2c3d-1111-2222-3333-444455556666"
+	for text, want := range map[string]string{
+		`got "agentlab@pve!t1=` + uuid + `", want a name`: `got "agentlab@pve!t1=[redacted]", want a name`,
+		"agentlab@pve!t1=hunter2 and more":                "agentlab@pve!t1=[redacted] and more",
+		"secret " + uuid:                                  "secret [redacted]",
+		"https://root:hunter2@pve:8006/":                  "https://[redacted]@pve:8006/",
+		"root@pve:22 has no node pve-1 at https://pve/x":  "root@pve:22 has no node pve-1 at https://pve/x",
+	} {
+		if got := redact.Text(text); got != want {
+			t.Errorf("Text(%s) = %s, want %s", text, got, want)
+		}
+	}
+}
