@@ -212,6 +212,33 @@ func TestPveshFailedTask(t *testing.T) {
 	}
 }
 
+// Output without end is not read, and whoever writes it is ended, however it
+// takes a broken pipe; the next call works.
+func TestShellOutputIsBounded(t *testing.T) {
+	ssh := newSSHNode(t).shell(t)
+	ssh.SetLongest(1 << 20)
+	for name, shell := range map[string]pve.Shell{"local": pve.LocalWith(1 << 20), "ssh": ssh} {
+		for kind, script := range map[string]string{
+			"out":      "exec cat /dev/zero",
+			"err":      "exec cat /dev/zero >&2",
+			"stubborn": "trap '' PIPE; while :; do head -c 100000 /dev/zero 2>/dev/null; done",
+			"exits-0":  "head -c 3000000 /dev/zero 2>/dev/null; exit 0",
+		} {
+			if name == "ssh" && kind == "stubborn" {
+				continue // what it does on the other side is sshd's business
+			}
+			t.Run(name+"-"+kind, func(t *testing.T) {
+				if out, err := shell.Run(t.Context(), script); !errors.Is(err, pve.TooLarge) || len(out.Stdout) > 0 {
+					t.Errorf("Run: %d bytes, %v", len(out.Stdout), err)
+				}
+				if out, err := shell.Run(t.Context(), "head -c 1000000 /dev/zero"); err != nil || len(out.Stdout) != 1000000 {
+					t.Errorf("what is short enough: %d bytes, %v", len(out.Stdout), err)
+				}
+			})
+		}
+	}
+}
+
 func TestPveshQuotesEverything(t *testing.T) {
 	s := newStandIn(t)
 	hostile := "'; touch pwned; '\n$(touch pwned) `touch pwned` \\ \" --output-format äö €"

@@ -2,9 +2,11 @@ package pve
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
@@ -20,37 +22,68 @@ import (
 // handshake is how long a connection to a node may take to come up.
 const handshake = 20 * time.Second
 
-// capped keeps what is written, up to maxAnswer bytes.
-type capped struct{ bytes.Buffer }
+// capture is what a script writes, at most so many bytes to each stream: the
+// rest is not read, and who has not written it before is told by stop to end.
+type capture struct {
+	stdout, stderr capped
+}
 
-var errTooLong = fmt.Errorf("the output is longer than %d bytes", maxAnswer)
+func newCapture(longest int64, stop func()) *capture {
+	one := capped{longest: longest, stop: sync.OnceFunc(stop)}
+	return &capture{stdout: one, stderr: one}
+}
 
+// capped does not embed its buffer: io.Copy would fill that by itself.
+type capped struct {
+	kept    bytes.Buffer
+	longest int64
+	over    bool
+	stop    func()
+}
+
+// Write implements [io.Writer].
 func (c *capped) Write(p []byte) (int, error) {
-	if c.Len()+len(p) > maxAnswer {
-		return 0, errTooLong
+	if int64(c.kept.Len()+len(p)) > c.longest {
+		c.over = true
+		c.stop()
+		return 0, io.ErrShortWrite
 	}
-	return c.Buffer.Write(p)
+	return c.kept.Write(p)
+}
+
+// output returns what was written. It is an error if that is not all of it,
+// however the script ended.
+func (c *capture) output() (Output, error) {
+	if c.stdout.over || c.stderr.over {
+		return Output{}, &Error{Kind: TooLarge, Message: fmt.Sprintf("the output is longer than %d bytes", c.stdout.longest)}
+	}
+	return Output{c.stdout.kept.Bytes(), c.stderr.kept.Bytes(), 0}, nil
 }
 
 // Local is the Shell of a node on which AgentLab itself runs.
-type Local struct{}
+type Local struct {
+	longest int64 // output, in bytes; zero is maxAnswer
+}
 
 // Run implements Shell.
-func (Local) Run(ctx context.Context, script string) (Output, error) {
-	var stdout, stderr capped
-	cmd := exec.CommandContext(ctx, "sh")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(script), &stdout, &stderr
+func (l Local) Run(ctx context.Context, script string) (Output, error) {
+	running, kill := context.WithCancel(ctx)
+	defer kill()
+	// A pipe that nobody reads ends most programs, and lets the script clean up.
+	seen := newCapture(cmp.Or(l.longest, maxAnswer), func() { time.AfterFunc(time.Second, kill) })
+	cmd := exec.CommandContext(running, "sh")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(script), &seen.stdout, &seen.stderr
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	out := Output{stdout.Bytes(), stderr.Bytes(), 0}
+	out, long := seen.output()
 	var exit *exec.ExitError
 	switch {
+	case ctx.Err() != nil && err != nil:
+		return Output{}, ctx.Err()
+	case long != nil:
+		return Output{}, long
 	case err == nil:
 		return out, nil
-	case ctx.Err() != nil:
-		return Output{}, ctx.Err()
-	case errors.Is(err, errTooLong):
-		return Output{}, &Error{Kind: TooLarge, Message: err.Error()}
 	case !errors.As(err, &exit):
 		return Output{}, &Error{Kind: Unreachable, Message: err.Error(), cause: err}
 	}
@@ -66,6 +99,8 @@ func (Local) Run(ctx context.Context, script string) (Output, error) {
 type SSH struct {
 	Addr   string            // host:port
 	Config *ssh.ClientConfig // with a HostKeyCallback
+
+	longest int64 // output, in bytes; zero is maxAnswer
 
 	mu     sync.Mutex
 	client *ssh.Client
@@ -112,19 +147,20 @@ func (s *SSH) run(ctx context.Context, script string) (Output, error) {
 	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()
 
-	var stdout, stderr capped
-	session.Stdin, session.Stdout, session.Stderr = strings.NewReader(script), &stdout, &stderr
+	// What is not read stops the other side for good, unless the session ends.
+	seen := newCapture(cmp.Or(s.longest, maxAnswer), func() { _ = session.Close() })
+	session.Stdin, session.Stdout, session.Stderr = strings.NewReader(script), &seen.stdout, &seen.stderr
 	err = session.Run("exec sh")
-	out := Output{stdout.Bytes(), stderr.Bytes(), 0}
+	out, long := seen.output()
 	var exit *ssh.ExitError
 	switch {
+	case long != nil:
+		return Output{}, long
 	case err == nil:
 		return out, nil
 	case errors.As(err, &exit) && exit.Signal() == "":
 		out.Exit = exit.ExitStatus()
 		return out, nil
-	case errors.Is(err, errTooLong):
-		return Output{}, &Error{Kind: TooLarge, Message: err.Error()}
 	}
 	return Output{}, &Error{Kind: ConnectionLost, Message: err.Error(), cause: err}
 }
