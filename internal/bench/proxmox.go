@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,8 +69,8 @@ func newCluster(srv *pvetest.Server, nodes int) (*cluster, error) {
 	}}, nil
 }
 
-// create makes n machines at once, and calls then with each.
-func (c *cluster) create(ctx context.Context, n int, then func(context.Context, provisioner.Machine) error) error {
+// create makes n machines at once, and opens a channel to the guest of each.
+func (c *cluster) create(ctx context.Context, n int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range n {
 		c.made++
@@ -75,13 +78,18 @@ func (c *cluster) create(ctx context.Context, n int, then func(context.Context, 
 		spec := provisioner.Spec{
 			Papers: provisioner.Papers{Instance: "bench", Sandbox: fmt.Sprintf("sb-%d", c.made), Owner: "bench", Profile: "p", End: end, MaxEnd: end},
 			Cores:  1, MemoryMB: 256, DiskMB: 3072, Network: "none",
+			Started: func(context.Context, provisioner.Machine) error { return nil },
 		}
 		g.Go(func() error {
 			m, err := c.backend.Create(ctx, spec)
-			if err != nil || then == nil {
+			if err != nil {
 				return err
 			}
-			return then(ctx, m)
+			conn, err := c.backend.Dial(ctx, m.Ref)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
 		})
 	}
 	return g.Wait()
@@ -94,7 +102,7 @@ func (b *bench) proxmox(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	many, err := makespan(ctx, 100, 2, 4)
+	many, err := makespan(ctx, 100, 3, 4)
 	if err != nil {
 		return nil, err
 	}
@@ -102,40 +110,91 @@ func (b *bench) proxmox(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	budget := float64(cloneTime+startTime+25*time.Millisecond) / float64(cloneTime+startTime)
+	calls, err := reconcileCalls(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return []figure{
-		slower("pve_create", "Proxmox: create / clone and start", one.ours, one.floor, budget),
+		size("pve_create", "Proxmox: create beyond clone, start and boot", "ms", ms(one.ours.median()-one.floor.median()), 25, len(one.ours)),
+		size("pve_create_calls", "Proxmox: calls of a create besides polls", "calls", one.calls, 8, len(one.ours)),
 		slower("pve_create_100", "Proxmox: 100 creates on 4 nodes / the same", many.ours, many.floor, 1.15),
+		size("pve_reconcile", "Proxmox: reconcile of 1000 of 10,000 machines", "calls", calls, 5, 1000),
 		size("pve_neighbour", "Proxmox: wait of others while 100 guests boot", "ms", ms(extra), 1000, 100),
 	}, nil
 }
 
-type comparison struct{ ours, floor sample }
+type comparison struct {
+	ours, floor sample
+	calls       float64 // of each machine besides polls
+}
 
-// makespan makes n machines at once, in turns.
+// makespan makes n machines at once, in turns, with the workers of a real node.
 func makespan(ctx context.Context, n, turns, nodes int) (comparison, error) {
-	srv := &pvetest.Server{TaskTime: map[string]time.Duration{"qmclone": cloneTime, "qmstart": startTime}}
-	defer srv.Close()
 	var r comparison
+	var calls atomic.Int64
+	srv := &pvetest.Server{
+		Scale: 1, TaskTime: map[string]time.Duration{"qmclone": cloneTime, "qmstart": startTime},
+		AgentDelay: func(int) time.Duration { return bootTime },
+		Hold: func(r *http.Request) func() {
+			if !poll.MatchString(r.Method + " " + r.URL.Path) {
+				calls.Add(1)
+			}
+			return nil
+		},
+	}
+	defer srv.Close()
 	c, err := newCluster(srv, nodes)
 	if err != nil {
 		return r, err
 	}
 	for range turns {
 		start := time.Now()
-		if err := c.create(ctx, n, nil); err != nil {
+		if err := c.create(ctx, n); err != nil {
 			return r, err
 		}
 		r.ours = append(r.ours, time.Since(start))
 		start = time.Now()
 		var g sync.WaitGroup
 		for range n {
-			g.Go(func() { time.Sleep(cloneTime); time.Sleep(startTime) })
+			g.Go(func() { time.Sleep(cloneTime); time.Sleep(startTime); time.Sleep(bootTime) })
 		}
 		g.Wait()
 		r.floor = append(r.floor, time.Since(start))
 	}
+	r.calls = float64(calls.Load()) / float64(n*turns)
 	return r, nil
+}
+
+// poll matches the calls that wait for a task or a guest.
+var poll = regexp.MustCompile(`/tasks(/.*/status)?$|/agent/ping$`)
+
+// reconcileCalls returns how many calls it takes to list a thousand machines
+// among nine thousand of others when nothing has changed.
+func reconcileCalls(ctx context.Context) (float64, error) {
+	var calls atomic.Int64
+	srv := &pvetest.Server{Hold: func(*http.Request) func() { calls.Add(1); return nil }}
+	defer srv.Close()
+	c, err := newCluster(srv, 4)
+	if err != nil {
+		return 0, err
+	}
+	for range 10 {
+		if err := c.create(ctx, 100); err != nil {
+			return 0, err
+		}
+	}
+	srv.Edit(func(all *pvetest.Cluster) {
+		for i := range 9000 {
+			all.AddVM("pve", 20000+i, "foreign").Running = true
+		}
+	})
+	for range 2 { // the first reads what it does not know
+		calls.Store(0)
+		if list, err := c.backend.List(ctx); err != nil || len(list) != 1000 {
+			return 0, fmt.Errorf("list has %d machines: %w", len(list), err)
+		}
+	}
+	return float64(calls.Load()), nil
 }
 
 // neighbourWaits returns how much longer another user's change of a config takes
@@ -153,13 +212,7 @@ func neighbourWaits(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	with, err := c.worst(ctx, func(ctx context.Context) error {
-		return c.create(ctx, 100, func(ctx context.Context, m provisioner.Machine) error {
-			conn, err := c.backend.Dial(ctx, m.Ref)
-			if err != nil {
-				return err
-			}
-			return conn.Close()
-		})
+		return c.create(ctx, 100)
 	})
 	return with - without, err
 }

@@ -200,7 +200,7 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 	if err := p.start(ctx, vm); err != nil {
 		return provisioner.Machine{}, &step{"start", err}
 	}
-	p.setStart(vm.ID, time.Now())
+	p.setTimes(vm.ID, time.Now(), time.Time{})
 	m := p.describe(vm.ID, spec.Papers, true)
 	if spec.Started == nil {
 		return m, nil
@@ -214,27 +214,8 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 	return m, nil
 }
 
-const (
-	bootStep = "boot"
-	// defaultBootTime is what a guest may take to come up before another node is
-	// tried, if there is one.
-	defaultBootTime = 3 * time.Minute
-)
-
-// comeUp waits for a guest to boot. If there are other nodes to try, they must
-// get their share of the time that is left.
-func (p *Provisioner) comeUp(ctx context.Context, m live, others bool) error {
-	if !others {
-		return p.booted(ctx, m)
-	}
-	limit := p.bootTime
-	if end, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(end)/2)
-	}
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return p.booted(limited, m)
-}
+// bootStep is the step that is not tried twice on a node.
+const bootStep = "boot"
 
 // configure makes a fresh clone what the spec says, in one call, and its disk
 // as big as the spec says.

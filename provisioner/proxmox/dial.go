@@ -39,13 +39,39 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	return conn, nil
 }
 
+// seenUp is how long a guest that was seen to be up needs not be asked again.
+const seenUp = 2 * time.Second
+
 // booted waits for a guest's agent to answer.
 func (p *Provisioner) booted(ctx context.Context, m live) error {
-	err := p.prober.wait(ctx, m.vm, m.papers.Profile, p.startOf(m.vm.ID))
-	if err == nil {
-		p.setStart(m.vm.ID, time.Time{})
+	started, up := p.timesOf(m.vm.ID)
+	if time.Since(up) < seenUp {
+		return nil
 	}
-	return err
+	if err := p.prober.wait(ctx, m.vm, m.papers.Profile, started); err != nil {
+		return err
+	}
+	p.setTimes(m.vm.ID, time.Time{}, time.Now())
+	return nil
+}
+
+// defaultBootTime is what a guest may take to come up before another node is
+// tried, if there is one.
+const defaultBootTime = 3 * time.Minute
+
+// comeUp waits for a guest to boot. If there are other nodes to try, they must
+// get their share of the time that is left.
+func (p *Provisioner) comeUp(ctx context.Context, m live, others bool) error {
+	if !others {
+		return p.booted(ctx, m)
+	}
+	limit := p.bootTime
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)/2)
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return p.booted(limited, m)
 }
 
 // ping asks a guest's agent whether it is there, once, when it is its turn.
@@ -58,18 +84,19 @@ func (p *Provisioner) ping(ctx context.Context, vm pve.VM) (asked time.Time, err
 	return time.Now(), p.Client.AgentPing(ctx, vm)
 }
 
-// startOf returns when we started a machine that was not up since, else zero.
-func (p *Provisioner) startOf(id int) time.Time {
+// timesOf returns when we started a machine that was not up since, else zero,
+// and when it was seen to be up last.
+func (p *Provisioner) timesOf(id int) (started, up time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.known[id].started
+	return p.known[id].started, p.known[id].up
 }
 
-func (p *Provisioner) setStart(id int, at time.Time) {
+func (p *Provisioner) setTimes(id int, started, up time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e, ok := p.known[id]; ok {
-		e.started = at
+		e.started, e.up = started, up
 		p.known[id] = e
 	}
 }

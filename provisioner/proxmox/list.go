@@ -33,6 +33,7 @@ type entry struct {
 	papers  provisioner.Papers // of one of ours
 	stage   stage
 	started time.Time // by us, and its guest was not up since
+	up      time.Time // when its guest was seen to be up last
 	stopped bool      // its node said so, as opposed to the inventory, which is old
 }
 
@@ -232,7 +233,7 @@ func (p *Provisioner) read(ctx context.Context, inv *inventory, r pve.Resource) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if old := p.known[id]; old.read.Before(e.read) && !p.making[id] {
-		e.stopped, e.started = old.stopped && e.ours, old.started
+		e.stopped, e.started, e.up = old.stopped && e.ours, old.started, old.up
 		p.known[id] = e
 	}
 	return nil

@@ -15,6 +15,11 @@ const (
 	// askPause is the least time between two questions to a guest, also when
 	// Proxmox says at once that its agent does not answer.
 	askPause = 250 * time.Millisecond
+	// askSoon is the same where Proxmox does say so at once and the guest is young:
+	// such a question holds a worker for no longer than any call.
+	askSoon = 10 * time.Millisecond
+	// young is how old a guest is at most that is asked so often.
+	young = 2 * time.Minute
 	// askRest is the longest time between two questions to a guest that is late.
 	askRest = 5 * time.Second
 	// samples is how many boots of a profile are remembered.
@@ -177,9 +182,8 @@ func (q *prober) ask(n *queue, b *boot) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if later(err) {
-		age := now.Sub(b.begin())
 		_, to := q.span(b.profile)
-		b.missed, b.last, b.due = b.missed+1, err, now.Add(pause(age, to))
+		b.missed, b.last, b.due = b.missed+1, err, now.Add(pause(now.Sub(b.begin()), to, now.Sub(asked)))
 		return
 	}
 	if err == nil && !b.started.IsZero() {
@@ -208,12 +212,16 @@ func later(err error) bool {
 }
 
 // pause is how long to leave a guest of that age alone. to is how long boots
-// took at most, zero if unknown.
-func pause(age, to time.Duration) time.Duration {
+// took at most, zero if unknown; held is how long the last question took.
+func pause(age, to, held time.Duration) time.Duration {
+	rest := min(max(age/16, askPause), askRest)
 	if age < 3*to/2 {
-		return askPause
+		rest = askPause
 	}
-	return min(max(age/16, askPause), askRest)
+	if age < young {
+		rest = min(rest, max(age/512, 4*held, askSoon))
+	}
+	return rest
 }
 
 // span returns when it is worth to ask a guest of that profile first, and when

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	firstLook = 3 * time.Millisecond // some tasks are done at once
+	firstLook = time.Millisecond     // some tasks are done at once
 	shortest  = 5 * time.Millisecond // pause between two looks
 	longest   = time.Second          // pause between two looks
 
