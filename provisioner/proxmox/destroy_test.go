@@ -81,6 +81,40 @@ func TestDestroyFollowsAMigration(t *testing.T) {
 	}
 }
 
+// A machine that migrated, whether its papers were read before or not, is listed
+// and reached where it is now.
+func TestAMigratedMachineIsFound(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	l.addNodes(1)
+	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Node = "pve2" })
+	for _, p := range []*Provisioner{p, l.provisioner()} {
+		p.Channel = func(string) string { return channelAgent }
+		conn, err := p.Dial(t.Context(), m.Ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		list, err := p.List(t.Context())
+		if diff := cmp.Diff([]provisioner.Machine{m}, list); diff != "" || err != nil {
+			t.Errorf("List: %v\n%s", err, diff)
+		}
+	}
+	m.Papers.End = m.Papers.End.Add(time.Minute)
+	if err := p.Relabel(t.Context(), m.Ref, m.Papers); err != nil {
+		t.Errorf("Relabel: %v", err)
+	}
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Errorf("Destroy: %v", err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
 // HA stops a machine some time after the task that was to stop it has ended.
 func TestDestroyOfAMachineThatIsStillRunning(t *testing.T) {
 	l := newLab(t, &pvetest.Server{})

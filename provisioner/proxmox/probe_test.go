@@ -25,6 +25,7 @@ type fakeNode struct {
 	most    int           // of these
 	count   map[int]int   // questions to each guest
 	service time.Duration // of any call
+	brisk   bool          // that an agent does not answer is said at once
 }
 
 func newFakeNode(guests int, boot time.Duration) *fakeNode {
@@ -76,8 +77,10 @@ func (n *fakeNode) Do(_ context.Context, r pve.Request) (data json.RawMessage, e
 	n.mu.Unlock()
 	n.work(func() {
 		left := time.Until(up)
-		if boot < 0 || left > 3*time.Second {
-			time.Sleep(3 * time.Second)
+		if boot < 0 || left > 3*time.Second || n.brisk && left > 0 {
+			if !n.brisk {
+				time.Sleep(3 * time.Second)
+			}
 			err = &pve.Error{Kind: pve.AgentNotRunning, Message: "QEMU guest agent is not running"}
 			return
 		}
@@ -157,6 +160,33 @@ func TestHungGuestsDelayNobody(t *testing.T) {
 		synctest.Wait()
 		if n.most != 1 {
 			t.Errorf("%d questions at once", n.most)
+		}
+	})
+}
+
+// Where Proxmox says at once that an agent does not answer, a guest is found
+// almost at once, also the first, and one that never comes up gets its rest.
+func TestProberIsBriskWhereThatIsCheap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNode(2, 6*time.Second)
+		n.brisk, n.service, n.boot[1] = true, time.Millisecond, -1
+		q := n.prober()
+		for range 2 {
+			n.start, n.count[0] = time.Now(), 0
+			if err := q.wait(t.Context(), guestVM(0), "p", n.start); err != nil {
+				t.Fatal(err)
+			}
+			if late := time.Since(n.start) - n.boot[0]; late > 15*time.Millisecond || n.count[0] > 600 {
+				t.Errorf("a guest was found %v after it was up, with %d questions", late, n.count[0])
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		n.start = time.Now()
+		_ = q.wait(ctx, guestVM(1), "q", n.start)
+		synctest.Wait()
+		if n.count[1] > 3000 {
+			t.Errorf("%d questions in ten minutes to a guest that is off", n.count[1])
 		}
 	})
 }
