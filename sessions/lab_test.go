@@ -28,11 +28,13 @@ type world struct {
 	// "relabel" or "run", and does it by calling do. Nil does it.
 	step func(ctx context.Context, op, id string, do func() error) error
 
-	intent string // recorded at the beginning of each create, if not empty
+	intent string   // recorded at the beginning of each create, if not empty
+	failed []string // handles of machines that each create starts and gives up
 
 	mu       sync.Mutex
 	machines map[string]provisioner.Machine
 	handles  []string // that creates and destroys were given
+	dialled  []string // handles
 	calls    map[string]int
 	open     int // connections
 }
@@ -61,6 +63,12 @@ func (w *world) Create(ctx context.Context, spec provisioner.Spec) (m provisione
 	w.given(spec.Handle)
 	if w.intent != "" {
 		if err := spec.Intend(ctx, w.intent); err != nil {
+			return m, err
+		}
+	}
+	for _, handle := range w.failed {
+		m := provisioner.Machine{Ref: provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: handle}, Papers: spec.Papers}
+		if err := errors.Join(spec.Intend(ctx, handle), spec.Started(ctx, m)); err != nil {
 			return m, err
 		}
 	}
@@ -108,6 +116,7 @@ func (w *world) Relabel(ctx context.Context, ref provisioner.Ref, p provisioner.
 func (w *world) Dial(ctx context.Context, ref provisioner.Ref) (conn guest.Conn, err error) {
 	err = w.do(ctx, "dial", ref.Sandbox, func() {
 		w.open++
+		w.dialled = append(w.dialled, ref.Handle)
 		conn = &fakeConn{w: w, id: ref.Sandbox}
 	})
 	if err != nil && conn != nil {

@@ -40,6 +40,22 @@ func TestRestartGoesOnMaking(t *testing.T) {
 	}
 }
 
+// A backend gives up two machines that it had started, and makes a third, which
+// is the one that is recorded and used.
+func TestAMachineIsMadeElsewhere(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.failed = []string{"vm-1", "vm-2"}
+		sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Minute})
+		want := "h-" + sb.ID
+		if err != nil || sb.State != sessions.Ready || sb.Handle != want || l.recorded(t, sb.ID).Handle != want {
+			t.Errorf("Create: %+v, %v; want the handle %s", sb, err, want)
+		}
+		if diff := cmp.Diff([]string{want}, l.world.dialled); diff != "" {
+			t.Errorf("handles that were dialled (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // What a backend intended is told to whoever goes on after a crash, with the
 // making or with the destroying.
 func TestIntentOutlivesACrash(t *testing.T) {
