@@ -129,7 +129,8 @@ type Spec struct {
 	// backend that can make it elsewhere then returns from Create only when the
 	// guest is up: one that does not come up is removed and made anew in another
 	// place, and Intend and Started are called for that one, too. If Started
-	// fails, Create does.
+	// fails, Create does. If ctx ends while the guest boots, the machine is left
+	// to whom Started told of it.
 	Started func(ctx context.Context, m Machine) error
 }
 

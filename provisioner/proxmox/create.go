@@ -184,8 +184,9 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 		return provisioner.Machine{}, err
 	}
 	defer done()
+	told := false // whoever gave up knows of the machine
 	defer func() {
-		if err == nil {
+		if err == nil || told {
 			return
 		}
 		undo, cancel := steady(ctx, p.undo)
@@ -208,7 +209,9 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 	if err := spec.Started(ctx, m); err != nil {
 		return m, err
 	}
-	if err := p.comeUp(ctx, live{vm: vm, papers: spec.Papers}, s.others); err != nil {
+	err = p.comeUp(ctx, live{vm: vm, papers: spec.Papers}, s.others)
+	told = ctx.Err() != nil
+	if err != nil {
 		return m, &step{bootStep, err}
 	}
 	return m, nil

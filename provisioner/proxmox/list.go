@@ -286,11 +286,11 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 		}
 	}
 	var mu sync.Mutex
-	err := p.askWhatRuns(ctx, inv, doubtful, func(r pve.Resource, running bool) {
-		p.setStopped(int(r.VMID), !running)
+	err := p.askWhatRuns(ctx, inv, doubtful, func(id int, running bool) {
+		p.setStopped(id, !running)
 		mu.Lock()
 		defer mu.Unlock()
-		runs[int(r.VMID)] = running
+		runs[id] = running
 	})
 	machines := make([]provisioner.Machine, 0, len(found))
 	for _, e := range found {
@@ -299,30 +299,55 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 	return machines, err
 }
 
-// askWhatRuns asks the nodes of machines whether these run. Of those on a node
-// that does not answer nobody can know, and they may go on when it is back.
-func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve.Resource, tell func(pve.Resource, bool)) error {
-	var mu sync.Mutex
-	var errs []error
-	eachNode(all, func(r pve.Resource) {
-		var s pve.Status
-		err := p.askNode(ctx, inv, r.Node, func(ctx context.Context) (err error) {
-			s, err = p.Client.Status(ctx, r.VM())
-			return err
+// askWhatRuns asks the nodes of machines whether these run, each of whose nodes
+// answers in one call if there are many. Of those on a node that does not answer
+// nobody can know, and they may go on when it is back.
+func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve.Resource, tell func(id int, running bool)) error {
+	nodes := map[string][]pve.Resource{}
+	for _, r := range all {
+		nodes[r.Node] = append(nodes[r.Node], r)
+	}
+	var g errgroup.Group
+	for node, list := range nodes {
+		g.Go(func() error {
+			runs := map[int]bool{}
+			err := p.askNode(ctx, inv, node, func(ctx context.Context) error { return p.statuses(ctx, node, list, runs) })
+			silent := errors.Is(err, errSilent)
+			if err != nil && !silent {
+				return fmt.Errorf("ask node %s what runs: %w", node, err)
+			}
+			for _, r := range list {
+				if running, known := runs[int(r.VMID)]; known || silent {
+					tell(int(r.VMID), running || silent)
+				}
+			}
+			return nil
 		})
-		switch {
-		case err == nil:
-			tell(r, s.Running())
-		case errors.Is(err, errSilent):
-			tell(r, true)
-		case errors.Is(err, pve.NotFound), errors.Is(err, pve.Permission): // it went away meanwhile
-		default:
-			mu.Lock()
-			defer mu.Unlock()
-			errs = append(errs, fmt.Errorf("ask whether VM %s runs: %w", r.VM(), err))
+	}
+	return g.Wait()
+}
+
+// statuses fills in which machines of a node run. What went away meanwhile is
+// left out.
+func (p *Provisioner) statuses(ctx context.Context, node string, list []pve.Resource, runs map[int]bool) error {
+	if len(list) > reads {
+		machines, err := p.Client.Machines(ctx, node)
+		for _, m := range machines {
+			runs[int(m.VMID)] = m.Status == "running"
 		}
-	})
-	return errors.Join(errs...)
+		return err
+	}
+	for _, r := range list {
+		s, err := p.Client.Status(ctx, r.VM())
+		switch {
+		case errors.Is(err, pve.NotFound), errors.Is(err, pve.Permission):
+		case err != nil:
+			return err
+		default:
+			runs[int(r.VMID)] = s.Running()
+		}
+	}
+	return nil
 }
 
 func (p *Provisioner) setStopped(id int, stopped bool) {

@@ -126,6 +126,32 @@ func TestANodeIsMute(t *testing.T) {
 	}
 }
 
+// What runs on a mute node is asked of it in one call, however many there are.
+func TestAMuteNodeIsAskedOnce(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	p := l.provisioner()
+	for n := range reads + 2 {
+		makeOne(t, p, n)
+	}
+	if _, err := p.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.node("pve", func(n *pvetest.Node) { n.Mute = true })
+	l.onCall(nil)
+	list, err := p.List(t.Context())
+	if err != nil || len(list) != reads+2 {
+		t.Fatalf("List: %v, %v", list, err)
+	}
+	for _, m := range list {
+		if !m.Running {
+			t.Errorf("%s does not run", m.Handle)
+		}
+	}
+	if calls := l.counted(); calls["GET qemu"] != 1 || calls["GET current"] != 0 {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
 // A guest that does not come up on one node is made on another, and its record
 // follows. Nothing is left of the first.
 func TestAGuestThatDoesNotBoot(t *testing.T) {
@@ -162,8 +188,8 @@ func TestAGuestThatDoesNotBoot(t *testing.T) {
 	}
 }
 
-// Where there is no other node, a guest gets all the time there is, and what it
-// was is removed.
+// Where there is no other node, a guest gets all the time there is. Who gives up
+// then knows of the machine, and destroys it or goes on with it.
 func TestAGuestThatDoesNotBootAnywhere(t *testing.T) {
 	l := newLab(t, &pvetest.Server{AgentDelay: func(int) time.Duration { return -1 }})
 	p := l.provisioner()
@@ -171,7 +197,8 @@ func TestAGuestThatDoesNotBootAnywhere(t *testing.T) {
 	spec := testSpec(1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	spec.Started = func(context.Context, provisioner.Machine) error { return nil }
+	var m provisioner.Machine
+	spec.Started = func(_ context.Context, started provisioner.Machine) error { m = started; return nil }
 	pings := 0
 	l.onCall(func(r *http.Request) *pvetest.Fault {
 		if callName(r) == "POST ping" {
@@ -184,7 +211,17 @@ func TestAGuestThatDoesNotBootAnywhere(t *testing.T) {
 	if _, err := p.Create(ctx, spec); !errors.Is(err, context.Canceled) {
 		t.Errorf("Create: %v", err)
 	}
-	if left := l.leftovers(); len(left) > 0 || l.counted()["POST start"] != 1 {
-		t.Errorf("left over after %d starts: %v", l.counted()["POST start"], left)
+	if calls := l.counted(); calls["POST start"] != 1 || calls["DELETE "] != 0 {
+		t.Errorf("calls: %v", calls)
+	}
+	l.onCall(nil)
+	if again, err := l.provisioner().Create(t.Context(), testSpec(1)); err != nil || again.Ref != m.Ref {
+		t.Errorf("Create again: %+v, %v, want %+v", again, err, m)
+	}
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Error(err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
 	}
 }

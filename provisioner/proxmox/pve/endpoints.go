@@ -55,6 +55,7 @@ var (
 	postPools          = endpoint{"POST", "/pools", ifUnsent}
 	putPools           = endpoint{"PUT", "/pools", ifUnsent}
 	deletePool         = endpoint{"DELETE", "/pools", ifUnsent}
+	getQemu            = endpoint{"GET", "/nodes/{}/qemu", always}
 	postQemu           = endpoint{"POST", "/nodes/{}/qemu", ifUnsent}
 	deleteQemu         = endpoint{"DELETE", "/nodes/{}/qemu/{}", ifUnsent}
 	postClone          = endpoint{"POST", "/nodes/{}/qemu/{}/clone", ifUnsent}

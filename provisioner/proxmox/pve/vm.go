@@ -140,6 +140,14 @@ func (c *Client) Status(ctx context.Context, vm VM) (Status, error) {
 	return s, err
 }
 
+// Machines returns what the machines of a node do now, as far as the token may
+// see them, without what a config alone knows: tags, pool.
+func (c *Client) Machines(ctx context.Context, node string) ([]Resource, error) {
+	var list []Resource
+	err := c.call(ctx, getQemu, []any{node}, nil, &list)
+	return list, err
+}
+
 // Snapshot is one of a machine's snapshots.
 type Snapshot struct {
 	Name        string `json:"name"`
