@@ -89,7 +89,7 @@ type Machine struct {
 	Ref
 	Papers  Papers // verified: only machines whose papers verify are listed
 	Running bool
-	IP      string // empty if it has none
+	IP      string // empty if it has none, or if it will only be learnt when it is dialled
 	Home    string // directory where a user starts
 	OS      string // for people: "Debian GNU/Linux 12 (gVisor)"
 

@@ -64,7 +64,7 @@ func Architecture() Rules {
 			{"provisioner/proxmox/setup", "provisioner/proxmox/pve internal/redact"},
 			{"provisioner/proxmox/template", "provisioner provisioner/proxmox/pve"},
 			{"provisioner/proxmox/doctor", "provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/setup"},
-			{"provisioner/proxmox/pvecontract", "provisioner provisioner/guest provisioner/guest/guesttest provisioner/provisionertest provisioner/proxmox provisioner/proxmox/pve internal/redact"},
+			{"provisioner/proxmox/pvecontract", "provisioner provisioner/guest provisioner/guest/guesttest provisioner/provisionertest provisioner/proxmox provisioner/proxmox/agentconn provisioner/proxmox/pve internal/redact"},
 			{"sessions", "internal/keylock provisioner provisioner/guest"},
 			{"store", "sessions provisioner"},
 			{"internal/config", "internal/redact provisioner sessions"},

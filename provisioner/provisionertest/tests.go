@@ -17,7 +17,7 @@ func createTwice(t *testing.T, s *suite) {
 	first := s.create(t, s.p)
 	s.run(t, s.p, first.Ref, "echo one > /tmp/mark")
 	second := s.create(t, s.p)
-	if diff := cmp.Diff(first, second); diff != "" {
+	if diff := cmp.Diff(first, second, learnt()); diff != "" {
 		t.Errorf("second Create (-first +second):\n%s", diff)
 	}
 	if !first.Running || first.Home == "" || first.OS == "" {
@@ -35,7 +35,7 @@ func createAdopts(t *testing.T, s *suite) {
 	after := s.Open(t, instance, s.key)
 	s.wantList(t, after, first)
 	second := s.create(t, after)
-	if diff := cmp.Diff(first, second); diff != "" {
+	if diff := cmp.Diff(first, second, learnt()); diff != "" {
 		t.Errorf("Create after a crash (-before +after):\n%s", diff)
 	}
 	if got := s.run(t, after, second.Ref, "cat /tmp/mark"); got != "one" {
@@ -56,7 +56,7 @@ func createAtOnce(t *testing.T, s *suite) {
 			t.Fatalf("Create %d: %v", i, errs[i])
 		}
 		m.Papers.Created, m.Papers.End, m.Papers.MaxEnd = machines[0].Papers.Created, machines[0].Papers.End, machines[0].Papers.MaxEnd
-		if diff := cmp.Diff(machines[0], m); diff != "" {
+		if diff := cmp.Diff(machines[0], m, learnt()); diff != "" {
 			t.Errorf("machine %d differs from the first:\n%s", i, diff)
 		}
 	}

@@ -82,7 +82,7 @@ func (l *sshLab) provisioner(channel string) *Provisioner {
 	if p.Guest, err = guestProgram(); err != nil {
 		l.t.Fatal(err)
 	}
-	p.dialSSH = func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
+	p.DialSSH = func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
 		l.dials.Add(1)
 		if l.way != nil {
 			if err := l.way(); err != nil {
@@ -278,8 +278,8 @@ func TestChannelPinsHostKey(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	dial, dials := p.dialSSH, 0
-	p.dialSSH = func(ctx context.Context, _ netip.Addr) (net.Conn, error) {
+	dial, dials := p.DialSSH, 0
+	p.DialSSH = func(ctx context.Context, _ netip.Addr) (net.Conn, error) {
 		if dials++; dials > 1 { // it was refused once, and would be for long
 			cancel()
 		}

@@ -55,8 +55,9 @@ type Provisioner struct {
 	// machines; empty: next to our own binary, then PATH.
 	Guest string
 
-	// dialSSH connects to the SSH server at an address; nil is by TCP, port 22.
-	dialSSH func(ctx context.Context, ip netip.Addr) (net.Conn, error)
+	// DialSSH connects to the SSH server of the guest at an address; nil is by
+	// TCP, port 22.
+	DialSSH func(ctx context.Context, ip netip.Addr) (net.Conn, error)
 
 	grace time.Duration // see defaultGrace
 	undo  time.Duration // what undoing a failed Create may take
@@ -127,8 +128,8 @@ func (p *Provisioner) init() {
 		p.nodeTime = cmp.Or(p.nodeTime, defaultNodeTime)
 		p.bootTime = cmp.Or(p.bootTime, defaultBootTime)
 		p.prober.ping = p.ping
-		if p.dialSSH == nil {
-			p.dialSSH = dialSSH
+		if p.DialSSH == nil {
+			p.DialSSH = dialSSH
 		}
 		p.known, p.making = map[int]entry{}, map[int]bool{}
 		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}

@@ -244,7 +244,7 @@ func (g *sshGuest) dialAny(ctx context.Context, known []netip.Addr) (net.Conn, e
 	lost := true
 	for i, ip := range known {
 		one, cancel := context.WithTimeout(ctx, addressTime)
-		nc, err := g.p.dialSSH(one, ip)
+		nc, err := g.p.DialSSH(one, ip)
 		cancel()
 		if err == nil {
 			g.mu.Lock()

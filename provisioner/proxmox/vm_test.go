@@ -58,7 +58,7 @@ func newVM(t *testing.T) *vm {
 func (v *vm) by(channel string) *Provisioner {
 	p := v.provisioner()
 	p.Channel = func(string) string { return channel }
-	p.dialSSH = v.guests.Dial
+	p.DialSSH = v.guests.Dial
 	var err error
 	if p.Guest, err = guestProgram(); err != nil {
 		v.t.Fatal(err)

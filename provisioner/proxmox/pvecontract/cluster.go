@@ -13,6 +13,7 @@
 //	AGENTLAB_PVE_NODE         that alone is used; else all
 //	AGENTLAB_PVE_NETWORK      none or internet; else none
 //	AGENTLAB_PVE_CHANNEL      agent, ssh or auto; else agent
+//	AGENTLAB_PVE_USER         the user of the machines; else root
 //
 // Machines are made in the pool, with IDs of the range, and destroyed again;
 // nothing else is touched.
@@ -24,6 +25,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -43,7 +46,12 @@ type Cluster struct {
 	Nodes    []string // empty is all
 	Network  string
 	Channel  string
+	User     string // of the machines; empty is root
 	Guest    string // path of agentlab-guest, for SSH
+	// DialSSH is the provisioner's.
+	DialSSH func(ctx context.Context, ip netip.Addr) (net.Conn, error)
+	// Break ends all connections that DialSSH made; nil can't.
+	Break func()
 	// Left names what a simulator sees left over, beyond what the API shows.
 	Left func() []string
 }
@@ -73,6 +81,7 @@ func FromEnv(env func(string) string) (*Cluster, error) {
 	c := &Cluster{
 		Client: &pve.Client{Transport: transport}, Template: get("TEMPLATE"), Pool: get("POOL"),
 		Network: cmp.Or(get("NETWORK"), "none"), Channel: cmp.Or(get("CHANNEL"), "agent"),
+		User: get("USER"),
 	}
 	if c.Template == "" {
 		return nil, errors.New("AGENTLAB_PVE_TEMPLATE is not set: name a template of the cluster")
@@ -112,7 +121,7 @@ func (c *Cluster) Prepare(t *testing.T) {
 func (c *Cluster) Open(instance string, key provisioner.Key) *proxmox.Provisioner {
 	return &proxmox.Provisioner{
 		Client: c.Client, Key: key, Instance: instance, Pool: c.Pool, VMIDs: c.VMIDs, Nodes: c.Nodes, Template: c.Template,
-		Channel: func(string) string { return c.Channel }, Guest: c.Guest,
+		Channel: func(string) string { return c.Channel }, User: func(string) string { return c.User }, Guest: c.Guest, DialSSH: c.DialSSH,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/guesttest"
 	"github.com/agentlab-mcp/agentlab/provisioner/provisionertest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
@@ -98,6 +99,7 @@ func (c *Cluster) Guests(t *testing.T) {
 			t.Errorf("left over: %q, %v", left, err)
 		}
 	})
+	root := c.asRoot(t, m.Ref)
 	var tests atomic.Int64
 	guesttest.Run(t, func(t *testing.T) guesttest.Harness {
 		conn, err := p.Dial(t.Context(), m.Ref)
@@ -106,10 +108,23 @@ func (c *Cluster) Guests(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = conn.Close() })
 		base := fmt.Sprintf("%s/t%d", m.Home, tests.Add(1))
-		h := guesttest.Harness{Conn: conn, Dir: base + "/dir", Full: base + "/full", Big: bigFile}
-		prepare(t, conn, "mkdir -p "+h.Dir+" "+h.Full+" && mount -t tmpfs -o size=64k,mode=777 tmpfs "+h.Full)
+		h := guesttest.Harness{Conn: conn, Dir: base + "/dir", Full: base + "/full", Break: c.Break, Big: bigFile}
+		script := "mkdir -p " + h.Dir + " " + h.Full + " && mount -t tmpfs -o size=64k,mode=777 tmpfs " + h.Full
+		if c.User != "" {
+			h.Denied = base + "/denied"
+			script += " && chown -R " + c.User + ": " + base + " && (umask 077 && echo secret >" + h.Denied + ")"
+		}
+		prepare(t, root, script)
 		return h
 	})
+}
+
+// asRoot is a channel to a machine for what only root can prepare: its agent's.
+func (c *Cluster) asRoot(t *testing.T, ref provisioner.Ref) guest.Conn {
+	t.Helper()
+	conn := agentconn.New(agentconn.Config{Client: c.Client, VM: c.find(t, ref), Limiter: &agentconn.Limiter{}})
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 func prepare(t *testing.T, conn guest.Conn, script string) {
