@@ -248,8 +248,8 @@ func testControl(t *testing.T, h Harness) {
 
 // More than MaxLog: the oldest goes, what is left is exact, and memory is flat.
 func testRing(t *testing.T, h Harness) {
-	const lines = 9_000_000 // of ten bytes
-	p := h.background(t, fmt.Sprintf("seq -f '%%09.0f' 0 %d", lines-1), guest.StartOptions{})
+	const lines, line0 = 9_000_000, 100_000_000 // of ten bytes
+	p := h.background(t, fmt.Sprintf("seq %d %d", line0, line0+lines-1), guest.StartOptions{})
 	p = h.ended(t, p.ID)
 	if p.Stdout != 10*lines {
 		t.Fatalf("wrote %d bytes", p.Stdout)
@@ -261,14 +261,14 @@ func testRing(t *testing.T, h Harness) {
 	for _, off := range []int64{out.First + 9, 10 * (lines / 10 * 9), 10*lines - 100} {
 		off -= off % 10
 		_, out := h.read(t, p.ID, guest.ReadRequest{Offset: off, Max: 10})
-		if want := fmt.Sprintf("%09d\n", off/10); string(out.Both) != want {
+		if want := fmt.Sprintf("%d\n", line0+off/10); string(out.Both) != want {
 			t.Errorf("at %d: %q, want %q", off, out.Both, want)
 		}
 	}
 	if size := h.sh(t, "wc -c <"+p.LogPath); strings.TrimSpace(size) != fmt.Sprint(p.Stdout-out.First) {
 		t.Errorf("log file has %s bytes, want %d", size, p.Stdout-out.First)
 	}
-	_, out = h.read(t, p.ID, guest.ReadRequest{Until: "00" + fmt.Sprint(lines-1), Max: 10, Wait: long})
+	_, out = h.read(t, p.ID, guest.ReadRequest{Until: fmt.Sprint(line0 + lines - 1), Max: 10, Wait: long})
 	if !out.Matched {
 		t.Error("the last line is not found")
 	}

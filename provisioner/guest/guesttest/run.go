@@ -279,6 +279,15 @@ func testManyAtOnce(t *testing.T, h Harness) {
 }
 
 func testTerminal(t *testing.T, h Harness) {
+	if h.NoTTY != "" {
+		_, err := h.Conn.Run(within(t), h.script("echo ran >ran"), guest.Streams{TTY: &guest.TTY{Term: "vt100", Cols: 80, Rows: 24}})
+		wantErr(t, err, guest.ErrNoCommand)
+		if err != nil && !strings.Contains(err.Error(), h.NoTTY) {
+			t.Errorf("error %q does not name %s", err, h.NoTTY)
+		}
+		h.sh(t, "! [ -e ran ]")
+		return
+	}
 	resize := make(chan guest.Size)
 	in, feed := io.Pipe()
 	out := &gathered{changed: make(chan struct{}, 1)}

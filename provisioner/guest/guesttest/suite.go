@@ -25,6 +25,7 @@ type Harness struct {
 	Full   string // a directory of the guest with room for some 64 kB; empty if there is none
 	PID    int    // of the guest's server, if it runs on this machine: its memory is watched
 	Big    int64  // bytes of a big file; 0 is 1 GiB
+	NoTTY  string // what the guest lacks to have terminals, as the error must say; empty if it has them
 }
 
 // patience bounds waiting for what must happen; nothing is measured by it.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -57,26 +58,38 @@ func BenchmarkExec(b *testing.B) {
 	}
 }
 
-// BenchmarkOutput streams 200 MB, of which gzip can make nothing or much.
+// BenchmarkOutput has a command write 200 MB, of which gzip can make nothing or
+// much: streamed by Run, and kept by Start, of which only both ends come here.
 func BenchmarkOutput(b *testing.B) {
+	const size = 200_000_000
 	for _, from := range []string{"yes", "cat /dev/urandom"} {
-		b.Run(strings.Fields(from)[0], func(b *testing.B) {
-			var calls atomic.Int64
-			m := boot(b, counted(&calls))
-			c := m.conn(b, "")
-			const size = 200_000_000
-			b.SetBytes(size)
-			for b.Loop() {
+		cmd := guest.Cmd{Args: []string{"sh", "-c", fmt.Sprintf("%s | head -c %d", from, size)}}
+		for name, output := range map[string]func(*agentconn.Conn) (int64, error){
+			"run": func(c *agentconn.Conn) (int64, error) {
 				var n written
-				cmd := guest.Cmd{Args: []string{"sh", "-c", fmt.Sprintf("%s | head -c %d", from, size)}}
 				_, err := c.Run(b.Context(), cmd, guest.Streams{Stdout: &n})
-				check(b, err)
-				if n != size {
-					b.Fatalf("%d bytes", n)
+				return int64(n), err
+			},
+			"start": func(c *agentconn.Conn) (int64, error) {
+				_, out, err := c.Processes().Start(b.Context(), cmd, guest.StartOptions{Wait: time.Hour, Max: 30_000})
+				return out.Stdout.Total, err
+			},
+		} {
+			b.Run(strings.Fields(from)[0]+"/"+name, func(b *testing.B) {
+				var calls atomic.Int64
+				m := boot(b, counted(&calls))
+				c := m.conn(b, "")
+				b.SetBytes(size)
+				for b.Loop() {
+					n, err := output(c)
+					check(b, err)
+					if n != size {
+						b.Fatalf("%d bytes", n)
+					}
 				}
-			}
-			b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
-		})
+				b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+			})
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/guesttest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -50,4 +51,19 @@ func TestBusybox(t *testing.T) {
 		t.Errorf("listed: %+v", list)
 	}
 	cancelKills(t, m, c, "(setsid sleep 7341 &); sleep 7341")
+}
+
+// All of the contract holds there, but for terminals: what they need is named.
+func TestContractOnBusybox(t *testing.T) {
+	if os.Getuid() != 0 || raceDetector { // only root mounts; the suite nocgo has it, as it has a version of TestContract
+		return
+	}
+	guesttest.Run(t, func(t *testing.T) guesttest.Harness {
+		m := boot(t, &pvetest.Server{})
+		m.inGuest(t, intoBusybox)
+		root := m.conn(t, "")
+		m.sh(t, root, "mkdir /home/t /home/full && chown nobody /home/t && (umask 077 && echo secret >/home/denied) && "+
+			"mount -t tmpfs -o size=64k,mode=777 tmpfs /home/full")
+		return guesttest.Harness{Conn: m.conn(t, "nobody"), Dir: "/home/t", Denied: "/home/denied", Full: "/home/full", Big: 24 << 20, NoTTY: "script"}
+	})
 }

@@ -1,6 +1,7 @@
 package agentconn
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -109,7 +110,11 @@ func (r record) startError(cmd guest.Cmd) error {
 	case "user":
 		return fmt.Errorf("%w: %q", guest.ErrNoUser, cmd.User)
 	case "denied":
-		return fmt.Errorf("run as %q: %w", cmd.User, fs.ErrPermission)
+		return fmt.Errorf("run as %q: %w", cmp.Or(cmd.User, "the user of the channel"), fs.ErrPermission)
+	case "become":
+		return fmt.Errorf("%w: to run as another user the guest needs setpriv (of util-linux), su or start-stop-daemon", guest.ErrNoCommand)
+	case "tty":
+		return fmt.Errorf("%w: a terminal needs script (of util-linux) in the guest; run the command without one", guest.ErrNoCommand)
 	case "dir":
 		return fmt.Errorf("%w: %q", guest.ErrNoDir, cmd.Dir)
 	case "command":

@@ -34,7 +34,13 @@ prepare() {
 	rm -rf $spool/p_* $spool/r_* $spool/k_* ${tmp:?}/*
 	has=''
 	gzip -1 </dev/null >/dev/null 2>&1 && has="$has gzip"
-	setpriv --help 2>&1 | grep -q init-groups && has="$has setpriv"
+	# What busybox calls setpriv changes no user.
+	if setpriv --help 2>&1 | grep -q init-groups; then
+		has="$has setpriv"
+	else
+		for t in su start-stop-daemon; do command -v $t >/dev/null && has="$has $t" && break; done
+	fi
+	script -qefc true /dev/null </dev/null >/dev/null 2>&1 && has="$has script" # not that of busybox
 	printf 'a\0b=c' | grep -qaF 'b=c' && has="$has environ" # not busybox
 	ignoring && env --default-signal true 2>/dev/null && has="$has signals"
 	cg=''
@@ -103,9 +109,14 @@ become() {
 		g=$(id -g "$u") || exit 125
 		exec setpriv --reuid "$u" --regid "$g" --init-groups "$@"
 		;;
+	*start-stop-daemon*)
+		exec start-stop-daemon -S -q -c "$u" -p /nonexistent -x /bin/sh -- -c 'exec "$@"' sh "$@"
+		;;
+	# That of busybox does not fork.
+	*su*) exec su -s /bin/sh -c 'exec "$@"' -- "$u" sh "$@" ;;
 	esac
-	# busybox: its setpriv can't, its su does not fork.
-	exec su -s /bin/sh -c 'exec "$@"' -- "$u" sh "$@"
+	echo "to run as $u it needs one of setpriv (util-linux), su and start-stop-daemon" >&2
+	exit 125
 }
 
 # doze sleeps, each time for longer; $nap is set to 0 before the first. It is

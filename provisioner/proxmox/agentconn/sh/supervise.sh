@@ -186,6 +186,7 @@ guard() {
 		sleep "$timeout" &
 		pause=$!
 		wait $pause
+		trap '' TERM # to slay all, also when the first of them is missed
 		: >timedout
 		slay "$key"
 		exit
@@ -341,7 +342,9 @@ fi
 if [ "$user" ]; then
 	id -u "$user" >/dev/null 2>&1 || sorry user
 	case $login in '' | "$user") ;; *) sorry denied ;; esac
+	case $has in *setpriv* | *su* | *start-stop-daemon*) ;; *) sorry become ;; esac
 fi
+case $tty$has in 1*script*) ;; 1*) sorry tty ;; esac
 exec 6>&1 >/dev/null 2>/dev/null
 payload
 set -- out.f err.f
@@ -387,7 +390,8 @@ marker=$!
 # shellcheck disable=SC2086 # they are numbers
 wait $pumps
 # shellcheck disable=SC2086
-kill "$marker" "$guard" $feeder 2>/dev/null
+kill "$marker" $feeder 2>/dev/null
+if [ -e timedout ]; then wait "$guard"; else kill "$guard" 2>/dev/null; fi
 if [ "$user" ] && ! [ -s start ] && ! (become "$user" true); then echo denied >start; fi
 finish
 [ -z "$cg" ] || rmdir "$cg/$key" 2>/dev/null
