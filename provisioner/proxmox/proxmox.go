@@ -65,6 +65,7 @@ type Provisioner struct {
 	patience time.Duration // see autoPatience
 	nodeTime time.Duration // see defaultNodeTime
 	bootTime time.Duration // see defaultBootTime
+	askAgain time.Duration // see defaultAskAgain
 
 	once    sync.Once
 	log     *slog.Logger
@@ -127,6 +128,7 @@ func (p *Provisioner) init() {
 		p.patience = cmp.Or(p.patience, autoPatience)
 		p.nodeTime = cmp.Or(p.nodeTime, defaultNodeTime)
 		p.bootTime = cmp.Or(p.bootTime, defaultBootTime)
+		p.askAgain = cmp.Or(p.askAgain, defaultAskAgain)
 		p.prober.ping = p.ping
 		if p.DialSSH == nil {
 			p.DialSSH = dialSSH

@@ -29,9 +29,11 @@ const (
 	maxAddresses = 4
 	// sshPause is between tries of a guest that is still setting itself up.
 	sshPause = time.Second
-	// askAgain is the least time between two questions for the addresses of a
-	// guest that is not where it was: an agent that is gone holds an API worker.
-	askAgain = 30 * time.Second
+	// defaultAskAgain is the least time between two questions for the addresses
+	// of a guest: an agent that is gone holds an API worker.
+	defaultAskAgain = 30 * time.Second
+	// askTime is what such a question may take of the time to log in.
+	askTime = 5 * time.Second
 )
 
 // errNoWay: packets to the guest's addresses lead nowhere, which waiting does not mend.
@@ -206,27 +208,34 @@ func (p *Provisioner) readGuest(ctx context.Context, vm pve.VM, path string) ([]
 	return f.Data, err
 }
 
-// dial connects to the guest's SSH server, where it was last or, if it is there
-// no more, where its agent says it is.
+// dial connects to the guest's SSH server, where its agent says it is or, if the
+// agent says nothing, where it was last. At an address that the guest has no
+// more there may be nobody, or another machine that lets us connect, too.
 func (g *sshGuest) dial(ctx context.Context) (net.Conn, error) {
 	g.mu.Lock()
-	known, old, first := g.addresses, time.Since(g.asked) > askAgain, g.first
+	old, first := time.Since(g.asked) > g.p.askAgain, g.first
 	g.first = nil
 	g.mu.Unlock()
 	if first != nil {
 		return first, nil
 	}
-	nc, err := g.dialAny(ctx, known)
-	if err == nil || !old || !errors.Is(err, errNoWay) {
-		return nc, err
-	}
-	if aerr := g.ask(ctx); aerr != nil {
-		return nil, fmt.Errorf("%w, and %w", err, aerr)
+	var unanswered error
+	if old {
+		asking, cancel := context.WithTimeout(ctx, askTime)
+		unanswered = g.ask(asking)
+		cancel()
 	}
 	g.mu.Lock()
-	known = g.addresses
+	known := g.addresses
+	if unanswered != nil {
+		g.asked = time.Now()
+	}
 	g.mu.Unlock()
-	return g.dialAny(ctx, known)
+	nc, err := g.dialAny(ctx, known)
+	if err != nil && unanswered != nil {
+		err = fmt.Errorf("%w, and %w", err, unanswered)
+	}
+	return nc, err
 }
 
 // drop closes the first connection if it was not used.

@@ -16,7 +16,8 @@ import (
 // ProcessGuests makes guests that are processes on this host: the agent really
 // runs programs and opens files, in namespaces of its own and with a root
 // directory below Dir that keeps what was written over a restart. The host's
-// programs are there, read-only; the host's network is shared.
+// programs are there, read-only; the host's network is shared. An address in
+// the guest's file /run/address is the one its agent tells from then on.
 //
 // The program that uses it must call [GuestMain] first in main or TestMain.
 // Works as root and, where the kernel lets them have user namespaces, for

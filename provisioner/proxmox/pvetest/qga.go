@@ -171,6 +171,9 @@ func (q *qga) facts(name string) (any, bool) {
 	return nil, false
 }
 
+// leaseFile holds the address of a process guest when it is another than at its boot.
+const leaseFile = "/run/address"
+
 func (q *qga) interfaces() []map[string]any {
 	zero := map[string]any{}
 	for _, k := range []string{"rx-bytes", "rx-packets", "rx-errs", "rx-dropped", "tx-bytes", "tx-packets", "tx-errs", "tx-dropped"} {
@@ -180,8 +183,14 @@ func (q *qga) interfaces() []map[string]any {
 		return map[string]any{"ip-address-type": family, "ip-address": ip, "prefix": prefix}
 	}
 	eth := map[string]any{"name": "eth0", "hardware-address": q.mac, "statistics": zero}
-	if q.ip != "" { // without an address the key is missing (measured)
-		eth["ip-addresses"] = []any{addr("ipv4", q.ip, 24), addr("ipv6", "fe80::be24:11ff:fe00:1", 64)}
+	ip := q.ip
+	if q.run != nil {
+		if lease, err := os.ReadFile(leaseFile); err == nil {
+			ip = string(lease)
+		}
+	}
+	if ip != "" { // without an address the key is missing (measured)
+		eth["ip-addresses"] = []any{addr("ipv4", ip, 24), addr("ipv6", "fe80::be24:11ff:fe00:1", 64)}
 	}
 	return []map[string]any{
 		{"name": "lo", "hardware-address": "00:00:00:00:00:00", "statistics": zero, "ip-addresses": []any{addr("ipv4", "127.0.0.1", 8), addr("ipv6", "::1", 128)}},
