@@ -44,7 +44,7 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 	if c.ctx.Err() != nil {
 		return v, unreachable(errClosed)
 	}
-	release, err := c.cfg.Limiter.Acquire(ctx, c.cfg.VM.Node)
+	release, err := c.turn(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -58,6 +58,7 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
 		defer cancel()
 		v, err := f(ctx)
+		c.silence.note(err)
 		done <- result{v, err}
 	}()
 	select {
@@ -67,7 +68,7 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 		}
 		return r.v, nil
 	case <-ctx.Done():
-		return v, ctx.Err()
+		return v, c.silence.during(ctx)
 	case <-c.ctx.Done():
 		return v, unreachable(errClosed)
 	}
@@ -137,7 +138,7 @@ func (p *process) wait(ctx context.Context, until time.Time) (*pve.ExecStatus, e
 		s, err := p.look(ctx)
 		if err != nil && ctx.Err() != nil {
 			p.abandon()
-			err = ctx.Err()
+			err = p.conn.silence.during(ctx)
 		}
 		if err != nil || s != nil {
 			return s, err

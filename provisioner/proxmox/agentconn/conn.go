@@ -50,6 +50,7 @@ type Conn struct {
 
 	beginTime time.Duration // as defaultBeginTime
 	pace      pace
+	silence   silence
 
 	mu     sync.Mutex
 	litter []string         // files of ours in the guest, to remove with the next call

@@ -2,6 +2,7 @@ package agentconn_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -179,28 +181,93 @@ func TestSupervisorDies(t *testing.T) {
 	}
 }
 
+// hang has the guest's agent hang, and returns what wakes it up.
+func (m *machine) hang(t *testing.T, c *agentconn.Conn) (thaw func()) {
+	t.Helper()
+	_, _, err := c.Processes().Start(t.Context(), guest.Cmd{Args: []string{"sh", "-c", agentPID +
+		"until [ -e freeze ]; do sleep 0.02; done; kill -STOP $agent; echo >frozen; until [ -e thaw ]; do sleep 0.02; done; kill -CONT $agent"}, Dir: home}, guest.StartOptions{})
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(m.root, "home", "freeze"), nil, 0o600))
+	m.awaitFile(t, home+"/frozen")
+	return func() { check(t, os.WriteFile(filepath.Join(m.root, "home", "thaw"), nil, 0o600)) }
+}
+
 // A hung agent is an error that comes in time; when it wakes up all is well, and
 // what was asked meanwhile runs once or never.
 func TestAgentHangs(t *testing.T) {
 	m := boot(t, &pvetest.Server{})
 	c := m.conn(t, "")
-	thaw := filepath.Join(m.root, "home", "thaw")
-	_, _, err := c.Processes().Start(t.Context(), guest.Cmd{Args: []string{"sh", "-c", agentPID +
-		"until [ -e freeze ]; do sleep 0.02; done; kill -STOP $agent; : >frozen; until [ -e thaw ]; do sleep 0.02; done; kill -CONT $agent"}, Dir: home}, guest.StartOptions{})
-	check(t, err)
-	check(t, os.WriteFile(filepath.Join(m.root, "home", "freeze"), nil, 0o600))
-	for {
-		if _, err := os.Stat(filepath.Join(m.root, "home", "frozen")); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	_, err = c.Run(t.Context(), guest.Cmd{Args: []string{"sh", "-c", "echo ran >>ran"}, Dir: home}, guest.Streams{})
-	if !errors.Is(err, guest.ErrUnreachable) {
+	thaw := m.hang(t, c)
+	ran := guest.Cmd{Args: []string{"sh", "-c", "echo ran >>ran"}, Dir: home}
+	_, err := c.Run(t.Context(), ran, guest.Streams{})
+	if !errors.Is(err, guest.ErrUnreachable) || !errors.Is(err, pve.AgentNotRunning) {
 		t.Errorf("with a hung agent: %v", err)
 	}
-	check(t, os.WriteFile(thaw, nil, 0o600))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, _, err = c.Processes().Start(ctx, ran, guest.StartOptions{Wait: time.Hour})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("when its time is over: %v", err)
+	}
+	thaw()
 	if got := m.sh(t, c, "sleep 1; cat "+home+"/ran 2>/dev/null; echo end"); got != "end\n" && got != "ran\nend\n" {
+		t.Errorf("after it %q", got)
+	}
+}
+
+// Those who wait for a hung agent take one place of a node and not all, and
+// share what is found; who has a deadline is told what kept them.
+func TestManyWaitForAHungAgent(t *testing.T) {
+	var mu sync.Mutex
+	now, most, made := 0, 0, 0
+	m := boot(t, &pvetest.Server{Scale: 0.1, Hold: func(r *http.Request) func() {
+		if !strings.Contains(r.URL.Path, "/agent/") {
+			return func() {}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		now, made = now+1, made+1
+		most = max(most, now)
+		return func() {
+			mu.Lock()
+			defer mu.Unlock()
+			now--
+		}
+	}})
+	c := m.conn(t, "")
+	thaw := m.hang(t, c)
+	run := func(ctx context.Context) error {
+		_, err := c.Run(ctx, guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+		return err
+	}
+	if err := run(t.Context()); !errors.Is(err, guest.ErrUnreachable) {
+		t.Errorf("with a hung agent: %v", err)
+	}
+	mu.Lock()
+	most, made = 0, 0
+	mu.Unlock()
+	const callers = 20
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			if err := run(t.Context()); !errors.Is(err, guest.ErrUnreachable) {
+				t.Errorf("with a hung agent: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	mu.Lock()
+	if most > 1 || made > 2*callers {
+		t.Errorf("%d calls of %d commands, %d at once", made, callers, most)
+	}
+	mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := run(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, pve.AgentNotRunning) {
+		t.Errorf("when its time is over: %v", err)
+	}
+	thaw()
+	if got := m.sh(t, c, "echo fine"); got != "fine\n" {
 		t.Errorf("after it %q", got)
 	}
 }

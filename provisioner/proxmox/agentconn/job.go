@@ -77,9 +77,13 @@ func (c *Conn) kill(key string, forget bool) {
 		defer cancel()
 		_, _ = c.do(ctx, "kill", nil, key, flag(forget))
 	}()
+	patience := killPatience
+	if c.silence.since(time.Time{}) != nil {
+		patience = 0
+	}
 	select {
 	case <-done:
-	case <-time.After(killPatience):
+	case <-time.After(patience):
 	}
 }
 

@@ -75,7 +75,9 @@ func (p processes) Start(ctx context.Context, cmd guest.Cmd, opt guest.StartOpti
 	proc, out, err := p.start(ctx, j, opt.Wait)
 	if err != nil {
 		if ctx.Err() != nil {
-			err = ctx.Err()
+			if !errors.Is(err, ctx.Err()) {
+				err = ctx.Err()
+			}
 			p.kill(j.key, false)
 		}
 		return guest.Process{}, guest.Output{}, fmt.Errorf("start: %w", err)

@@ -49,7 +49,7 @@ func (c *Conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest
 			return exit, nil
 		}
 	}
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = cause
 	}
 	if !r.over && !neverBegan(err) {
