@@ -1,6 +1,7 @@
 package agentconn
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ func TestPullMeetsMark(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"r_1/out.0": "said\n\nr_1\n", "r_1/err.0": "", "r_1/ended": "", "r_1/supervisor": "1\n", "r_1/start": "ok\n\n",
+		"tmp/sweeper": fmt.Sprintln(os.Getpid()), // there is one
 		// wc is the pump, too, which is done between the two.
 		"bin/wc": "#!/bin/sh\n" + wc + ` "$@"; echo said >out.0; echo 5 >out.end; echo 0 >err.end; echo code=0 >end` + "\n",
 	} {

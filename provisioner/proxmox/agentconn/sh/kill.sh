@@ -21,5 +21,4 @@ done
 [ "$super" ] && kill -KILL "$super"
 slay "$key"
 cd / && rm -rf "${spool:?}/$key" "${tmp:?}/$key".0*
-find $tmp -name '*.dead' -mmin +60 -exec rm -f {} + >/dev/null 2>&1
 exit 0

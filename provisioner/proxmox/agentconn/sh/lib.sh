@@ -186,7 +186,33 @@ unpack() {
 	if [ "$2" = gzip ]; then cat "$tmp/$1".0* | gzip -dc; else cat "$tmp/$1".0*; fi
 }
 
+# sweep removes what a session left that was dropped: what nobody has touched in
+# ten minutes. It goes on while there is anything.
+# shellcheck disable=SC2016 # another shell's
+sweep() {
+	[ -z "$cg" ] || echo 0 >"$cg/cgroup.procs"
+	while :; do
+		sleep 60
+		for f in $(find $tmp -name '*.real' -mmin +10); do # of a file that was being written
+			key=${f##*/} u=''
+			key=${key%.real}
+			read -r u <"$tmp/$key.user"
+			(become "$u" /bin/sh -c 'real=$(cat; echo .); rm -f -- "${real%/*}/.agentlab-$1"' agentlab-sweep "$key") <"$f"
+		done
+		find $tmp -mindepth 1 -maxdepth 1 ! -name sweeper -mmin +10 -exec rm -rf {} +
+		set -- $tmp/*
+		[ $# -gt 1 ] || break
+	done
+	rm -f $tmp/sweeper
+}
+
 prepare
+sweeper=''
+[ -s $tmp/sweeper ] && read -r sweeper <$tmp/sweeper
+if [ -z "$sweeper" ] || ! kill -0 "$sweeper" 2>/dev/null; then
+	(sweep) </dev/null >/dev/null 2>&1 & # in parentheses, or the shell keeps what it replaces
+	echo $! >$tmp/sweeper
+fi
 # What earlier calls left to be removed.
 # shellcheck disable=SC2086 # they are words
 case ${1-} in ?*) (cd $tmp && rm -rf $1) </dev/null >/dev/null 2>&1 & ;; esac

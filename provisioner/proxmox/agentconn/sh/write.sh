@@ -55,6 +55,10 @@ if [ "$append" = 1 ]; then
 fi
 temp=${real%/*}/.agentlab-$key
 case $steps in *abort*) rm -f -- "$temp"; exit 0 ;; esac
+case $steps in
+*begin*) ;;
+*) [ -e "$temp" ] || fail "what was written so far is gone, as nothing came for ten minutes" ;;
+esac
 case $steps in *data*) cat >>"$temp" || exit 1 ;; esac
 case $steps in *commit*)
 	changed && fail "file changed"
@@ -79,7 +83,8 @@ given() {
 work() {
 	cat >"$tmp/$key.in"
 	case $steps in *begin*) head -c "$length" "$tmp/$key.in" >"$tmp/$key.path" ;; esac
-	[ -e "$tmp/$key.real" ] || : >"$tmp/$key.real"
+	echo "$user" >"$tmp/$key.user"
+	: >>"$tmp/$key.real" && touch "$tmp/$key.real"
 	given | (become "$user" /bin/sh -c "$become_write" agentlab-write "$key" "$steps" "$append" "$mode" "$unless") \
 		3<"$tmp/$key.path" 4>"$tmp/$key.new" 5<"$tmp/$key.real"
 	code=$?
