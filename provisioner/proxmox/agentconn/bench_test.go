@@ -1,10 +1,14 @@
 package agentconn_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,7 +101,8 @@ type written int64
 
 func (w *written) Write(p []byte) (int, error) { *w += written(len(p)); return len(p), nil }
 
-// BenchmarkFile writes and reads 1 GiB, of which gzip can make much or nothing.
+// BenchmarkFile writes and reads 1 GiB, of which gzip can make much or nothing,
+// and sees that it is the same.
 func BenchmarkFile(b *testing.B) {
 	const size = 1 << 30
 	for name, content := range map[string]io.Reader{"zeros": zeros{}, "noise": rand.NewChaCha8([32]byte{})} {
@@ -109,25 +114,38 @@ func BenchmarkFile(b *testing.B) {
 			var written, read time.Duration
 			for b.Loop() {
 				began := time.Now()
-				_, err := c.WriteFile(b.Context(), "/home/big", io.LimitReader(content, size), guest.WriteOptions{})
+				sent, back := sha256.New(), sha256.New()
+				_, err := c.WriteFile(b.Context(), "/home/big", io.TeeReader(io.LimitReader(content, size), sent), guest.WriteOptions{})
 				check(b, err)
 				written += time.Since(began)
 				r, _, err := c.ReadFile(b.Context(), "/home/big", 0, -1)
 				check(b, err)
-				n, err := io.Copy(io.Discard, r)
+				n, err := io.Copy(back, r)
 				check(b, err)
-				if n != size {
-					b.Fatalf("%d bytes", n)
+				if n != size || !bytes.Equal(sent.Sum(nil), back.Sum(nil)) {
+					b.Fatalf("%d bytes, or others than were written", n)
 				}
 				check(b, r.Close())
 				read += time.Since(began)
 			}
 			read -= written
 			b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
+			b.ReportMetric(residentMB(b), "MB-resident-at-most")
 			b.ReportMetric(float64(b.N)*size/1e6/written.Seconds(), "MB/s-written")
 			b.ReportMetric(float64(b.N)*size/1e6/read.Seconds(), "MB/s-read")
 		})
 	}
+}
+
+// residentMB is the most memory that this process had, the simulator included.
+func residentMB(b *testing.B) float64 {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	check(b, err)
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	check(b, err)
+	return kb / 1000
 }
 
 type zeros struct{}

@@ -13,6 +13,10 @@ const (
 	maxUsual  = time.Second
 	minPause  = 5 * time.Millisecond
 	lastPause = 500 * time.Millisecond
+	// longPause is the longest pause, and unhurried how many times longer than a
+	// pause beyond lastPause something has lasted.
+	longPause = 2 * time.Second
+	unhurried = 8
 	minGlance = 300 * time.Millisecond
 )
 
@@ -33,7 +37,7 @@ func (p *pace) pause(script string, age time.Duration, looks int) time.Duration 
 	case 1:
 		return min(max(age/3, minPause), lastPause) // it is nearly done
 	}
-	return min(max(age, minPause), lastPause)
+	return min(max(age, minPause), max(lastPause, min(age/unhurried, longPause)))
 }
 
 func (p *pace) of(script string) time.Duration {

@@ -30,7 +30,9 @@ func TestPace(t *testing.T) {
 		{90 * time.Millisecond, 3, 2, 60 * time.Millisecond},
 		{250 * time.Millisecond, 4, 2, 150 * time.Millisecond},
 		{900 * time.Millisecond, 6, 3, 500 * time.Millisecond},
-		{10 * time.Second, 25, 25, 500 * time.Millisecond},
+		{3 * time.Second, 11, 11, 500 * time.Millisecond},
+		{10 * time.Second, 20, 20, 1250 * time.Millisecond},
+		{time.Minute, 50, 50, 2 * time.Second},
 	} {
 		p := &pace{}
 		if n, seen := p.looked(tt.takes, 0); n > tt.first || seen-tt.takes > tt.late {

@@ -11,7 +11,7 @@ import (
 
 // fetchWait is how long a script in the guest waits for output at most, in
 // hundredths of a second.
-const fetchWait = 500
+const fetchWait = 3000
 
 // log asks for a piece of a log; key is a process or the key of its job.
 func (c *Conn) log(ctx context.Context, key string, off int64, limit int, wait int64) (record, []byte, error) {

@@ -15,7 +15,7 @@ import (
 const (
 	// pullWait is how long a script in the guest waits for output, in hundredths
 	// of a second.
-	pullWait = 1000
+	pullWait = 2000
 	// beatTime is how long we pull nothing before we tell the command's guard,
 	// which waits for a minute, that we are still there.
 	beatTime = 20 * time.Second
