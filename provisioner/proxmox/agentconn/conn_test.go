@@ -80,9 +80,9 @@ func check(t testing.TB, err error) {
 }
 
 func TestContract(t *testing.T) {
-	versions := []string{"8.4.21", "9.2.11"}
+	versions, big := []string{"8.4.21", "9.2.11"}, int64(64<<20)
 	if raceDetector { // which makes minutes of a minute: the other version has its turn in the suite nocgo
-		versions = versions[1:]
+		versions, big = versions[1:], 24<<20
 	}
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestContract(t *testing.T) {
 				m := boot(t, &pvetest.Server{Version: version})
 				root := m.conn(t, "")
 				m.sh(t, root, "mkdir /home/t")
-				h := guesttest.Harness{Dir: "/home/t", Conn: root, Big: 24 << 20}
+				h := guesttest.Harness{Dir: "/home/t", Conn: root, Big: big}
 				if os.Getuid() == 0 { // the guest knows more users than one
 					m.sh(t, root, "chown nobody /home/t; echo secret >/home/denied; chmod 600 /home/denied; "+
 						"mkdir /home/full && mount -t tmpfs -o size=64k,mode=777 tmpfs /home/full")
