@@ -3,6 +3,7 @@ package agentconn_test
 import (
 	"bytes"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,12 @@ func TestNothingStaysOfADroppedSession(t *testing.T) {
 	check(t, err)
 	m.awaitFile(t, "/home/up")
 	c := m.conn(t, "")
+	// One has ended, and nobody has come to remove it.
+	m.inGuest(t, "cd /var/lib/agentlab && mkdir r_ended && echo 999999999 >r_ended/supervisor && touch -d @0 r_ended")
+	runs := strings.Fields(m.sh(t, c, `cd /var/lib/agentlab; for r in r_*; do [ $r = "$AGENTLAB_JOB" ] || echo $r; done`))
+	if len(runs) < 2 {
+		t.Fatalf("commands %q", runs)
+	}
 	for m.sh(t, c, "find /home -name '.agentlab*' -size +4000k") == "" {
 	}
 	check(t, dropped.Close())
@@ -44,7 +51,7 @@ func TestNothingStaysOfADroppedSession(t *testing.T) {
 			t.Error("a call of a closed connection succeeds")
 		}
 	}
-	const left = `me=$AGENTLAB_JOB; cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp -mindepth 1 -mmin +20 ! -name sweeper; for r in r_*; do [ $r = "$me" ] || echo $r; done
+	left := `cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp -mindepth 1 -mmin +20 ! -name sweeper; ls -d ` + strings.Join(runs, " ") + ` 2>/dev/null
 	for f in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$f/cmdline)" = "sleep 7351 " ] && echo $f; done 2>/dev/null; true`
 	if m.sh(t, c, left) == "" {
 		t.Error("nothing has stayed that is to be removed")

@@ -200,8 +200,13 @@ sweep() {
 			(become "$u" /bin/sh -c 'real=$(cat; echo .); rm -f -- "${real%/*}/.agentlab-$1"' agentlab-sweep "$key") <"$f"
 		done
 		find $tmp -mindepth 1 -maxdepth 1 ! -name sweeper -mmin +10 -exec rm -rf {} +
-		set -- $tmp/*
-		[ $# -gt 1 ] || break
+		for f in $(find $spool -maxdepth 1 -name 'r_*' -mmin +10); do # of a command that has ended
+			u=''
+			read -r u <"$f/supervisor"
+			kill -0 "${u:-x}" || rm -rf "$f"
+		done
+		set -- $tmp/* $spool/r_*
+		[ $# -gt 2 ] || [ -e "$2" ] || break
 	done
 	rm -f $tmp/sweeper
 }
