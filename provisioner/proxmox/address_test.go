@@ -12,19 +12,22 @@ import (
 	"time"
 )
 
+// refuse leaves a socket on which nobody listens.
+func refuse(old, _ string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: old})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	return l.Close()
+}
+
 // A guest that gets another address is found there, whoever has its old one.
 // That it shows the same host key is still seen to.
 func TestChannelFollowsAddress(t *testing.T) {
 	for name, takeOver := range map[string]func(old, other string) error{
-		"nobody": func(string, string) error { return nil },
-		"refuses": func(old, _ string) error {
-			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: old})
-			if err != nil {
-				return err
-			}
-			l.SetUnlinkOnClose(false)
-			return l.Close()
-		},
+		"nobody":  func(string, string) error { return nil },
+		"refuses": refuse,
 		"another": func(old, other string) error { return os.Symlink(other, old) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -17,6 +18,35 @@ const sleepless = `for f in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$f/cmdline)" = "s
 // Of a session that is dropped in the middle of all it can do, nothing stays.
 func TestNothingStaysOfADroppedSession(t *testing.T) {
 	m := boot(t, &pvetest.Server{})
+	c := m.dropSession(t)
+	// One has ended, and nobody has come to remove it.
+	m.inGuest(t, "cd /var/lib/agentlab && mkdir r_ended && echo 999999999 >r_ended/supervisor && touch -d @0 r_ended")
+	runs := strings.Fields(m.sh(t, c, `cd /var/lib/agentlab; for r in r_*; do [ $r = "$AGENTLAB_JOB" ] || echo $r; done`))
+	if len(runs) < 2 {
+		t.Fatalf("commands %q", runs)
+	}
+	left := `cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp -mindepth 1 -mmin +20 ! -name sweeper; ls -d ` + strings.Join(runs, " ") + ` 2>/dev/null
+	for f in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$f/cmdline)" = "sleep 7351 " ] && echo $f; done 2>/dev/null; true`
+	if m.sh(t, c, left) == "" {
+		t.Error("nothing has stayed that is to be removed")
+	}
+	m.sh(t, c, "find /var/lib/agentlab/tmp -mindepth 1 ! -name sweeper -exec touch -d @0 {} +")
+	for end := time.Now().Add(2 * time.Minute); ; {
+		m.inGuest(t, sleepless)
+		out := m.sh(t, c, left)
+		if out == "" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("there is still %q", out)
+		}
+	}
+}
+
+// dropSession makes a connection that reads, runs and writes, drops it in the
+// middle of that, and returns another.
+func (m *machine) dropSession(t *testing.T) *agentconn.Conn {
+	t.Helper()
 	dropped := m.conn(t, "")
 	m.sh(t, dropped, "head -c 100000 /dev/urandom >/home/noise")
 	r, _, err := dropped.ReadFile(t.Context(), "/home/noise", 0, -1)
@@ -36,12 +66,6 @@ func TestNothingStaysOfADroppedSession(t *testing.T) {
 	check(t, err)
 	m.awaitFile(t, "/home/up")
 	c := m.conn(t, "")
-	// One has ended, and nobody has come to remove it.
-	m.inGuest(t, "cd /var/lib/agentlab && mkdir r_ended && echo 999999999 >r_ended/supervisor && touch -d @0 r_ended")
-	runs := strings.Fields(m.sh(t, c, `cd /var/lib/agentlab; for r in r_*; do [ $r = "$AGENTLAB_JOB" ] || echo $r; done`))
-	if len(runs) < 2 {
-		t.Fatalf("commands %q", runs)
-	}
 	for m.sh(t, c, "find /home -name '.agentlab*' -size +4000k") == "" {
 	}
 	check(t, dropped.Close())
@@ -51,20 +75,5 @@ func TestNothingStaysOfADroppedSession(t *testing.T) {
 			t.Error("a call of a closed connection succeeds")
 		}
 	}
-	left := `cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp -mindepth 1 -mmin +20 ! -name sweeper; ls -d ` + strings.Join(runs, " ") + ` 2>/dev/null
-	for f in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$f/cmdline)" = "sleep 7351 " ] && echo $f; done 2>/dev/null; true`
-	if m.sh(t, c, left) == "" {
-		t.Error("nothing has stayed that is to be removed")
-	}
-	m.sh(t, c, "find /var/lib/agentlab/tmp -mindepth 1 ! -name sweeper -exec touch -d @0 {} +")
-	for end := time.Now().Add(2 * time.Minute); ; {
-		m.inGuest(t, sleepless)
-		out := m.sh(t, c, left)
-		if out == "" {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("there is still %q", out)
-		}
-	}
+	return c
 }

@@ -215,25 +215,44 @@ func TestAgentHangs(t *testing.T) {
 	}
 }
 
+// watch counts agent calls: those made, and the most at once.
+type watch struct {
+	mu              sync.Mutex
+	now, most, made int
+}
+
+func (w *watch) hold(r *http.Request) (done func()) {
+	if !strings.Contains(r.URL.Path, "/agent/") {
+		return func() {}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now, w.made = w.now+1, w.made+1
+	w.most = max(w.most, w.now)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.now--
+	}
+}
+
+func (w *watch) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.made, w.most = 0, 0
+}
+
+func (w *watch) seen() (made, most int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.made, w.most
+}
+
 // Those who wait for a hung agent take one place of a node and not all, and
 // share what is found; who has a deadline is told what kept them.
 func TestManyWaitForAHungAgent(t *testing.T) {
-	var mu sync.Mutex
-	now, most, made := 0, 0, 0
-	m := boot(t, &pvetest.Server{Scale: 0.1, Hold: func(r *http.Request) func() {
-		if !strings.Contains(r.URL.Path, "/agent/") {
-			return func() {}
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		now, made = now+1, made+1
-		most = max(most, now)
-		return func() {
-			mu.Lock()
-			defer mu.Unlock()
-			now--
-		}
-	}})
+	w := &watch{}
+	m := boot(t, &pvetest.Server{Scale: 0.1, Hold: w.hold})
 	c := m.conn(t, "")
 	thaw := m.hang(t, c)
 	run := func(ctx context.Context) error {
@@ -243,9 +262,7 @@ func TestManyWaitForAHungAgent(t *testing.T) {
 	if err := run(t.Context()); !errors.Is(err, guest.ErrUnreachable) {
 		t.Errorf("with a hung agent: %v", err)
 	}
-	mu.Lock()
-	most, made = 0, 0
-	mu.Unlock()
+	w.begin()
 	const callers = 20
 	var all sync.WaitGroup
 	for range callers {
@@ -256,11 +273,9 @@ func TestManyWaitForAHungAgent(t *testing.T) {
 		})
 	}
 	all.Wait()
-	mu.Lock()
-	if most > 1 || made > 2*callers {
+	if made, most := w.seen(); most > 1 || made > 2*callers {
 		t.Errorf("%d calls of %d commands, %d at once", made, callers, most)
 	}
-	mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := run(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, pve.AgentNotRunning) {
@@ -274,22 +289,8 @@ func TestManyWaitForAHungAgent(t *testing.T) {
 
 // Everybody's calls together are two at a time.
 func TestLimit(t *testing.T) {
-	var mu sync.Mutex
-	now, most := 0, 0
-	m := boot(t, &pvetest.Server{Hold: func(r *http.Request) func() {
-		if !strings.Contains(r.URL.Path, "/agent/") {
-			return func() {}
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		now++
-		most = max(most, now)
-		return func() {
-			mu.Lock()
-			defer mu.Unlock()
-			now--
-		}
-	}})
+	w := &watch{}
+	m := boot(t, &pvetest.Server{Hold: w.hold})
 	var all sync.WaitGroup
 	for range 2 {
 		c := m.conn(t, "")
@@ -302,7 +303,7 @@ func TestLimit(t *testing.T) {
 		}
 	}
 	all.Wait()
-	if most > 2 {
+	if _, most := w.seen(); most > 2 {
 		t.Errorf("%d agent calls were in flight at once", most)
 	}
 }

@@ -71,6 +71,13 @@ func sshCluster(t *testing.T) *pvecontract.Cluster {
 		t.Fatal(err)
 	}
 	c.Left = func() []string { return left(srv) }
+	breakable(c, socket)
+	return c
+}
+
+// breakable has a cluster's guests dialled at sockets, by connections that can
+// be broken.
+func breakable(c *pvecontract.Cluster, socket func(netip.Addr) string) {
 	var mu sync.Mutex
 	var conns []net.Conn
 	c.DialSSH = func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
@@ -91,5 +98,4 @@ func sshCluster(t *testing.T) *pvecontract.Cluster {
 		}
 		conns = nil
 	}
-	return c
 }
