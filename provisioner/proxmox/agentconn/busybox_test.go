@@ -64,6 +64,6 @@ func TestContractOnBusybox(t *testing.T) {
 		root := m.conn(t, "")
 		m.sh(t, root, "mkdir /home/t /home/full && chown nobody /home/t && (umask 077 && echo secret >/home/denied) && "+
 			"mount -t tmpfs -o size=64k,mode=777 tmpfs /home/full")
-		return guesttest.Harness{Conn: m.conn(t, "nobody"), Dir: "/home/t", Denied: "/home/denied", Full: "/home/full", Big: 24 << 20, NoTTY: "script"}
+		return guesttest.Harness{Conn: m.conn(t, "nobody"), Dir: "/home/t", Denied: "/home/denied", Full: "/home/full", Big: 4 << 20, NoTTY: "script"}
 	})
 }
