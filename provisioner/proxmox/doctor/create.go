@@ -46,7 +46,10 @@ func (d *Proxmox) checkCreate(ctx context.Context, root, owner string) {
 	defer cancel()
 	m, err := d.Backend.Create(ready, provisioner.Spec{Papers: papers, Hostname: papers.Sandbox, Root: root, Network: "none"})
 	if err != nil { // then it has undone what it did
-		d.add(Result{Check: check, Status: Failed, Detail: err.Error(), Steps: d.watch.stop(), Do: "look at the task that failed: pvesh get /cluster/tasks"})
+		r := Result{Check: check, Status: Failed, Detail: err.Error(), Steps: d.watch.stop()}
+		r.Run, r.Do = tagsRefused(err)
+		r.Do = cmp.Or(r.Do, "look at the task that failed: pvesh get /cluster/tasks")
+		d.add(r)
 		return
 	}
 	err = d.use(ready, m.Ref)

@@ -98,7 +98,7 @@ func (d *Proxmox) Check(ctx context.Context) []Result {
 
 func (d *Proxmox) lookAround(ctx context.Context) {
 	for _, check := range []func(context.Context){
-		d.checkNodes, d.checkTemplates, d.checkPool, d.checkPrivileges, d.checkSurplus,
+		d.checkNodes, d.checkTemplates, d.checkPool, d.checkPrivileges, d.checkSurplus, d.checkTags,
 		d.checkStorages, d.checkBridges, d.checkVMIDs, d.checkAgent,
 	} {
 		check(ctx)

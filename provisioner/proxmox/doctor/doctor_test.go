@@ -37,7 +37,7 @@ func TestHealthy(t *testing.T) {
 				checks = append(checks, r.Check)
 			}
 			want := []string{
-				"api", "tls", "version", "token", "nodes", "template debian", "pool", "privileges", "surplus", "storage local", "bridge vmbr0",
+				"api", "tls", "version", "token", "nodes", "template debian", "pool", "privileges", "surplus", "tags", "storage local", "bridge vmbr0",
 				"vmids", "agent", "create debian",
 			}
 			if diff := cmp.Diff(want, checks); diff != "" {
@@ -103,6 +103,14 @@ func grant(path, role string) func(*pvetest.Cluster, *settings) {
 		for _, who := range []string{"agentlab@pve", tokenID} {
 			c.ACL = append(c.ACL, pvetest.ACL{Path: path, Role: role, Who: who, Propagate: true})
 		}
+	}
+}
+
+// tagRules sets an option of the datacenter, and lets the token see those.
+func tagRules(option, value string) func(*pvetest.Cluster, *settings) {
+	return func(c *pvetest.Cluster, s *settings) {
+		c.Options[option] = value
+		grant("/", "PVEAuditor")(c, s)
 	}
 }
 
@@ -220,6 +228,11 @@ func TestTroubles(t *testing.T) {
 			},
 			"storage local", doctor.Warning, "not available on pve2", "pvesm status", func(c *pvetest.Cluster, _ *settings) { c.Nodes[1].Down = false },
 		},
+		"tags-none":          {tagRules("user-tag-access", "user-allow=none"), "tags", doctor.Failed, "user-allow=none", "", nil},
+		"tags-listed":        {tagRules("user-tag-access", "user-allow=list,user-allow-list=agentlab"), "tags", doctor.Failed, "user-allow=list", "", nil},
+		"tags-existing":      {tagRules("user-tag-access", "user-allow=existing"), "tags", doctor.Failed, "user-allow=existing", "", nil},
+		"tag-registered":     {tagRules("registered-tags", "agentlab"), "tags", doctor.Failed, "registered-tags", "", nil},
+		"tags-registered":    {tagRules("registered-tags", "agentlab;prod"), "tags", doctor.Failed, "registered-tags", "", nil},
 		"bridge-not-allowed": {revoke("/sdn/zones/localnetwork/vmbr0", ""), "bridge vmbr0", doctor.Failed, "may not use it", "", nil},
 		"no-bridge": {
 			func(c *pvetest.Cluster, s *settings) {
@@ -350,6 +363,30 @@ func TestCreateFails(t *testing.T) {
 			l.noMachines(t)
 		})
 	}
+}
+
+// A datacenter that does not let the token tag machines is seen at the latest
+// when one is made, and what is said mends it.
+func TestTagsRefused(t *testing.T) {
+	guests := pvetest.ProcessGuests{Dir: pvetest.GuestDir(t)}
+	l := newLab(t, &pvetest.Server{NewGuest: guests.New})
+	l.Edit(func(c *pvetest.Cluster) { c.Options["user-tag-access"] = "user-allow=existing" })
+	s := l.settings()
+	s.create = true
+	results := s.check(t)
+	r := find(t, results, "create debian")
+	if r.Status != doctor.Failed || !strings.Contains(r.Detail, "for modifying tag") || len(r.Run) != 1 || !strings.Contains(r.Do, "registered-tags") {
+		t.Errorf("result %+v", r)
+	}
+	if r := find(t, results, "tags"); r.Status != doctor.OK || !strings.Contains(r.Detail, "can't see") {
+		t.Errorf("result %+v", r)
+	}
+	l.noMachines(t)
+	l.shell(t, r.Run)
+	if bad := unlike(s.check(t)); bad != nil {
+		t.Errorf("after it was mended: %q", bad)
+	}
+	l.noMachines(t)
 }
 
 // An interrupted doctor destroys its machine first.

@@ -2,6 +2,7 @@ package pve_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
@@ -224,5 +225,15 @@ func TestActiveTasksAreNotCutAtFifty(t *testing.T) {
 	want := []pve.UPID{"UPID:pve:00000DCA:000A86F4:6B0478E1:qmclone:9001:root@pam!mcp:"}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("active tasks (-want +got), error %v:\n%s", err, diff)
+	}
+}
+
+// Tags come in two forms.
+func TestTagList(t *testing.T) {
+	for _, text := range []string{`["a","b"]`, `"a;b"`, `"a,b"`} {
+		var got pve.TagList
+		if err := json.Unmarshal([]byte(text), &got); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
 	}
 }

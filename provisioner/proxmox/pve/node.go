@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -178,11 +179,30 @@ func (c *Client) Bridges(ctx context.Context, node string) ([]Bridge, error) {
 
 // ClusterOptions are the settings of the datacenter that matter here.
 type ClusterOptions struct {
-	AllowedTags []string `json:"allowed-tags"`
-	NextID      struct {
+	// UserTagAccess and RegisteredTags say which tags may be given without the
+	// right to change the datacenter. Who lacks Sys.Audit on / sees neither.
+	UserTagAccess struct {
+		Allow string `json:"user-allow"` // none, list, existing or free; empty is free
+	} `json:"user-tag-access"`
+	RegisteredTags TagList `json:"registered-tags"`
+	NextID         struct {
 		Lower Int `json:"lower"`
 		Upper Int `json:"upper"`
 	} `json:"next-id"`
+}
+
+// TagList are tags, which come as a list or, as they were set, as a text
+// (PVE/DataCenterConfig.pm splits it).
+type TagList []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *TagList) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		*l = SplitTags(text)
+		return nil
+	}
+	return json.Unmarshal(data, (*[]string)(l))
 }
 
 // ClusterOptions returns the datacenter's settings, as far as the token may see them.
