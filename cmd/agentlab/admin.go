@@ -49,7 +49,13 @@ func (f *adminFlags) client(ctx context.Context, stdin io.Reader) (*pve.Client, 
 	if err != nil {
 		return nil, err
 	}
+	if name, realm, _ := strings.Cut(f.login, "@"); name == "" || realm == "" {
+		return nil, fmt.Errorf("--login: got %q, want NAME@REALM such as root@pam", f.login)
+	}
 	auth, err := pve.Login(ctx, f.url, trust, f.login, password)
+	if errors.Is(err, pve.Untrusted) {
+		err = fmt.Errorf("%w; --tls-fingerprint and --tls-ca do that", err)
+	}
 	if err != nil {
 		return nil, err
 	}

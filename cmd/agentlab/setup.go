@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,8 +132,22 @@ func (f *setupFlags) run(ctx context.Context, cfg config.Config, stdin io.Reader
 	case !changed:
 		say("nothing to change")
 	}
+	if len(f.want.Templates) == 0 {
+		say("no template is named yet: agentlab template build makes one; then give --template NAME")
+	}
+	if f.token != "" && f.token != cfg.Proxmox.APITokenFile {
+		say("for config.yaml: proxmox_api_token_file: %s", absolute(f.token))
+	}
 	say("agentlab doctor says whether all is well")
 	return nil
+}
+
+// absolute is the path as it is from anywhere.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // setupClient returns one that may do what setup does.

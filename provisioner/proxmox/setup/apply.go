@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ func (s *Setup) Apply(ctx context.Context) (changed bool, err error) {
 	}
 	if !v.AtLeast(8, 2) {
 		return false, fmt.Errorf("this Proxmox VE is %v: upgrade to 8.2 or later", v)
+	}
+	if err := s.checkNames(ctx); err != nil {
+		return false, err
 	}
 	want, err := s.resolve(ctx)
 	if err != nil {
@@ -90,6 +94,62 @@ func (s *Setup) take(ctx context.Context, step Step, want Want, secret *secretFi
 		return fmt.Errorf("%w; the token was removed again", err)
 	}
 	return nil
+}
+
+// checkNames looks whether there is what is named: Proxmox takes grants on what
+// does not exist.
+func (s *Setup) checkNames(ctx context.Context) error {
+	storages, err := s.names(ctx, "storage")
+	if err != nil {
+		return err
+	}
+	errs := unknown("storage", s.Want.Storages, storages)
+	if len(s.Want.Bridges) > 0 {
+		bridges, err := s.names(ctx, "node")
+		if err != nil {
+			return err
+		}
+		var wanted []string
+		for _, b := range s.Want.Bridges {
+			wanted = append(wanted, path.Base(b))
+		}
+		errs = append(errs, unknown("bridge", wanted, bridges)...)
+	}
+	return errors.Join(errs...)
+}
+
+// names are those of the storages that there are or, for kind node, of the
+// bridges that nodes have which can be asked.
+func (s *Setup) names(ctx context.Context, kind string) ([]string, error) {
+	list, err := s.Client.Resources(ctx, kind)
+	if err != nil {
+		return nil, fmt.Errorf("look what there is of kind %s: %w", kind, err)
+	}
+	var names []string
+	for _, r := range list {
+		switch {
+		case r.Type == "storage":
+			names = append(names, r.Storage)
+		case r.Status == "online":
+			bridges, err := s.Client.Bridges(ctx, r.Node)
+			if err != nil {
+				return nil, fmt.Errorf("list the bridges of node %s: %w", r.Node, err)
+			}
+			for _, b := range bridges {
+				names = append(names, b.Name)
+			}
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names))), nil
+}
+
+func unknown(field string, wanted, there []string) (errs []error) {
+	for _, name := range wanted {
+		if !slices.Contains(there, name) {
+			errs = append(errs, fmt.Errorf("%s: there is no %q, but %s", field, name, strings.Join(there, ", ")))
+		}
+	}
+	return errs
 }
 
 // resolve replaces the names of templates by their VMIDs, and adds the storages

@@ -123,5 +123,17 @@ func Script(want Want) (string, error) {
 		}
 		fmt.Fprintf(&b, "case \"$(pveversion)\" in\npve-manager/8.*) %s ;;\n*) %s ;;\nesac\n", before, since)
 	}
+	for _, left := range []struct {
+		out  bool
+		what string
+	}{
+		{len(want.Templates) == 0, "the template to clone: --template VMID"},
+		{len(want.Storages) == 0, "the storage of its disks: --storage NAME"},
+		{len(want.Bridges) == 0, "the bridge of its network card, if it has one: --bridge NAME"},
+	} {
+		if left.out {
+			b.WriteString("# Still to be granted is " + left.what + "\n")
+		}
+	}
 	return b.String(), nil
 }

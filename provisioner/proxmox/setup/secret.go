@@ -24,7 +24,7 @@ func openSecret(path, tokenID string, exists bool) (*secretFile, error) {
 		return nil, holdsToken(path, tokenID)
 	}
 	if path == "" {
-		return nil, errors.New("no file is named for the secret of the token: Proxmox shows it only once")
+		return nil, errors.New("no file is named for the secret of the token, which Proxmox shows only once: give --token-file")
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

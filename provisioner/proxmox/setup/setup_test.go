@@ -204,6 +204,22 @@ func foreignPool(c *pvetest.Cluster, _ *setup.Want) {
 	c.Pools["agentlab"] = &pvetest.Pool{VMs: map[int]bool{100: true}}
 }
 
+// What is named but is not there is told before anything is made: Proxmox would
+// take a grant on it.
+func TestNamesOfNothing(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	before := l.access()
+	w := want()
+	w.Storages, w.Bridges = []string{"local", "nosuch"}, []string{"zone1/vnet9"}
+	_, err := l.apply(t, w, filepath.Join(t.TempDir(), "token"))
+	if err == nil || err.Error() != "storage: there is no \"nosuch\", but local\nbridge: there is no \"vnet9\", but vmbr0" {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff(before, l.access()); diff != "" {
+		t.Errorf("after that (-want +got):\n%s", diff)
+	}
+}
+
 func TestSecretIsNeverOverwritten(t *testing.T) {
 	l, secret := newLab(t, &pvetest.Server{}), filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(secret, []byte("mine"), 0o600); err != nil {
@@ -213,7 +229,7 @@ func TestSecretIsNeverOverwritten(t *testing.T) {
 	if _, err := l.apply(t, want(), secret); err == nil || !strings.Contains(err.Error(), "is not overwritten") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := l.apply(t, want(), ""); err == nil || !strings.Contains(err.Error(), "shows it only once") {
+	if _, err := l.apply(t, want(), ""); err == nil || !strings.Contains(err.Error(), "give --token-file") {
 		t.Errorf("no file: error %v", err)
 	}
 	if got, err := os.ReadFile(secret); string(got) != "mine" || err != nil {
