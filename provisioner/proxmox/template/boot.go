@@ -73,9 +73,21 @@ func (r *build) ready(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("ask the guest agent: %w", err)
 	case result != "ok":
-		return false, fmt.Errorf("the first boot %s", result)
+		return false, fmt.Errorf("the first boot %s", end(result))
 	}
 	return true, nil
+}
+
+// maxSaid is how many bytes of what a guest says are told.
+const maxSaid = 2000
+
+// end returns the end of what a guest says: what is wrong stands there.
+func end(text string) string {
+	text = strings.TrimSpace(strings.ToValidUTF8(text, "?"))
+	if len(text) <= maxSaid {
+		return text
+	}
+	return "... " + strings.ToValidUTF8(text[len(text)-maxSaid:], "")
 }
 
 // passing reports whether a call that failed so may succeed later.
@@ -101,7 +113,7 @@ func (r *build) clean(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if !again {
-			return "", r.reach(ctx, clean, pve.Change{})
+			return "what identifies it is gone from its disk", r.reach(ctx, clean, pve.Change{})
 		}
 		if !pve.Sleep(ctx, r.pauseTime()) {
 			return "", ctx.Err()
@@ -129,7 +141,7 @@ func (r *build) cleanOnce(ctx context.Context) (again bool, err error) {
 		case err == nil && bool(s.Exited) && s.ExitCode == 0 && s.Signal == 0:
 			return false, nil
 		case err == nil && bool(s.Exited):
-			return false, fmt.Errorf("the guest could not be cleaned (exit code %d, signal %d): %s", s.ExitCode, s.Signal, strings.TrimSpace(string(s.Out)+"\n"+string(s.Err)))
+			return false, fmt.Errorf("the guest could not be cleaned (exit code %d, signal %d): %s", s.ExitCode, s.Signal, end(string(s.Out)+"\n"+string(s.Err)))
 		}
 		if !pve.Sleep(ctx, r.pauseTime()) {
 			return false, ctx.Err()

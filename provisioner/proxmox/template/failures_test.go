@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
@@ -69,6 +70,37 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			l.empty()
 		})
 	}
+}
+
+// However much a guest says, its end is told.
+func TestGuestSaysMuch(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.program("cloud-init", "yes é | head -c 100000; echo in the end")
+	_, err := l.builder().Build(l.ctx())
+	if err == nil || len(err.Error()) > 2200 || !utf8.ValidString(err.Error()) || !strings.Contains(err.Error(), "in the end\n/var/lib/cloud/instance is still there") {
+		t.Errorf("error %v", err)
+	}
+	l.empty()
+}
+
+// What a build that fails has made is there for a look, if that is wanted, and
+// the next build begins anew.
+func TestKeep(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.program("apt-get", "exit 100")
+	b := l.builder()
+	b.Keep = true
+	if _, err := b.Build(l.ctx()); err == nil || strings.Contains(err.Error(), "undo") {
+		t.Fatalf("error %v", err)
+	}
+	if id, cfg := l.template(); id != 9000 || cfg["tags"] != buildTag || !strings.Contains(cfg["description"], "AgentLab builds the template debian-12") {
+		t.Errorf("machine %d is %v", id, cfg)
+	}
+	l.guests.Programs = nil
+	if _, err := l.builder().Build(l.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	l.complete()
 }
 
 // A guest that never comes up is given up when the time is over, and what the

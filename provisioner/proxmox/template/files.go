@@ -91,7 +91,7 @@ func (r *build) find(ctx context.Context, storage, content, name string) (string
 
 // tidy removes the files that only the build needed.
 func (r *build) tidy(ctx context.Context) (string, error) {
-	return "", r.removeFiles(ctx)
+	return "what only the build needed is gone", r.removeFiles(ctx)
 }
 
 func (r *build) removeFiles(ctx context.Context) error {

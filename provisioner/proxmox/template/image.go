@@ -50,12 +50,26 @@ func Find(ctx context.Context, client *http.Client, name string) (Image, error) 
 		return Image{}, err
 	}
 	sums := u.ResolveReference(&url.URL{Path: p.sums}).String()
-	sum, err := findSum(ctx, client, sums, path.Base(u.Path))
+	safe := *client
+	safe.CheckRedirect = onlyHTTPS
+	sum, err := findSum(ctx, &safe, sums, path.Base(u.Path))
 	if err != nil {
 		return Image{}, fmt.Errorf("read the checksum of %s: %w; a URL and a checksum can be given instead", name, err)
 	}
 	image := Image{p.url, sum, p.algorithm}
 	return image, image.validate()
+}
+
+// onlyHTTPS lets mirrors be redirected to, but none where the answer could be
+// changed on the way.
+func onlyHTTPS(req *http.Request, via []*http.Request) error {
+	switch {
+	case req.URL.Scheme != "https":
+		return fmt.Errorf("it redirects to %s, which is not https", req.URL.Redacted())
+	case len(via) >= 10:
+		return errors.New("it redirects more than ten times")
+	}
+	return nil
 }
 
 // findSum looks for a file in a list as sha256sum(1) writes it.

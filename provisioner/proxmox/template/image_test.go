@@ -11,11 +11,15 @@ type answers struct {
 	t      *testing.T
 	status int
 	body   string
+	moved  string // where the page is, if not there
 	asked  string
 }
 
 func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	a.asked = r.URL.String()
+	if a.moved != "" && a.asked != a.moved {
+		return &http.Response{StatusCode: http.StatusFound, Request: r, Header: http.Header{"Location": {a.moved}}, Body: http.NoBody}, nil
+	}
 	w := &http.Response{StatusCode: a.status, Status: http.StatusText(a.status), Request: r, Header: http.Header{}}
 	w.Body = http.NoBody
 	if a.body != "" {
@@ -61,6 +65,33 @@ func TestFind(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A mirror is followed to, but only where its answer can't be changed on the way.
+func TestFindRedirected(t *testing.T) {
+	sums := strings.Repeat("ab", 64) + "  debian-12-genericcloud-amd64.qcow2\n"
+	for moved, says := range map[string]string{
+		"https://mirror.example/SHA512SUMS": "", "http://mirror.example/SHA512SUMS": "it redirects to http://mirror.example/SHA512SUMS, which is not https",
+	} {
+		web := &answers{t: t, status: 200, body: sums, moved: moved}
+		got, err := Find(t.Context(), &http.Client{Transport: web}, "debian-12")
+		if says == "" && (err != nil || got.Checksum == "" || web.asked != moved) || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Errorf("%s: asked for %s: %+v, %v", moved, web.asked, got, err)
+		}
+	}
+	web := &answers{t: t, status: 200, moved: "https://mirror.example/one"}
+	client := &http.Client{Transport: endless{web}}
+	if _, err := Find(t.Context(), client, "debian-12"); err == nil || !strings.Contains(err.Error(), "more than ten times") {
+		t.Errorf("redirected for ever: %v", err)
+	}
+}
+
+// endless redirects every time to a page it did not redirect to before.
+type endless struct{ *answers }
+
+func (e endless) RoundTrip(r *http.Request) (*http.Response, error) {
+	e.moved += "x"
+	return e.answers.RoundTrip(r)
 }
 
 // Each is a valid image, once its checksum is known.

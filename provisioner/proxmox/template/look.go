@@ -38,7 +38,7 @@ func (r *build) look(ctx context.Context) (string, error) {
 	case r.vm.ID != 0:
 		return fmt.Sprintf("goes on with %s, which is %s", r.vm, r.phase), nil
 	}
-	return "", nil
+	return "there is no such template yet", nil
 }
 
 // consider decides what a machine is to this build.

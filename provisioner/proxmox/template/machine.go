@@ -201,7 +201,7 @@ func (r *build) convert(ctx context.Context) (string, error) {
 		s, err := r.settle(ctx, r.vm)
 		return bool(s.Template), err
 	})
-	return "", err
+	return "it is a template", err
 }
 
 // settled is for a shutdown: a second one finds the machine off, which is well.
