@@ -95,6 +95,48 @@ func TestOneRefusal(t *testing.T) {
 	}
 }
 
+// Whatever call breaks once while a build that failed is undone, nothing is left.
+func TestOneFaultWhileUndoing(t *testing.T) {
+	fails := func(t *testing.T) *lab { // in clean, with exec-status as its last call
+		l := newLab(t, &pvetest.Server{})
+		l.program("cloud-init", "")
+		return l
+	}
+	l := fails(t)
+	if _, err := l.builder().Build(l.ctx()); err == nil {
+		t.Fatal("the build did not fail")
+	}
+	calls := l.called()
+	for slices.Contains(calls, "GET exec-status") {
+		calls = calls[1:]
+	}
+	for _, call := range slices.Compact(slices.Sorted(slices.Values(calls))) {
+		for _, after := range []bool{false, true} {
+			if after && strings.HasPrefix(call, "GET ") {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s-after-%v", strings.ReplaceAll(call, " ", "-"), after), func(t *testing.T) {
+				t.Parallel()
+				l := fails(t)
+				undoing, broken := false, false
+				l.onCall(func(r *http.Request) *pvetest.Fault {
+					name := callName(r)
+					undoing = undoing || name == "GET exec-status"
+					if !undoing || broken || name != call {
+						return nil
+					}
+					broken = true
+					return &pvetest.Fault{Drop: true, After: after}
+				})
+				if _, err := l.builder().Build(l.ctx()); err == nil || !strings.Contains(err.Error(), "could not be cleaned") || !broken {
+					t.Errorf("broken %v, error %v", broken, err)
+				}
+				l.empty()
+			})
+		}
+	}
+}
+
 // The process dies before or after a call took effect. The next build goes on,
 // or begins anew, and leaves nothing but the template.
 func TestKilledAndRunAgain(t *testing.T) {
