@@ -45,16 +45,16 @@ e2e: build ## drive it with MCP clients of others (Node.js)
 # Left out is what moves much data, starts many processes, each of which takes half
 # a second under emulation, or asks nothing of a real system; over SSH also what
 # agentlab-guest does as everywhere.
-VM       ?= TestMachine|TestScriptsOnVMs
+VM       ?= TestMachine|TestTemplateOnVMs|TestScriptsOnVMs
 SKIP     := MuchOutput|StalledReader|FailingWriter|ManyAtOnce|Forgets|Ring|BigFile|ListLimits|NoStart|Environment|BrokenConnectionKills|StartClips|StartCancel|Read.*s|Write(Fails|Unless|Appends|NoSpace)|Denied|User|StdinIsFed|Timeout|List
 SKIP_SSH := Streams|Background|Start|ReadUntil|Control|ProcessesSurvive
 
 .PHONY: vm
 vm: build ## boot machines of the simulated Proxmox VE in QEMU
 	@.ci/need vm
-	@go test -tags=vm -count=1 -timeout=15m -p=1 -v -run='^($(VM))$$' \
+	@go test -tags=vm -count=1 -timeout=30m -p=1 -v -run='^($(VM))$$' \
 		-skip='^TestMachine$$/^(agent|ssh)$$/^($(SKIP))$$|^TestMachine$$/^ssh$$/^($(SKIP_SSH))$$' \
-		./provisioner/proxmox ./cmd/agentlab
+		./provisioner/proxmox ./provisioner/proxmox/template ./cmd/agentlab
 
 .PHONY: bench
 bench: build ## measure it against floors of the same run; JSON=1 for programs, ONLY=proxmox for a part
@@ -66,7 +66,7 @@ lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
 		[[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go vet -tags=e2e ./internal/e2e
-	go vet -tags=vm ./provisioner/proxmox ./cmd/agentlab
+	go vet -tags=vm ./provisioner/proxmox ./provisioner/proxmox/template ./cmd/agentlab
 	go mod tidy -diff
 	bin/golangci-lint run ./...
 

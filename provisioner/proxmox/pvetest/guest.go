@@ -38,6 +38,7 @@ type GuestSpec struct {
 	// guest agent. A guest that got one installed says so (Installer).
 	Stock bool
 	Fresh bool // Stock, and never booted before
+	Base  int  // VMID of the template whose disk its own is a linked clone of; 0 is none
 }
 
 // Installer is a guest that knows whether it has got a guest agent.
@@ -55,6 +56,9 @@ func (s *Server) spec(vm *VM) GuestSpec {
 			spec.Stock, spec.Fresh = true, !vol.booted
 		}
 		vol.booted = true
+		if base := s.c.Volumes[vol.Parent]; base != nil {
+			spec.Base = base.VMID
+		}
 		if vol.Data != nil {
 			spec.Media[k] = vol.Data
 		}

@@ -164,6 +164,12 @@ func (l *lab) builder() *Builder {
 
 // try makes a sandbox of the template with the provisioner itself.
 func (l *lab) try(ctx context.Context, c *pve.Client, vm pve.VM) error {
+	_, err := l.trial(ctx, c, vm, "none", "true")
+	return err
+}
+
+// trial returns what a script prints in a sandbox that is made for it.
+func (l *lab) trial(ctx context.Context, c *pve.Client, vm pve.VM, network, script string) (out string, err error) {
 	p := &proxmox.Provisioner{
 		Client: c, Key: provisionertest.Key(l.t, 1), Instance: "inst-1", Pool: testPool, VMIDs: proxmox.Range{First: 5000, Last: 5999},
 		Channel: func(string) string { return "agent" },
@@ -171,21 +177,31 @@ func (l *lab) try(ctx context.Context, c *pve.Client, vm pve.VM) error {
 	now := time.Now().Truncate(time.Second).UTC()
 	m, err := p.Create(ctx, provisioner.Spec{
 		Papers:   provisioner.Papers{Instance: "inst-1", Sandbox: strings.ToLower(rand.Text()), Owner: "o", Profile: "p", Created: now, End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour)},
-		Hostname: "box", Root: fmt.Sprint(vm.ID), Network: "none",
+		Hostname: "box", Root: fmt.Sprint(vm.ID), Network: network,
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	conn, err := p.Dial(ctx, m.Ref)
 	if err == nil {
-		_, err = conn.Run(ctx, guest.Cmd{Args: []string{"true"}}, guest.Streams{})
+		out, err = run(ctx, conn, script)
 		_ = conn.Close()
 	}
 	for try := 0; ; try++ {
 		if derr := p.Destroy(context.WithoutCancel(ctx), m.Ref); derr == nil || try == 2 {
-			return errors.Join(err, derr)
+			return out, errors.Join(err, derr)
 		}
 	}
+}
+
+// run returns what a script prints that must succeed.
+func run(ctx context.Context, conn guest.Conn, script string) (string, error) {
+	var out, said bytes.Buffer
+	s, err := conn.Run(ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", script}}, guest.Streams{Stdout: &out, Stderr: &said})
+	if err == nil && s != (guest.Exit{}) {
+		err = fmt.Errorf("%+v: %s%s", s, &out, &said)
+	}
+	return out.String(), err
 }
 
 // noTry is a Try that makes no sandbox.

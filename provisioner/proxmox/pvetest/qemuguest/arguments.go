@@ -18,8 +18,8 @@ const minMemory = 384
 const hardwarePatience = 10 * time.Second
 
 // accelerator is how QEMU runs the guest's processors.
-func (g *Guests) accelerator() []string {
-	g.probe.Do(func() { g.hardware = hardware(g.Image.Kernel) })
+func (g *Guests) accelerator(kernel string) []string {
+	g.probe.Do(func() { g.hardware = hardware(kernel) })
 	if g.hardware {
 		return []string{"-accel", "kvm"}
 	}
@@ -52,7 +52,7 @@ func (m *machine) arguments(accelerator []string) []string {
 	args := append(accelerator,
 		"-name", m.spec.Name, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-cpu", "max",
 		"-smp", strconv.Itoa(max(2, number(conf["cores"], 1))), "-m", strconv.Itoa(max(number(conf["memory"], 512), minMemory)),
-		"-kernel", m.image.Kernel, "-initrd", m.image.Initrd, "-append", kernelArguments,
+		"-kernel", m.image.Kernel, "-initrd", m.image.Initrd, "-append", m.kernelArguments(),
 		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file="+m.disk, "-device", "virtio-blk-pci,drive=disk",
 		"-drive", "if=none,id=drive,format=raw,readonly=on,file="+m.drive, "-device", "virtio-blk-pci,drive=drive",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
@@ -67,10 +67,15 @@ func (m *machine) arguments(accelerator []string) []string {
 }
 
 // kernelArguments: an emulated clock is steady though Linux doubts it, and the
-// one it would take instead is slow. ds=nocloud makes cloud-init do all its
-// work before the network is up, in one go.
-const kernelArguments = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud " +
-	"mitigations=off random.trust_cpu=on no_timer_check tsc=reliable clocksource=tsc"
+// one it would take instead is slow.
+func (m *machine) kernelArguments() string {
+	args := "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 " +
+		"mitigations=off random.trust_cpu=on no_timer_check tsc=reliable clocksource=tsc " + m.image.Arguments
+	if m.mirror != 0 {
+		args += fmt.Sprintf(" mirror=http://%s:%d/", m.at(2), m.mirror)
+	}
+	return args
+}
 
 func number(text string, otherwise int) int {
 	if n, err := strconv.Atoi(text); err == nil {

@@ -6,6 +6,13 @@
 //	guests := &qemuguest.Guests{Image: image, Dir: dir}
 //	srv := &pvetest.Server{NewGuest: guests.New, Destroyed: guests.Destroyed, Patience: 20 * time.Second}
 //
+// A template can be built of such a machine, too: its disk is then an image
+// without an agent, which cloud-init installs from a web server of the test, and
+// clones of it have what was written to it.
+//
+//	image, err := qemuguest.CachedStock(ctx)
+//	guests := &qemuguest.Guests{Stock: image, Dir: dir, Mirror: port}
+//
 // A guest has the hardware that its VM's configuration says as far as the
 // simulator's clients can tell: cores, memory, a network card like net0 or none,
 // the cloud-init drive, the agent's channel. Its disk has 2 GiB whatever the
@@ -15,5 +22,6 @@
 //
 // Without usable hardware virtualisation, which is tried by booting the kernel,
 // QEMU emulates: a boot then takes some 40 s of processor time until the agent
-// answers, two thirds of it in cloud-init.
+// answers, two thirds of it in cloud-init; the first boot of a stock image,
+// which installs packages, takes two or three times as much.
 package qemuguest

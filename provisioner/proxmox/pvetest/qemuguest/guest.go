@@ -53,8 +53,8 @@ func (g *Guests) start(m *machine) (*guest, error) {
 	}
 	defer func() { _ = monitorEnd.Close() }()
 	out := &guest{agent: agent, done: make(chan struct{})}
-	out.cmd = exec.Command("qemu-system-x86_64", m.arguments(g.accelerator())...) //nolint:gosec,noctx // Kill ends it
-	out.cmd.ExtraFiles = []*os.File{agentEnd, monitorEnd}                         // 3 and 4
+	out.cmd = exec.Command("qemu-system-x86_64", m.arguments(g.accelerator(m.image.Kernel))...) //nolint:gosec,noctx // Kill ends it
+	out.cmd.ExtraFiles = []*os.File{agentEnd, monitorEnd}                                       // 3 and 4
 	out.cmd.Stderr = &out.stderr
 	out.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := out.cmd.Start(); err != nil {

@@ -29,11 +29,28 @@ var programs = map[string]string{
 // Image is what guests boot from. It is never written to.
 type Image struct {
 	Disk, Kernel, Initrd string
+	Arguments            string // of the kernel, besides those of all
+	Packages             string // directory with a package repository for it; empty if it needs none
 }
 
+// Kinds of images.
+const (
+	ready = "ready" // with an agent, for sandboxes
+	stock = "stock" // as distributions publish them
+)
+
 // Cached returns the image that is kept for all who run guests: in the directory
-// that AGENTLAB_VM_CACHE names, else in one of the user's cache. See Build.
-func Cached(ctx context.Context) (Image, error) {
+// that AGENTLAB_VM_CACHE names, else in one of the user's cache. It is made
+// first, out of the Debian archive, when this recipe was not yet followed there;
+// that takes a minute or two. Processes that do so at once wait for one of them.
+// It needs root or subordinate ids; an error names what is missing.
+func Cached(ctx context.Context) (Image, error) { return cached(ctx, ready) }
+
+// CachedStock is Cached for an image of which a template can be built: Debian's
+// cloud-init as Debian configures it, and no guest agent, which is in Packages.
+func CachedStock(ctx context.Context) (Image, error) { return cached(ctx, stock) }
+
+func cached(ctx context.Context, kind string) (Image, error) {
 	dir := os.Getenv("AGENTLAB_VM_CACHE")
 	if dir == "" {
 		cache, err := os.UserCacheDir()
@@ -42,19 +59,21 @@ func Cached(ctx context.Context) (Image, error) {
 		}
 		dir = filepath.Join(cache, "agentlab-vm")
 	}
-	return Build(ctx, dir)
+	return build(ctx, dir, kind)
 }
 
-// Build returns the image in cache, and makes it first, out of the Debian
-// archive, when this recipe was not yet followed there; that takes a minute or
-// two. Processes that do so at once wait for one of them. It needs root or
-// subordinate ids; an error names what is missing.
-func Build(ctx context.Context, cache string) (Image, error) {
+func build(ctx context.Context, cache, kind string) (Image, error) {
 	if err := missing(); err != nil {
 		return Image{}, err
 	}
-	dir := filepath.Join(cache, fmt.Sprintf("%x", sha256.Sum256([]byte(recipe)))[:16])
+	dir := filepath.Join(cache, kind+"-"+fmt.Sprintf("%x", sha256.Sum256([]byte(recipe)))[:16])
 	img := Image{Disk: filepath.Join(dir, "disk.qcow2"), Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
+	if kind == stock {
+		img.Packages = filepath.Join(dir, "packages")
+	} else {
+		// cloud-init does all its work before the network is up, in one go.
+		img.Arguments = "ds=nocloud"
+	}
 	if err := os.MkdirAll(cache, 0o755); err != nil { //nolint:gosec // nothing secret: others may boot from it
 		return Image{}, err
 	}
@@ -69,17 +88,17 @@ func Build(ctx context.Context, cache string) (Image, error) {
 	if _, err := os.Stat(img.Disk); err == nil {
 		return img, nil
 	}
-	return img, follow(ctx, cache, dir)
+	return img, follow(ctx, cache, dir, kind)
 }
 
 // follow makes the image aside and puts it in place when it is complete.
-func follow(ctx context.Context, cache, dir string) error {
+func follow(ctx context.Context, cache, dir, kind string) error {
 	work, err := os.MkdirTemp(cache, "build-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", recipe, "recipe.sh", work)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", recipe, "recipe.sh", work, kind)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
 		// mmdebstrap mounts /proc, /sys and /dev below work. Were it killed, they

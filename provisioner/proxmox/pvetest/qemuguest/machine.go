@@ -20,8 +20,14 @@ import (
 // Guests makes guests that are real machines. Close nothing: their simulator
 // ends them.
 type Guests struct {
-	// Image is what they boot from. Required.
+	// Image is what they boot from. Required, but for guests that are of Stock.
 	Image Image
+	// Stock is what machines boot from whose disk was imported. What clones of
+	// them boot from is their disk.
+	Stock Image
+	// Mirror is the port on 127.0.0.1 of a web server with the packages of Stock,
+	// which guests install from. 0 is none.
+	Mirror int
 	// Dir holds disk, drive and console of each VM. Required.
 	Dir string
 
@@ -67,6 +73,7 @@ type machine struct {
 	image            Image
 	disk, drive, log string
 	network          netip.Prefix // of its own, with a DHCP server that has only this guest
+	mirror           int
 	reached          netip.AddrPort
 }
 
@@ -84,11 +91,14 @@ func (g *Guests) machine(spec pvetest.GuestSpec) (*machine, error) {
 	}
 	dir := filepath.Join(g.Dir, strconv.Itoa(spec.VMID)+"-"+id[1])
 	m := &machine{
-		spec: spec, image: g.Image, network: network(spec.VMID),
-		disk: filepath.Join(dir, "disk.qcow2"), drive: filepath.Join(dir, "cloudinit.iso"), log: filepath.Join(dir, "console"),
+		spec: spec, network: network(spec.VMID), mirror: g.Mirror,
+		disk: filepath.Join(dir, diskFile), drive: filepath.Join(dir, "cloudinit.iso"), log: filepath.Join(dir, "console"),
 	}
 	var err error
-	if m.reached, err = g.reserve(m.address()); err != nil {
+	if m.image, err = g.image(spec); err != nil {
+		return nil, err
+	}
+	if m.reached, err = g.reserve(m.at(15)); err != nil {
 		return nil, err
 	}
 	if err := g.remove(spec.VMID, dir); err != nil {
@@ -105,12 +115,30 @@ func network(vmid int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 | byte(vmid>>8), byte(vmid), 0}), 24) //nolint:gosec // cut on purpose
 }
 
-// address is what the guest gets from DHCP.
-func (m *machine) address() netip.Addr {
+// at is an address of the network: 2 is the host, 15 what the guest gets from
+// DHCP.
+func (m *machine) at(last byte) netip.Addr {
 	a := m.network.Addr().As4()
-	a[3] = 15
+	a[3] = last
 	return netip.AddrFrom4(a)
 }
+
+// image is what a VM's disk is layered over: the disk of the template that it is
+// a linked clone of, if that was booted before it was one.
+func (g *Guests) image(spec pvetest.GuestSpec) (Image, error) {
+	if spec.Stock {
+		return g.Stock, nil
+	}
+	disks, err := filepath.Glob(filepath.Join(g.Dir, strconv.Itoa(spec.Base)+"-*", diskFile))
+	if err != nil || len(disks) == 0 {
+		return g.Image, err
+	}
+	img := g.Stock
+	img.Disk = disks[0]
+	return img, nil
+}
+
+const diskFile = "disk.qcow2"
 
 // sshPort is where guests' SSH servers are reached, each at an address of its
 // own.
@@ -154,8 +182,11 @@ func (m *machine) makeDisk(dir string) error {
 }
 
 // makeDrive writes the cloud-init drive as PVE does (QemuServer/Cloudinit.pm
-// commit_cloudinit_disk).
+// commit_cloudinit_disk), unless the VM has an image in its place.
 func (m *machine) makeDrive(dir string) error {
+	if image := m.spec.Media["ide2"]; image != nil {
+		return os.WriteFile(m.drive, image, 0o600)
+	}
 	files := filepath.Join(dir, "cloudinit")
 	if err := os.MkdirAll(files, 0o700); err != nil {
 		return err

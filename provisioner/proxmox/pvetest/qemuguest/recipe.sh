@@ -1,13 +1,14 @@
 #!/bin/sh
 # Builds what a test guest boots from into the directory $1: disk.qcow2, a
-# Debian 12 with the agent, sshd and cloud-init, and vmlinuz and initrd. It runs
-# as root in a mount namespace of its own, or as a user who has subordinate ids
-# (newuidmap, /etc/subuid).
+# Debian 12 with sshd and cloud-init, and vmlinuz and initrd. If $2 is "ready" it
+# has the agent; if "stock" it has none, as images for clouds, but packages/ has
+# it with what it needs. This runs as root in a mount namespace of its own, or as
+# a user who has subordinate ids (newuidmap, /etc/subuid).
 #
 # All here that is not Debian's default makes it boot faster under emulation,
 # where a second of processor time takes twenty.
 set -eu
-out=$1
+out=$1 kind=$2
 
 mode=root work=$out
 if [ "$(id -u)" != 0 ]; then
@@ -23,10 +24,11 @@ fi
 cat >"$out/customize" <<'CUSTOMIZE'
 #!/bin/sh
 set -eu
-root=$1 out=$2
+root=$1 out=$2 kind=$3
 
 # What cloud-init does: the name, the user, keys. It runs once, before the network.
-cat >"$root/etc/cloud/cloud.cfg" <<'CFG'
+configure_ready() {
+	cat >"$root/etc/cloud/cloud.cfg" <<'CFG'
 datasource_list: [NoCloud]
 disable_root: false
 preserve_hostname: false
@@ -43,8 +45,8 @@ system_info:
   paths: {cloud_dir: /var/lib/cloud, templates_dir: /etc/cloud/templates}
   ssh_svcname: ssh
 CFG
-rm -f "$root/etc/cloud/cloud.cfg.d/"*
-cat >"$root/etc/cloud/cloud.cfg.d/logging.cfg" <<'LOG'
+	rm -f "$root/etc/cloud/cloud.cfg.d/"*
+	cat >"$root/etc/cloud/cloud.cfg.d/logging.cfg" <<'LOG'
 output: {all: '>> /var/log/cloud-init-output.log'}
 log_cfgs:
   - |
@@ -65,24 +67,56 @@ log_cfgs:
     [formatter_plain]
     format=%(asctime)s %(message)s
 LOG
+	for unit in cloud-init.service cloud-config.service cloud-final.service systemd-networkd-wait-online.service; do
+		ln -sf /dev/null "$root/etc/systemd/system/$unit"
+	done
+	# Nor programs that look what there is to be started: that is known.
+	mkdir -p "$root/etc/systemd/system-generators"
+	for generator in "$root"/lib/systemd/system-generators/*; do
+		case $generator in *fstab*) ;; *) ln -s /dev/null "$root/etc/systemd/system-generators/${generator##*/}" ;; esac
+	done
+	ln -sf /lib/systemd/system/cloud-init.target "$root/etc/systemd/system/multi-user.target.wants/"
+}
+
+# cloud-init is as Debian configures it, but for one host key in place of four,
+# and where packages come from, which differs from run to run: the kernel is told.
+configure_stock() {
+	cat >"$root/etc/cloud/cloud.cfg.d/90_mirror.cfg" <<'CFG'
+locale: C.UTF-8
+ssh_genkeytypes: [ed25519]
+apt: {preserve_sources_list: true}
+bootcmd:
+  - [sh, -c, "sed -n 's|.*mirror=\\([^ ]*\\).*|deb [trusted=yes] \\1 ./|p' /proc/cmdline >/etc/apt/sources.list"]
+CFG
+	mkdir -p "$out/packages/partial"
+	APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q -y -o Dir::Cache::archives="$out/packages" -o APT::Sandbox::User=root \
+		--no-install-recommends --download-only install qemu-guest-agent jq
+	rm -rf "$out/packages/partial" "$out/packages/lock"
+	cd "$out/packages"
+	for deb in *.deb; do
+		dpkg-deb -f "$deb"
+		echo "Filename: ./$deb"
+		echo "Size: $(stat -c %s "$deb")"
+		echo "SHA256: $(sha256sum "$deb" | cut -d ' ' -f 1)"
+		echo
+	done >Packages
+	echo "SHA256:
+ $(sha256sum Packages | cut -d ' ' -f 1) $(stat -c %s Packages) Packages" >Release
+	cd /
+}
+
+"configure_$kind"
 
 # Nothing that a sandbox has no use for, and whatever waits.
-for unit in systemd-networkd-wait-online.service systemd-timesyncd.service systemd-pstore.service \
+for unit in systemd-timesyncd.service systemd-pstore.service \
 	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
 	modprobe@.service systemd-sysctl.service systemd-sysusers.service systemd-modules-load.service \
 	systemd-network-generator.service systemd-binfmt.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
 	systemd-journal-flush.service sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount \
-	getty@tty1.service cloud-init.service cloud-config.service cloud-final.service cloud-init-hotplugd.socket; do
+	getty@tty1.service cloud-init-hotplugd.socket; do
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-# Nor programs that look what there is to be started: that is known.
-mkdir -p "$root/etc/systemd/system-generators"
-for generator in "$root"/lib/systemd/system-generators/*; do
-	case $generator in *fstab*) ;; *) ln -s /dev/null "$root/etc/systemd/system-generators/${generator##*/}" ;; esac
-done
-for unit in cloud-init.target systemd-networkd.service; do
-	ln -sf "/lib/systemd/system/$unit" "$root/etc/systemd/system/multi-user.target.wants/"
-done
+ln -sf /lib/systemd/system/systemd-networkd.service "$root/etc/systemd/system/multi-user.target.wants/"
 rm -f "$root"/etc/ssh/ssh_host_*
 : >"$root/etc/machine-id"
 echo '/dev/vda / ext4 defaults,noatime 0 0' >"$root/etc/fstab"
@@ -123,12 +157,16 @@ rmdir "$out/root"
 CUSTOMIZE
 chmod 755 "$out/customize"
 
+case $kind in
+ready) own=qemu-guest-agent ;;
+stock) own=netplan.io ;; # as Debian's images have
+esac
 TMPDIR=$work mmdebstrap --quiet --mode="$mode" --variant=minbase --format=null \
 	--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 	--dpkgopt='path-exclude=/etc/kernel/postinst.d/initramfs-tools' \
 	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-	--include=linux-image-cloud-amd64,systemd,systemd-sysv,udev,dbus,cloud-init,openssh-server,qemu-guest-agent,busybox-static,kmod,iproute2,procps,ca-certificates,login \
-	--customize-hook="\"$out/customize\" \"\$1\" \"$out\"" \
+	--include="linux-image-cloud-amd64,systemd,systemd-sysv,udev,dbus,cloud-init,openssh-server,$own,busybox-static,kmod,iproute2,procps,ca-certificates,login" \
+	--customize-hook="\"$out/customize\" \"\$1\" \"$out\" $kind" \
 	bookworm /dev/null
 qemu-img convert -O qcow2 "$out/disk.raw" "$out/disk.qcow2"
 rm "$out/disk.raw" "$out/customize"
