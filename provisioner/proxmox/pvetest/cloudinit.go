@@ -55,9 +55,11 @@ func userData(name string, conf map[string]string) string {
 	} else {
 		out.WriteString("fqdn: " + name + "\n")
 	}
-	if u := conf["ciuser"]; u != "" {
-		out.WriteString("user: " + u + "\n")
-	} else {
+	user := conf["ciuser"]
+	if user != "" {
+		out.WriteString("user: " + user + "\n")
+	}
+	if user == "root" {
 		out.WriteString("disable_root: False\n")
 	}
 	if conf["cipassword"] != "" {
@@ -69,7 +71,10 @@ func userData(name string, conf map[string]string) string {
 			out.WriteString("  - " + strings.TrimSpace(line) + "\n")
 		}
 	}
-	out.WriteString("chpasswd:\n  expire: False\nusers:\n  - default\n")
+	out.WriteString("chpasswd:\n  expire: False\n")
+	if user != "root" {
+		out.WriteString("users:\n  - default\n")
+	}
 	if conf["ciupgrade"] != "0" {
 		out.WriteString("package_upgrade: true\n")
 	}
