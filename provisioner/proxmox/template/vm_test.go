@@ -35,6 +35,7 @@ const vmPatience = 20 * time.Minute
 const identity = `until [ -e /run/cloud-init/result.json ]; do sleep 1; done
 grep -q '"errors": \[\]' /run/cloud-init/result.json || { cat /run/cloud-init/result.json; exit 1; }
 [ "$(jq -n 6*7)" = 42 ] || exit
+! grep 'Please login' /root/.ssh/authorized_keys || exit # cloud-init may keep root out
 echo machine-id $(cat /etc/machine-id)
 echo instance-id $(cat /var/lib/cloud/data/instance-id)
 cut -d ' ' -f 1,2 /etc/ssh/ssh_host_*_key.pub

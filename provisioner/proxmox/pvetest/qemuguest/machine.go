@@ -126,16 +126,16 @@ func (m *machine) at(last byte) netip.Addr {
 // image is what a VM's disk is layered over: the disk of the template that it is
 // a linked clone of, if that was booted before it was one.
 func (g *Guests) image(spec pvetest.GuestSpec) (Image, error) {
-	if spec.Stock {
-		return g.Stock, nil
-	}
 	disks, err := filepath.Glob(filepath.Join(g.Dir, strconv.Itoa(spec.Base)+"-*", diskFile))
-	if err != nil || len(disks) == 0 {
-		return g.Image, err
+	switch {
+	case len(disks) > 0:
+		img := g.Stock
+		img.Disk = disks[0]
+		return img, nil
+	case spec.Stock:
+		return g.Stock, err
 	}
-	img := g.Stock
-	img.Disk = disks[0]
-	return img, nil
+	return g.Image, err
 }
 
 const diskFile = "disk.qcow2"
