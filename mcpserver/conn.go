@@ -1,15 +1,11 @@
 package mcpserver
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,152 +21,103 @@ const (
 	maxBytes  = 96 << 20 // of requests being served
 )
 
-// conn is one client: it reads messages, lets each request run by itself, and
-// writes what they answer, whole and one after the other.
+// conn is one client: what it has running, by the ids that it chose. Where its
+// messages come from and go to is the transport's: a socket, a stream of
+// events, or a response of its own for each request.
+//
+// It is also the session that mcp-go broadcasts to.
 type conn struct {
 	srv    *Server
-	nc     *net.UnixConn
 	id     string
+	ctx    context.Context    // ends with the client
 	cancel context.CancelFunc // ends the connection and all its calls
+	out    *outlet            // of requests that have none of their own
+	share  *share             // of its principal in what the server can do; nil is no limit
 
-	running sync.WaitGroup
-	writing sync.Mutex
+	running sync.WaitGroup               // the requests that admit let in
+	notes   chan mcp.JSONRPCNotification // what belongs to no request
+	level   atomic.Pointer[mcp.LoggingLevel]
 
 	mu     sync.Mutex
+	shut   bool // no more requests are served
 	calls  map[string]*call
 	count  [2]int // calls running: ordinary, others
 	volume int    // bytes of their requests
+	asked  int    // requests that we made of the client
+	asks   map[string]chan message
 }
 
-// call is a request being served. It is also the session that mcp-go wants of
-// a client, so that what is sent for one request is sent before its answer.
-type call struct {
-	message
-	conn      *conn
-	size      int
-	cancel    context.CancelFunc
-	cancelled atomic.Bool
-	notes     chan mcp.JSONRPCNotification
+// connect returns a new client, whose calls end with ctx at the latest.
+func (s *Server) connect(ctx context.Context, of *share) *conn {
+	c := &conn{
+		srv: s, id: rand.Text(), share: of.hold(),
+		notes: make(chan mcp.JSONRPCNotification, 8),
+		calls: map[string]*call{}, asks: map[string]chan message{},
+	}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	return c
 }
+
+// close ends the client and its calls.
+func (c *conn) close() {
+	c.cancel()
+	c.srv.mcp.UnregisterSession(c.ctx, c.id)
+	c.share.letGo()
+}
+
+// name is what the log calls the client. Over HTTP the id itself is a secret.
+func (c *conn) name() string { return c.id[:min(len(c.id), 8)] }
 
 // SessionID is part of server.ClientSession.
-func (c *call) SessionID() string { return c.conn.id }
+func (c *conn) SessionID() string { return c.id }
 
 // NotificationChannel is part of server.ClientSession.
-func (c *call) NotificationChannel() chan<- mcp.JSONRPCNotification { return c.notes }
+func (c *conn) NotificationChannel() chan<- mcp.JSONRPCNotification { return c.notes }
 
 // Initialize is part of server.ClientSession.
-func (c *call) Initialize() {}
+func (c *conn) Initialize() {}
 
-// Initialized is part of server.ClientSession. What is sent belongs to a
-// request of the client's own, which is enough to know that it listens.
-func (c *call) Initialized() bool { return true }
+// Initialized is part of server.ClientSession: it is registered from when the
+// client has said so.
+func (c *conn) Initialized() bool { return true }
 
-// serve serves one client until it is gone. A client that has closed only its
-// writing side still gets the answers to what it had asked; when it is gone
-// altogether, its calls are cancelled.
-func (s *Server) serve(ctx context.Context, nc *net.UnixConn) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
-	defer stop()
-	c := &conn{srv: s, nc: nc, id: rand.Text()[:8], cancel: cancel, calls: map[string]*call{}}
-	c.write([]byte("agentlab " + s.Version + "\n"))
-	if err := c.read(ctx); err != nil {
-		s.Log.Debug("connection broke", "conn", c.id, "err", err)
-		cancel()
-	}
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		if hungUp(nc) == nil {
-			cancel()
-		}
-	})
-	c.running.Wait()
-	_ = nc.Close()
-	watch.Wait()
-}
-
-// read serves messages until the client sends no more.
-func (c *conn) read(ctx context.Context) error {
-	lines := &lineReader{src: bufio.NewReaderSize(c.nc, 64<<10), max: maxLine}
-	for {
-		line, err := lines.next()
-		var long *tooLong
-		switch {
-		case errors.As(err, &long):
-			c.reject(long.id(), mcp.INVALID_REQUEST, fmt.Sprintf("message of more than %d MiB; write large files in parts, with append", maxLine>>20))
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		case len(bytes.TrimSpace(line)) > 0:
-			c.handle(ctx, line)
-		}
-	}
-}
-
-// handle serves one message.
+// handle serves one message, a request by itself. ctx says who sent it.
 func (c *conn) handle(ctx context.Context, line []byte) {
 	msg, problem := parse(line)
 	switch {
 	case problem != nil:
-		c.reject(msg.ID, problem.Code, problem.Message)
-	case msg.Method == "": // an answer, and we ask nothing
-	case msg.ID != nil:
+		c.reject(msg.ID, problem)
+	case msg.Method != "" && msg.ID != nil:
 		c.start(ctx, msg, line)
-	case msg.Method == "notifications/cancelled":
+	default:
+		c.note(msg)
+	}
+}
+
+// note takes a message that wants no answer.
+func (c *conn) note(msg message) {
+	switch msg.Method {
+	case "": // an answer
+		c.answered(msg)
+	case "notifications/cancelled":
 		c.cancelCall(key(msg.Params.RequestID))
+	case "notifications/initialized":
+		_ = c.srv.mcp.RegisterSession(c.ctx, c) // fails for one that says it twice
 	}
 }
 
 // start serves a request by itself.
 func (c *conn) start(ctx context.Context, msg message, line []byte) {
-	ctx, cancel := context.WithCancel(ctx)
-	r := &call{message: msg, conn: c, size: len(line), cancel: cancel, notes: make(chan mcp.JSONRPCNotification, 8)}
+	r := newCall(c, c.out, msg, len(line))
 	if problem := c.admit(r); problem != nil {
-		cancel()
 		id := r.ID
 		if problem.Code == mcp.INVALID_REQUEST {
 			id = nil // it belongs to the request that is running
 		}
-		c.reject(id, problem.Code, problem.Message)
+		c.reject(id, problem)
 		return
 	}
-	c.running.Go(func() {
-		defer c.release(r)
-		defer cancel()
-		var sent sync.WaitGroup
-		sent.Go(func() {
-			for n := range r.notes {
-				c.send(r, n)
-			}
-		})
-		answer := c.srv.dispatch(ctx, r, line)
-		close(r.notes) // nobody sends for a call that has returned
-		sent.Wait()
-		c.answer(r, withID(answer, r.ID))
-	})
-}
-
-// dispatch has mcp-go serve a request, and survives its panic.
-func (s *Server) dispatch(ctx context.Context, r *call, line []byte) (answer mcp.JSONRPCMessage) {
-	ctx = context.WithValue(s.mcp.WithContext(ctx, r), requestKey{}, r.conn.id+" "+string(r.ID))
-	defer func() {
-		if v := recover(); v != nil {
-			text := fmt.Sprintf("internal error (ref %s)", s.panicked(ctx, v))
-			answer = mcp.JSONRPCError{Error: mcp.NewJSONRPCErrorDetails(mcp.INTERNAL_ERROR, text, nil)}
-		}
-	}()
-	return s.mcp.HandleMessage(ctx, line)
-}
-
-type requestKey struct{}
-
-// requestID names a request in the log: its connection and the client's id.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey{}).(string)
-	return id[:min(len(id), 60)]
+	go c.run(ctx, r, line)
 }
 
 // admit registers a request, or says why it can't be served now. What must get
@@ -181,10 +128,17 @@ func (c *conn) admit(r *call) *mcp.JSONRPCErrorDetails {
 	if _, ok := c.calls[key(r.ID)]; ok {
 		return &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: fmt.Sprintf("a request with id %s is being served", r.ID)}
 	}
+	if c.shut {
+		return &mcp.JSONRPCErrorDetails{Code: busy, Message: "the connection is ending", Data: again(time.Second)}
+	}
 	class, limit := c.class(r)
 	if c.count[class] >= limit || class == 0 && c.volume+r.size > maxBytes {
-		return &mcp.JSONRPCErrorDetails{Code: busy, Message: fmt.Sprintf("this connection has %d calls running already; wait for some to end, or run commands with wait_seconds=0", c.count[class])}
+		return &mcp.JSONRPCErrorDetails{Code: busy, Message: fmt.Sprintf("this connection has %d calls running already; wait for some to end, or run commands with wait_seconds=0", c.count[class]), Data: again(time.Second)}
 	}
+	if problem := c.share.enter(class); problem != nil {
+		return problem
+	}
+	c.running.Add(1)
 	c.calls[key(r.ID)] = r
 	c.count[class]++
 	c.volume += r.size
@@ -205,11 +159,13 @@ func (c *conn) class(r *call) (class, limit int) {
 // release gives back the room that a request had. It comes after its answer is
 // written, so that answers which a slow client lets wait are counted too.
 func (c *conn) release(r *call) {
+	defer c.running.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	class, _ := c.class(r)
 	c.count[class]--
 	c.volume -= r.size
+	c.share.leave(class)
 }
 
 // cancelCall ends a call; nothing more is sent for it. One that is unknown has
@@ -223,33 +179,17 @@ func (c *conn) cancelCall(key string) {
 	}
 }
 
-// reject answers with a JSON-RPC error. A nil id is sent as null.
-func (c *conn) reject(id json.RawMessage, code int, text string) {
-	c.send(nil, withID(mcp.JSONRPCError{Error: mcp.NewJSONRPCErrorDetails(code, text, nil)}, id))
-}
-
-// send writes a message for a request, unless that was cancelled.
-func (c *conn) send(r *call, msg any) {
-	line := c.encode(msg)
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if r == nil || !r.cancelled.Load() {
-		c.write(line)
-	}
-}
-
-// answer writes the last message for a request. From when it can be read the
-// client may use the id again.
-func (c *conn) answer(r *call, msg any) {
-	line := c.encode(msg)
-	c.writing.Lock()
-	defer c.writing.Unlock()
+// wait lets no more requests in and returns when those that were are answered.
+func (c *conn) wait() {
 	c.mu.Lock()
-	delete(c.calls, key(r.ID))
+	c.shut = true
 	c.mu.Unlock()
-	if !r.cancelled.Load() {
-		c.write(line)
-	}
+	c.running.Wait()
+}
+
+// reject answers with a JSON-RPC error. A nil id is sent as null.
+func (c *conn) reject(id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
+	c.out.send(nil, c.encode(refusal(id, problem)), nil)
 }
 
 // encode returns a message as a line.
@@ -258,21 +198,7 @@ func (c *conn) encode(msg any) []byte {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(msg); err != nil {
-		c.srv.Log.Error("encode message", "conn", c.id, "err", err)
+		c.srv.Log.Error("encode message", "conn", c.name(), "err", err)
 	}
 	return b.Bytes()
-}
-
-// write writes a line. A client that takes too long to read it is disconnected,
-// so that what waits to be written does not pile up.
-func (c *conn) write(line []byte) {
-	timeout := c.srv.WriteTimeout
-	if timeout == 0 {
-		timeout = 30 * time.Second
-	}
-	_ = c.nc.SetWriteDeadline(time.Now().Add(timeout)) // fails when closed, as Write then does
-	if _, err := c.nc.Write(line); err != nil {
-		c.srv.Log.Debug("write to client", "conn", c.id, "err", err)
-		c.cancel()
-	}
 }

@@ -30,7 +30,7 @@ type fixture struct {
 	started chan string        // a call of block has begun; its argument
 	ended   chan string        // and was cancelled
 	release chan struct{}      // closed: calls of block return
-	stop    context.CancelFunc // ends ServeListener
+	stop    context.CancelFunc // ends the server
 	served  chan error         // what it returned
 }
 
@@ -52,8 +52,19 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
+// start serves the fixture on a socket.
 func start(t *testing.T, set ...func(*mcpserver.Server)) *fixture {
 	t.Helper()
+	f := newFixture(t, set...)
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "unix", f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.serve(t, func(ctx context.Context) error { return f.ServeListener(ctx, ln) })
+	return f
+}
+
+func newFixture(t *testing.T, set ...func(*mcpserver.Server)) *fixture {
 	f := &fixture{
 		path: filepath.Join(t.TempDir(), "s"), log: &lockedBuffer{}, served: make(chan error, 1),
 		started: make(chan string, 300), ended: make(chan string, 300), release: make(chan struct{}),
@@ -65,20 +76,20 @@ func start(t *testing.T, set ...func(*mcpserver.Server)) *fixture {
 	for _, set := range set {
 		set(f.Server)
 	}
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "unix", f.path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return f
+}
+
+// serve runs serve until the test or stop ends it.
+func (f *fixture) serve(t *testing.T, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.stop = cancel
-	go func() { f.served <- f.ServeListener(ctx, ln) }()
+	go func() { f.served <- serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-f.served; err != nil {
-			t.Errorf("ServeListener: %v", err)
+			t.Errorf("serve: %v", err)
 		}
 	})
-	return f
 }
 
 func (f *fixture) tools() []tools.Tool {
@@ -109,6 +120,14 @@ func (f *fixture) tools() []tools.Tool {
 			err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, "notifications/progress", nil)
 			f.ended <- fmt.Sprint(err)
 			return text("late")
+		}},
+		{Name: "notifies", Description: "notifies at its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			for i := range 3 {
+				if err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, "notifications/progress", map[string]any{"progress": i}); err != nil {
+					return text(err.Error())
+				}
+			}
+			return text("done")
 		}},
 		{Name: "big", Description: "4 MB", Call: func(context.Context, json.RawMessage) tools.Result { return text(strings.Repeat("x", 4<<20)) }},
 	}

@@ -53,7 +53,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"id":1e5,"params":{"requestId":null}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		msg, problem := parse(line)
-		if _, err := json.Marshal(withID(nil, msg.ID)); err != nil {
+		if _, err := json.Marshal(toResponse(nil, msg.ID)); err != nil {
 			t.Fatalf("%s: answer: %v", line, err)
 		}
 		if problem == nil && msg.ID != nil && key(msg.ID) == "" {

@@ -16,7 +16,29 @@ type message struct {
 	Params struct {
 		Name      string          `json:"name"`      // of tools/call
 		RequestID json.RawMessage `json:"requestId"` // of notifications/cancelled
+		Meta      struct {
+			Version lenient `json:"io.modelcontextprotocol/protocolVersion"` // of a request from 2026-07-28 on
+		} `json:"_meta"`
 	} `json:"params"`
+
+	// Of the answer to a request that we made.
+	Result json.RawMessage `json:"result"`
+	Error  *struct {
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+// lenient is a string, or whatever else a client may have put there, which
+// mcp-go has its own words for.
+type lenient string
+
+// UnmarshalJSON never fails.
+func (l *lenient) UnmarshalJSON(text []byte) error {
+	var s string
+	if json.Unmarshal(text, &s) == nil {
+		*l = lenient(s)
+	}
+	return nil
 }
 
 // parse reads a message. The error, if any, is to be answered to msg.ID.
@@ -54,22 +76,27 @@ func key(id json.RawMessage) string {
 	return ""
 }
 
-// withID puts the id of the request on an answer as the client wrote it: mcp-go
-// reads numbers as floating point.
-func withID(answer mcp.JSONRPCMessage, id json.RawMessage) any {
-	out := struct {
-		JSONRPC string                   `json:"jsonrpc"`
-		ID      json.RawMessage          `json:"id"`
-		Result  any                      `json:"result,omitempty"`
-		Error   *mcp.JSONRPCErrorDetails `json:"error,omitempty"`
-	}{JSONRPC: mcp.JSONRPC_VERSION, ID: id}
+// response is the answer to a request.
+type response struct {
+	JSONRPC string                   `json:"jsonrpc"`
+	ID      json.RawMessage          `json:"id"` // nil is sent as null
+	Result  any                      `json:"result,omitempty"`
+	Error   *mcp.JSONRPCErrorDetails `json:"error,omitempty"`
+}
+
+// refusal is a response that is an error.
+func refusal(id json.RawMessage, problem *mcp.JSONRPCErrorDetails) response {
+	return response{JSONRPC: mcp.JSONRPC_VERSION, ID: id, Error: problem}
+}
+
+// toResponse is mcp-go's answer with the id of the request as the client wrote
+// it: mcp-go reads numbers as floating point.
+func toResponse(answer mcp.JSONRPCMessage, id json.RawMessage) response {
 	switch a := answer.(type) {
 	case mcp.JSONRPCResponse:
-		out.Result = a.Result
+		return response{JSONRPC: mcp.JSONRPC_VERSION, ID: id, Result: a.Result}
 	case mcp.JSONRPCError:
-		out.Error = &a.Error
-	default:
-		out.Error = &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "not a request"}
+		return refusal(id, &a.Error)
 	}
-	return out
+	return refusal(id, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "not a request"})
 }

@@ -95,7 +95,14 @@ func (s *Server) serveUnix(ctx context.Context, c net.Conn) {
 		s.Log.Warn("connection refused: another user's", "uid", uid, "pid", pid)
 		return
 	}
-	s.serve(withLocalPrincipal(ctx, uid), unix)
+	s.serveLines(withLocalPrincipal(ctx, uid), unix)
+}
+
+func (s *Server) writeTimeout() time.Duration {
+	if s.WriteTimeout > 0 {
+		return s.WriteTimeout
+	}
+	return 30 * time.Second
 }
 
 // build makes the MCPServer.

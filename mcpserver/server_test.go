@@ -36,7 +36,7 @@ func TestClientOfAnother(t *testing.T) {
 		t.Errorf("instructions %q", got)
 	}
 	list, err := session.ListTools(t.Context(), nil)
-	if err != nil || len(list.Tools) != 6 {
+	if err != nil || len(list.Tools) != 7 {
 		t.Fatalf("tools %v, error %v", list, err)
 	}
 	res, err := session.CallTool(t.Context(), &mcp.CallToolParams{Name: "whoami"})

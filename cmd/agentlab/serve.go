@@ -26,11 +26,12 @@ func newServeCommand(locate func() (config.Paths, error)) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the daemon that keeps the sandboxes",
 		Long: `Run the daemon that keeps the sandboxes. It listens on a Unix socket that only
-its user can reach, and ends on SIGTERM or SIGINT; sandboxes go on, and the next
-daemon finds them.
+its user can reach, and on http_listen if that is configured, and ends on SIGTERM
+or SIGINT; sandboxes go on, and the next daemon finds them.
 
 With --auto, as agentlab mcp starts it, it logs to the state directory and ends
-by itself when it has had neither sandbox nor client for idle_exit.
+by itself when it has had neither sandbox nor client for idle_exit, unless it
+listens on http_listen.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -81,15 +82,25 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		log, ready = file, func() error { return detach(file) }
 	}
 	in.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: in.level}))
+	cfg, err := config.Load(in.paths.Config)
+	if err != nil {
+		in.log.Error("the configuration is broken, so nothing is served over HTTP", "error", err)
+		cfg = config.Default() // each call tells what is wrong
+		cfg.Profiles = nil     // no client must believe that there is but the default
+	}
+	web, err := listenHTTP(ctx, cfg.HTTP, in.log)
+	if err != nil {
+		return err
+	}
 	ln, err := listen(dir, d.paths.Socket)
 	if err != nil {
-		return fail(exitUnsafe, err)
+		return errors.Join(fail(exitUnsafe, err), web.close())
 	}
 	if err := ready(); err != nil {
-		return errors.Join(err, ln.Close())
+		return errors.Join(err, ln.Close(), web.close())
 	}
 	in.log.Info("serving", "version", version(), "installation", in.note())
-	err = d.serve(ctx, in, ln)
+	err = d.serve(ctx, in, cfg, ln, web)
 	in.log.Info("ended", "error", err)
 	return err
 }
@@ -116,15 +127,11 @@ func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flo
 	return lock, nil
 }
 
-// serve runs what a daemon does until one part of it ends.
-func (d *daemon) serve(ctx context.Context, in *installation, ln *net.UnixListener) error {
+// serve runs what a daemon does until one part of it ends. One that serves over
+// HTTP does not end because nobody asks.
+func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ln *net.UnixListener, web *web) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	cfg, err := config.Load(in.paths.Config)
-	if err != nil {
-		cfg = config.Default() // each call tells what is wrong
-		cfg.Profiles = nil     // no client must believe that there is but the default
-	}
 	server := &mcpserver.Server{
 		Tools:        tools.All(in.Manager, cfg.Recipes(), in.log),
 		Instructions: tools.Instructions,
@@ -138,7 +145,13 @@ func (d *daemon) serve(ctx context.Context, in *installation, ln *net.UnixListen
 		defer stop()
 		return server.ServeListener(ctx, door)
 	})
-	if d.auto {
+	if web != nil {
+		group.Go(func() error {
+			defer stop()
+			return web.serve(ctx, server)
+		})
+	}
+	if d.auto && web == nil {
 		group.Go(func() error {
 			defer stop()
 			return untilIdle(ctx, cfg.IdleExit, in, door, server.Clients)

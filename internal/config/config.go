@@ -46,6 +46,8 @@ type Config struct {
 	// LocalPlatform is gVisor's platform: systrap, kvm or ptrace.
 	LocalPlatform string `yaml:"local_platform"`
 
+	// HTTP is how the daemon serves over HTTP.
+	HTTP HTTP `yaml:",inline"`
 	// Proxmox is how a Proxmox VE is reached.
 	Proxmox Proxmox `yaml:",inline"`
 
@@ -72,6 +74,7 @@ func Default() Config {
 		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
 		LocalPlatform:  "systrap",
+		HTTP:           defaultHTTP(),
 		Proxmox:        defaultProxmox(),
 		Profiles:       builtinProfiles(),
 	}
@@ -118,6 +121,7 @@ func (c Config) Validate() error {
 		"local_platform: got %q, want systrap, kvm or ptrace", c.LocalPlatform)
 	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)
 	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
+	c.HTTP.validate(&p)
 	c.Proxmox.validate(&p)
 	return errors.Join(p...)
 }

@@ -79,7 +79,7 @@ func TestLoadSetsWhatIsNamed(t *testing.T) {
 func TestMistakesAreNamed(t *testing.T) {
 	for _, tt := range []struct{ name, config, profile, want string }{
 		{"unknown-key", "\nquota_sandboxs: 3", "", `config.yaml:2: unknown key "quota_sandboxs"; did you mean "quota_sandboxes"?`},
-		{"far-key", "colour: red", "", `config.yaml:1: unknown key "colour"; the keys are: default_profile, idle_exit,`},
+		{"far-key", "colour: red", "", `config.yaml:1: unknown key "colour"; the keys are: default_profile, http_allowed_hosts,`},
 		{"profile-key", "", "memory_md: 1", `p.yaml:1: unknown key "memory_md"; did you mean "memory_mb"?`},
 		{"text-for-number", "quota_sandboxes: many", "", `config.yaml:1: quota_sandboxes: got "many", want a whole number`},
 		{"fraction", "", "cores: 1.5", `p.yaml:1: cores: got "1.5", want a whole number`},

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// HTTP is how the daemon serves over HTTP, which it does if Listen is set.
+type HTTP struct {
+	// Listen is HOST:PORT.
+	Listen string `yaml:"http_listen"`
+	// TLSCert and TLSKey are the absolute paths of files in PEM: our certificate
+	// with those between it and one that clients trust, and its private key.
+	TLSCert string `yaml:"http_tls_cert"`
+	TLSKey  string `yaml:"http_tls_key"`
+	// PublicURL is where clients find us, without the path of an endpoint.
+	PublicURL string `yaml:"http_public_url"`
+	// AllowedHosts are the names that we may be asked for, with or without a port.
+	AllowedHosts []string `yaml:"http_allowed_hosts"`
+	// AllowedOrigins are the origins of web pages that may ask: SCHEME://HOST[:PORT].
+	AllowedOrigins []string `yaml:"http_allowed_origins"`
+
+	// RateLimit limits the requests a second of one principal. 0 is no limit.
+	RateLimit int `yaml:"http_rate_limit"`
+	// MaxCalls limits the calls of one principal at a time. 0 is no limit.
+	MaxCalls int `yaml:"http_max_calls"`
+	// MaxBodyMB limits a request in MiB.
+	MaxBodyMB int `yaml:"http_max_body_mb"`
+	// MaxConnections limits the connections at a time.
+	MaxConnections int `yaml:"http_max_connections"`
+	// SessionTTL is for how long a session lives that is not used.
+	SessionTTL time.Duration `yaml:"http_session_ttl"`
+	// Grace is how long calls may go on when the daemon ends.
+	Grace time.Duration `yaml:"http_grace"`
+}
+
+func defaultHTTP() HTTP {
+	return HTTP{RateLimit: 100, MaxCalls: 256, MaxBodyMB: 32, MaxConnections: 1000, SessionTTL: time.Hour, Grace: 5 * time.Second}
+}
+
+// validate adds what is wrong with the values.
+func (h HTTP) validate(ps *problems) {
+	ps.check(h.Listen == "" || validListen(h.Listen), "http_listen: got %q, want HOST:PORT such as 127.0.0.1:8765", h.Listen)
+	ps.check((h.TLSCert == "") == (h.TLSKey == ""), "http_tls_cert, http_tls_key: got one of them, want both or none")
+	ps.check(h.TLSCert == "" || filepath.IsAbs(h.TLSCert), "http_tls_cert: got %q, want %s", h.TLSCert, absolute)
+	ps.check(h.TLSKey == "" || filepath.IsAbs(h.TLSKey), "http_tls_key: got %q, want %s", h.TLSKey, absolute)
+	ps.check(h.PublicURL == "" || validAddress(h.PublicURL, true), "http_public_url: got %q, want https://HOST[:PORT][/PATH]", h.PublicURL)
+	for _, name := range h.AllowedHosts {
+		ps.check(validAddress("https://"+name, false), "http_allowed_hosts: got %q, want HOST or HOST:PORT", name)
+	}
+	for _, origin := range h.AllowedOrigins {
+		ps.check(validAddress(origin, false), "http_allowed_origins: got %q, want SCHEME://HOST or SCHEME://HOST:PORT", origin)
+	}
+	ps.check(h.RateLimit >= 0, "http_rate_limit: got %d, want 0 (no limit) or more", h.RateLimit)
+	ps.check(h.MaxCalls >= 0, "http_max_calls: got %d, want 0 (no limit) or more", h.MaxCalls)
+	ps.check(h.MaxBodyMB >= 1 && h.MaxBodyMB <= 1024, "http_max_body_mb: got %d, want 1 to 1024", h.MaxBodyMB)
+	ps.check(h.MaxConnections >= 1, "http_max_connections: got %d, want at least 1", h.MaxConnections)
+	ps.check(h.SessionTTL >= time.Second, "http_session_ttl: got %v, want at least 1s", h.SessionTTL)
+	ps.check(h.Grace >= 0, "http_grace: got %v, want 0s or more", h.Grace)
+}
+
+func validListen(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && (n > 0 || port == "0")
+}
+
+// validAddress says whether s is that of a server, and has a path only if it may.
+func validAddress(s string, path bool) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil &&
+		u.RawQuery == "" && u.Fragment == "" && (path || u.Path == "")
+}
+
+// Certificate reads the certificate and its key. A key that others can read is
+// refused.
+func (h HTTP) Certificate() (tls.Certificate, error) {
+	cert, _, err := readFile(h.TLSCert)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("http_tls_cert: %w", err)
+	}
+	key, info, err := readFile(h.TLSKey)
+	if err == nil {
+		err = private(info)
+	}
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("http_tls_key: %s: %w", h.TLSKey, err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("http_tls_cert %s and http_tls_key %s: %w", h.TLSCert, h.TLSKey, err)
+	}
+	return pair, nil
+}

@@ -1,0 +1,229 @@
+package mcpserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// handler is what every request passes: recovery from a panic, whom it is meant
+// for and from where it comes, and then, at an endpoint, who asks.
+func (w *web) handler() http.Handler {
+	mux := http.NewServeMux()
+	endpoint := func(pattern string, serve http.HandlerFunc) { mux.Handle(pattern, w.authenticated(serve)) }
+	endpoint("POST /mcp", w.post)
+	endpoint("GET /mcp", w.listen)
+	endpoint("DELETE /mcp", w.endSession)
+	endpoint("GET /sse", w.sse)
+	endpoint("POST /message", w.message)
+	for _, path := range []string{"", "/mcp", "/sse"} {
+		mux.HandleFunc("GET "+server.WellKnownProtectedResourcePath+path, w.metadata)
+	}
+	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
+		w.fail(rw, http.StatusNotFound, nil, mcp.INVALID_REQUEST, "there is nothing at %s; MCP is at /mcp, and for clients of 2024 at /sse", r.URL.Path)
+	})
+	return w.recovered(w.meantForUs(mux))
+}
+
+// recovered survives the panic of a handler.
+func (w *web) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+				w.fail(rw, http.StatusInternalServerError, nil, mcp.INTERNAL_ERROR, "internal error (ref %s)", w.srv.panicked(r.Context(), v))
+			}
+		}()
+		// A client that does not read must not keep us; who sends more sets it anew.
+		_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// meantForUs refuses what a web page of somebody else's makes a browser send:
+// its origin is not ours, or its host is not when a name was bound to our
+// address just for that. An origin that may ask is told so.
+func (w *web) meantForUs(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		origin := r.Header.Get("Origin")
+		switch {
+		case !w.knownHost(r):
+			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "host %q is not one that this server goes by; the operator can add it to http_allowed_hosts", r.Host)
+		case origin != "" && !w.knownOrigin(origin, r):
+			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "origin %q may not use this server; the operator can add it to http_allowed_origins", origin)
+		case w.ending.Err() != nil:
+			rw.Header().Set("Connection", "close")
+			rw.Header().Set("Retry-After", "5")
+			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "the server is ending; sandboxes go on, try again in 5 s")
+		case origin != "" && crossOrigin(rw.Header(), origin, r): // that was the question
+			rw.WriteHeader(http.StatusNoContent)
+		default:
+			next.ServeHTTP(rw, r)
+		}
+	})
+}
+
+func (w *web) knownHost(r *http.Request) bool {
+	name := hostname(r.Host)
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	here := ok && loopback(local)
+	ip := net.ParseIP(name)
+	if here && (name == "localhost" || ip != nil && ip.IsLoopback()) || !here && len(w.Hosts) == 0 {
+		return true
+	}
+	u, err := url.Parse(w.PublicURL)
+	if err == nil && w.PublicURL != "" && strings.EqualFold(u.Hostname(), name) {
+		return true
+	}
+	return slices.ContainsFunc(w.Hosts, func(h string) bool { return strings.EqualFold(h, r.Host) || strings.EqualFold(h, name) })
+}
+
+// hostname is the name in a Host header, which may have a port.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.Trim(host, "[]"))
+}
+
+func (w *web) knownOrigin(origin string, r *http.Request) bool {
+	if slices.ContainsFunc(w.Origins, func(o string) bool { return strings.EqualFold(o, origin) }) {
+		return true
+	}
+	return strings.EqualFold(origin, scheme(r)+"://"+r.Host) || w.PublicURL != "" && strings.EqualFold(origin, originOf(w.PublicURL))
+}
+
+func originOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+func scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// crossOrigin tells the browser that the page may read the answer, and says
+// whether that is all that was asked.
+func crossOrigin(h http.Header, origin string, r *http.Request) (asked bool) {
+	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Expose-Headers", strings.Join([]string{mcp.HeaderSessionID, "WWW-Authenticate", "Retry-After"}, ", "))
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
+	h.Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
+	h.Set("Access-Control-Max-Age", "600")
+	return true
+}
+
+// authenticated puts who asks into the context.
+func (w *web) authenticated(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if w.Auth == nil {
+			next(rw, r.WithContext(withLocalPrincipal(r.Context(), os.Getuid())))
+			return
+		}
+		token, ok := bearer(r.Header)
+		if !ok {
+			w.challenge(rw, r, "", "send a token: Authorization: Bearer TOKEN")
+			return
+		}
+		who, err := w.Auth.Authenticate(r.Context(), token)
+		switch {
+		case errors.Is(err, ErrUnauthenticated):
+			w.srv.Log.Info("token refused", "from", r.RemoteAddr, "err", err)
+			w.challenge(rw, r, "invalid_token", "the token is not valid, or not any more")
+		case err != nil:
+			w.srv.Log.Error("token can't be checked", "err", err)
+			rw.Header().Set("Retry-After", "5")
+			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "tokens can't be checked at the moment; try again in 5 s")
+		default:
+			next(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)))
+		}
+	})
+}
+
+// bearer returns the token of RFC 6750, section 2.1.
+func bearer(h http.Header) (token string, ok bool) {
+	kind, token, _ := strings.Cut(h.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	return token, strings.EqualFold(kind, "Bearer") && token != ""
+}
+
+// challenge says that a token is wanted, and where to learn who gives them:
+// RFC 6750, section 3, and RFC 9728, section 5.1.
+func (w *web) challenge(rw http.ResponseWriter, r *http.Request, code, text string) {
+	h := "Bearer "
+	if code != "" {
+		h += fmt.Sprintf("error=%q, error_description=%q, ", code, text)
+	}
+	h += fmt.Sprintf("resource_metadata=%q, scope=%q", w.base(r)+server.WellKnownProtectedResourcePath+r.URL.Path, scopes())
+	rw.Header().Set("WWW-Authenticate", h)
+	w.fail(rw, http.StatusUnauthorized, nil, mcp.INVALID_REQUEST, "%s", text)
+}
+
+// scopes are what a token must have to use all of the tools.
+func scopes() string { return string(sessions.ScopeRead) + " " + string(sessions.ScopeWrite) }
+
+// base is where the client finds us.
+func (w *web) base(r *http.Request) string {
+	if w.PublicURL != "" {
+		return strings.TrimSuffix(w.PublicURL, "/")
+	}
+	return scheme(r) + "://" + r.Host
+}
+
+// metadata says who gives tokens for an endpoint: RFC 9728.
+func (w *web) metadata(rw http.ResponseWriter, r *http.Request) {
+	if w.Auth == nil {
+		w.fail(rw, http.StatusNotFound, nil, mcp.INVALID_REQUEST, "this server asks for no token")
+		return
+	}
+	path := strings.TrimPrefix(r.URL.Path, server.WellKnownProtectedResourcePath)
+	if path == "" {
+		path = "/mcp"
+	}
+	server.NewProtectedResourceMetadataHandler(server.ProtectedResourceMetadataConfig{
+		Resource:               w.base(r) + path,
+		ResourceName:           "AgentLab",
+		AuthorizationServers:   w.Issuers,
+		ScopesSupported:        strings.Fields(scopes()),
+		BearerMethodsSupported: []string{"header"},
+	}).ServeHTTP(rw, r)
+}
+
+// fail answers with a JSON-RPC error and an HTTP status.
+func (w *web) fail(rw http.ResponseWriter, status int, id json.RawMessage, code int, format string, args ...any) {
+	w.refuse(rw, status, id, &mcp.JSONRPCErrorDetails{Code: code, Message: fmt.Sprintf(format, args...)})
+}
+
+// refuse answers with a JSON-RPC error and an HTTP status, which is
+// [http.StatusTooManyRequests] for what may be tried again.
+func (w *web) refuse(rw http.ResponseWriter, status int, id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
+	if when, ok := problem.Data.(retry); ok {
+		status = http.StatusTooManyRequests
+		rw.Header().Set("Retry-After", strconv.Itoa(when.AfterSeconds))
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	rw.WriteHeader(status)
+	_ = json.NewEncoder(rw).Encode(refusal(id, problem)) // to a client that may be gone
+}

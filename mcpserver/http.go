@@ -1,0 +1,179 @@
+package mcpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// HTTP says how tools are served over HTTP. The zero value serves whoever can
+// connect to a loopback address.
+type HTTP struct {
+	// Auth says who asks. With none it is the daemon's own user, "local:<uid>".
+	Auth Authenticator
+	// Issuers are the authorization servers that clients may get tokens from.
+	Issuers []string
+
+	// TLS is nil for plain HTTP.
+	TLS *tls.Config
+	// PublicURL is where clients find us, without the path of an endpoint, if
+	// that is not what their requests say: https://agentlab.example.org.
+	PublicURL string
+	// Hosts are the names, each with or without a port, that we may be asked
+	// for, besides that of PublicURL. On a loopback address those of the
+	// loopback always are; elsewhere all are if the list is empty.
+	Hosts []string
+	// Origins are the web pages that may ask, as https://app.example.org,
+	// besides our own.
+	Origins []string
+
+	// Limits are those of one principal.
+	Limits Limits
+	// MaxBody is the size of a request in bytes; 0 is 32 MiB.
+	MaxBody int64
+	// MaxConns is how many connections there may be; more wait. 0 is 1000.
+	MaxConns int
+	// SessionTTL is for how long a session lives that is not used; 0 is 1 h.
+	SessionTTL time.Duration
+	// Grace is how long calls may go on when the server ends; 0 is 5 s.
+	Grace time.Duration
+}
+
+// ErrExposed: others than this machine's users can reach the listener, and it
+// has no TLS or nobody is asked who they are.
+var ErrExposed = errors.New("it can be reached from other machines, so it needs TLS and authentication")
+
+// Check returns ErrExposed if what listens there must not be served so.
+func (h HTTP) Check(addr net.Addr) error {
+	if !loopback(addr) && (h.TLS == nil || h.Auth == nil) {
+		return ErrExposed
+	}
+	return nil
+}
+
+// Limits of what clients do before they have said anything.
+const (
+	readHeader = 10 * time.Second
+	readBody   = time.Minute
+	idleConn   = 2 * time.Minute
+	maxHeader  = 64 << 10 // bytes
+)
+
+// ServeHTTPOn serves streamable HTTP of both eras at /mcp, and that of 2024 at
+// /sse, to all who connect to ln, until ctx ends or ln fails. It closes ln.
+//
+// When ctx ends, new calls are refused and those running may go on for
+// [HTTP.Grace]; then they are cancelled. It returns when all are done: nil if
+// it was ctx that ended it.
+//
+// Errors: ErrExposed.
+func (s *Server) ServeHTTPOn(ctx context.Context, ln net.Listener, h HTTP) error {
+	s.once.Do(s.build)
+	if err := h.Check(ln.Addr()); err != nil {
+		return errors.Join(fmt.Errorf("listen on %s: %w", ln.Addr(), err), ln.Close())
+	}
+	w := newWeb(s, h)
+	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelCalls()
+	srv := &http.Server{
+		Handler:           w.handler(),
+		TLSConfig:         h.TLS,
+		ReadHeaderTimeout: readHeader,
+		IdleTimeout:       idleConn,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return calls },
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	ln = netutil.LimitListener(ln, w.MaxConns)
+	failed := make(chan error, 1)
+	go func() {
+		if h.TLS != nil {
+			failed <- srv.ServeTLS(ln, "", "")
+		} else {
+			failed <- srv.Serve(ln)
+		}
+	}()
+	sweep := time.NewTicker(max(time.Second, w.sessions.ttl/4))
+	defer sweep.Stop()
+	for {
+		select {
+		case <-sweep.C:
+			w.sessions.sweep()
+			w.shares.sweep()
+		case err := <-failed:
+			return errors.Join(fmt.Errorf("serve HTTP on %s: %w", ln.Addr(), err), srv.Close())
+		case <-ctx.Done():
+			return w.shutDown(srv, cancelCalls)
+		}
+	}
+}
+
+// shutDown lets the calls end, and ends them when they take too long.
+func (w *web) shutDown(srv *http.Server, cancelCalls func()) error {
+	w.close()
+	ctx, cancel := context.WithTimeout(context.Background(), w.Grace)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	cancelCalls()
+	if errors.Is(err, context.DeadlineExceeded) {
+		ctx, cancel := context.WithTimeout(context.Background(), w.srv.writeTimeout())
+		defer cancel()
+		if err = srv.Shutdown(ctx); err != nil { // to whom it does not matter that they were cancelled
+			err = srv.Close()
+		}
+	}
+	w.sessions.endAll()
+	if err != nil {
+		return fmt.Errorf("end HTTP: %w", err)
+	}
+	return nil
+}
+
+// loopback says whether only this machine can reach addr.
+func loopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// web is a server on one HTTP listener.
+type web struct {
+	HTTP
+	srv      *Server
+	sessions sessionTable
+	shares   shares
+
+	ending context.Context // done: no new call is served
+	close  context.CancelFunc
+}
+
+func newWeb(s *Server, h HTTP) *web {
+	w := &web{HTTP: h, srv: s, shares: shares{Limits: h.Limits}}
+	defaults(&w.MaxBody, maxLine)
+	defaults(&w.MaxConns, 1000)
+	defaults(&w.SessionTTL, time.Hour)
+	defaults(&w.Grace, 5*time.Second)
+	w.sessions.ttl = w.SessionTTL
+	w.ending, w.close = context.WithCancel(context.Background())
+	return w
+}
+
+func defaults[T int | int64 | time.Duration](v *T, value T) {
+	if *v == 0 {
+		*v = value
+	}
+}
+
+// principal returns who asks; it is what authenticate has put there.
+func principal(ctx context.Context) string {
+	who, _ := sessions.PrincipalFrom(ctx)
+	return who.Name
+}

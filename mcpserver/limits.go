@@ -1,0 +1,154 @@
+package mcpserver
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"golang.org/x/time/rate"
+)
+
+// Limits are what one principal may take over HTTP. Zero is no limit.
+type Limits struct {
+	Rate  float64 // requests a second on average; those of ten seconds may come at once
+	Calls int     // calls of tools at a time. Those of urgent tools, and other requests, have as much room of their own
+}
+
+// retry is the data of an error that says to try again later.
+type retry struct {
+	AfterSeconds int `json:"retry_after_seconds"`
+}
+
+// again says when to try again, in whole seconds.
+func again(after time.Duration) retry { return retry{max(1, int(math.Ceil(after.Seconds())))} }
+
+// shares are what each principal takes.
+type shares struct {
+	Limits
+	mu     sync.Mutex
+	byName map[string]*share
+}
+
+// share is what one principal takes. A nil one takes nothing and has no limit.
+type share struct {
+	limits Limits
+	rate   *rate.Limiter // nil is no limit
+
+	mu    sync.Mutex
+	holds int    // who has a pointer to it
+	calls [2]int // running: ordinary, others
+	bytes int64  // of large bodies being read and served
+}
+
+// of returns the share of a principal, which the caller must let go.
+func (s *shares) of(name string) *share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.byName[name]
+	if sh == nil {
+		sh = &share{limits: s.Limits}
+		if s.Rate > 0 {
+			sh.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate*10)))
+		}
+		if s.byName == nil {
+			s.byName = map[string]*share{}
+		}
+		s.byName[name] = sh
+	}
+	return sh.hold()
+}
+
+// sweep forgets the principals of whom there is nothing to remember.
+func (s *shares) sweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, sh := range s.byName {
+		if sh.unused() {
+			delete(s.byName, name)
+		}
+	}
+}
+
+func (s *share) unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holds == 0 && (s.rate == nil || s.rate.Tokens() >= float64(s.rate.Burst()))
+}
+
+// hold keeps the share from being forgotten until letGo.
+func (s *share) hold() *share {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.holds++
+	}
+	return s
+}
+
+func (s *share) letGo() {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.holds--
+	}
+}
+
+// enter takes room for a request of that class until leave, or says why there
+// is none.
+func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
+	if s == nil {
+		return nil
+	}
+	if s.rate != nil {
+		r := s.rate.Reserve()
+		if wait := r.Delay(); wait > 0 {
+			r.Cancel()
+			return tooMuch(wait, "more than %g requests a second", s.limits.Rate)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limits.Calls > 0 && s.calls[class] >= s.limits.Calls {
+		return tooMuch(time.Second, "%d calls are running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", s.limits.Calls)
+	}
+	s.calls[class]++
+	return nil
+}
+
+func (s *share) leave(class int) {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.calls[class]--
+	}
+}
+
+// smallBody is the size in bytes up to which a body counts as nothing.
+const smallBody = 64 << 10
+
+// load takes room for a body of that size until unload, or says why there is
+// none. It is asked before the body is read.
+func (s *share) load(size int64) *mcp.JSONRPCErrorDetails {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if size > smallBody && s.bytes+size > maxBytes {
+		return tooMuch(time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", s.bytes>>20, maxBytes>>20)
+	}
+	s.bytes += size
+	return nil
+}
+
+func (s *share) unload(size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes -= size
+}
+
+// tooMuch is a refusal that says what the limit is and when to try again.
+func tooMuch(after time.Duration, format string, args ...any) *mcp.JSONRPCErrorDetails {
+	when := again(after)
+	text := fmt.Sprintf(format, args...) + fmt.Sprintf("; try again in %d s", when.AfterSeconds)
+	return &mcp.JSONRPCErrorDetails{Code: busy, Message: text, Data: when}
+}

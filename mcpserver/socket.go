@@ -1,0 +1,85 @@
+package mcpserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// serveLines serves one client over a socket, one message a line, until it is
+// gone. A client that has closed only its writing side still gets the answers
+// to what it had asked; when it is gone altogether, its calls are cancelled.
+func (s *Server) serveLines(ctx context.Context, nc *net.UnixConn) {
+	c := s.connect(ctx, nil)
+	defer c.close()
+	stop := context.AfterFunc(c.ctx, func() { _ = nc.Close() })
+	defer stop()
+	c.out = &outlet{
+		put: func(line []byte, _ *response) error {
+			_ = nc.SetWriteDeadline(time.Now().Add(s.writeTimeout())) // fails when closed, as Write then does
+			_, err := nc.Write(line)
+			return err
+		},
+		broke: func(err error) {
+			s.Log.Debug("write to client", "conn", c.name(), "err", err)
+			c.cancel()
+		},
+	}
+	c.out.send(nil, []byte("agentlab "+s.Version+"\n"), nil)
+	var watch sync.WaitGroup
+	watch.Go(c.broadcasts)
+	if err := c.readLines(nc); err != nil {
+		s.Log.Debug("connection broke", "conn", c.name(), "err", err)
+		c.cancel()
+	}
+	watch.Go(func() {
+		if hungUp(nc) == nil {
+			c.cancel()
+		}
+	})
+	c.wait()
+	c.cancel()
+	_ = nc.Close()
+	watch.Wait()
+}
+
+// broadcasts sends what belongs to no request until the client is gone.
+func (c *conn) broadcasts() {
+	for {
+		select {
+		case n := <-c.notes:
+			c.out.send(nil, c.encode(n), nil)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// readLines serves messages until the client sends no more.
+func (c *conn) readLines(src io.Reader) error {
+	lines := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}
+	for {
+		line, err := lines.next()
+		var long *tooLong
+		switch {
+		case errors.As(err, &long):
+			c.reject(long.id(), &mcp.JSONRPCErrorDetails{
+				Code: mcp.INVALID_REQUEST, Message: fmt.Sprintf("message of more than %d MiB; write large files in parts, with append", maxLine>>20),
+			})
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case len(bytes.TrimSpace(line)) > 0:
+			c.handle(c.ctx, line)
+		}
+	}
+}
