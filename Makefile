@@ -37,10 +37,11 @@ test: tools build ## run the whole test suite
 	fi
 
 .PHONY: e2e
-e2e: build ## drive it with MCP clients of others (Node.js)
+e2e: build ## drive it with MCP clients of others and the official conformance suite (Node.js)
 	@.ci/need npm
 	@cd internal/e2e && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --loglevel=error; }
-	@go test -tags=e2e -count=1 ./internal/e2e
+	@go test -tags=e2e -count=1 -timeout=20m ./internal/e2e
+	@go test -tags=e2e -count=1 -run='^TestConformance$$' ./mcpserver
 
 # Left out is what moves much data, starts many processes, each of which takes half
 # a second under emulation, or asks nothing of a real system; over SSH also what
@@ -65,7 +66,7 @@ lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
 		[[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	go vet ./...
-	go vet -tags=e2e ./internal/e2e
+	go vet -tags=e2e ./internal/e2e ./mcpserver
 	go vet -tags=vm ./provisioner/proxmox ./provisioner/proxmox/template ./cmd/agentlab
 	go mod tidy -diff
 	bin/golangci-lint run ./...

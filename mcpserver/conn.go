@@ -110,6 +110,7 @@ func (c *conn) note(msg message) {
 func (c *conn) start(ctx context.Context, msg message, line []byte) {
 	r := newCall(c, c.out, msg, len(line))
 	if problem := c.admit(r); problem != nil {
+		r.cancel()
 		id := r.ID
 		if problem.Code == mcp.INVALID_REQUEST {
 			id = nil // it belongs to the request that is running

@@ -90,9 +90,9 @@ func TestSSEOverHTTP(t *testing.T) {
 	f.as("b").do(http.MethodPost, path, strings.NewReader(ping)).want(http.StatusNotFound, "no such session")
 
 	// The limits of a connection hold here too: see TestIDInUseIsRefused.
-	say(callLine("3", "block", "{}"))
+	say(callLine("3", "block", "{}")).want(http.StatusAccepted, "")
 	<-f.started
-	say(callLine("3", "block", "{}"))
+	say(callLine("3", "block", "{}")).want(http.StatusAccepted, "")
 	heard.wantEvent("id 3 is being served")
 	say(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":3}}`).want(http.StatusAccepted, "")
 	<-f.ended

@@ -46,15 +46,22 @@ func (o *outlet) send(r *call, line []byte, answer *response) {
 	}
 }
 
-// ping sends nothing.
-func (o *outlet) ping() {
-	if o.nothing == nil {
-		return
-	}
+// write writes what is no message.
+func (o *outlet) write(put func() error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err := o.nothing(); err != nil {
+	if o.over {
+		return
+	}
+	if err := put(); err != nil {
 		o.broke(err)
+	}
+}
+
+// ping sends nothing.
+func (o *outlet) ping() {
+	if o.nothing != nil {
+		o.write(o.nothing)
 	}
 }
 

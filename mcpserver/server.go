@@ -112,6 +112,7 @@ func (s *Server) build() {
 		server.WithDescription("Disposable Linux machines for agents"),
 		server.WithInstructions(s.Instructions),
 		server.WithToolCapabilities(false),
+		server.WithLogging(), // a level may be set; nothing is logged to clients
 	)
 	s.urgent = map[string]bool{}
 	for _, t := range s.Tools {

@@ -32,9 +32,7 @@ func (w *web) sse(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
-	if err := e.event("endpoint", []byte(w.path("/message")+"?sessionId="+c.id)); err != nil {
-		return
-	}
+	c.out.write(func() error { return e.event("endpoint", []byte(w.path("/message")+"?sessionId="+c.id)) })
 	defer c.out.end()
 	defer c.wait()
 	w.events(c)
