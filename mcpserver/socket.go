@@ -65,7 +65,7 @@ func (c *conn) broadcasts() {
 
 // readLines serves messages until the client sends no more.
 func (c *conn) readLines(src io.Reader) error {
-	lines := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}
+	lines, ctx := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}, c.ctx
 	for {
 		line, err := lines.next()
 		var long *tooLong
@@ -79,7 +79,7 @@ func (c *conn) readLines(src io.Reader) error {
 		case err != nil:
 			return err
 		case len(bytes.TrimSpace(line)) > 0:
-			c.handle(c.ctx, line)
+			c.handle(ctx, line)
 		}
 	}
 }

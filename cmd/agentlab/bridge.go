@@ -18,7 +18,8 @@ import (
 )
 
 func newMCPCommand(locate func() (config.Paths, error)) *cobra.Command {
-	return &cobra.Command{
+	var far farServer
+	cmd := &cobra.Command{
 		Use:   "mcp",
 		Short: "Serve MCP over standard input and output",
 		Long: `Serve MCP over standard input and output: what an MCP client launches.
@@ -26,26 +27,46 @@ func newMCPCommand(locate func() (config.Paths, error)) *cobra.Command {
 It joins them to the daemon of this user and starts one if none runs, so that
 all clients share one daemon, and sandboxes outlive the client that made them.
 When standard input ends, it waits for the answers still due and ends.
+
+With --server it joins them to a server elsewhere, over HTTPS, and takes the
+token for it from the file of --token-file or from ` + tokenEnv + `.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			paths, err := locate()
-			if err != nil {
-				return fail(exitFailed, err)
+			if cmd.Flags().Changed("server") {
+				b, err := far.open(os.Getenv)
+				if err != nil {
+					return err
+				}
+				b.out = os.Stdout
+				return fail(exitLost, b.run(cmd.Context(), os.Stdin))
 			}
-			dir, err := config.OpenDir(paths.Runtime, config.RuntimeMode)
-			if err != nil {
-				return fail(exitUnsafe, err)
-			}
-			defer func() { _ = dir.Close() }()
-			b := bridge{dir: dir, paths: paths, warn: cmd.ErrOrStderr()}
-			conn, err := b.connect(cmd.Context())
-			if err != nil {
-				return fail(exitLost, err)
-			}
-			return fail(exitLost, relay(conn, os.Stdin, os.Stdout))
+			return joinDaemon(cmd, locate)
 		},
 	}
+	cmd.Flags().StringVar(&far.url, "server", "", "URL of a server to join instead of this user's daemon")
+	cmd.Flags().StringVar(&far.tokenFile, "token-file", "", "file with nothing but the token for it")
+	cmd.Flags().StringVar(&far.ca, "ca", "", "file of PEM certificates, one of which must have signed the server's")
+	return cmd
+}
+
+// joinDaemon joins standard input and output to the daemon of this user.
+func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error)) error {
+	paths, err := locate()
+	if err != nil {
+		return fail(exitFailed, err)
+	}
+	dir, err := config.OpenDir(paths.Runtime, config.RuntimeMode)
+	if err != nil {
+		return fail(exitUnsafe, err)
+	}
+	defer func() { _ = dir.Close() }()
+	b := bridge{dir: dir, paths: paths, warn: cmd.ErrOrStderr()}
+	conn, err := b.connect(cmd.Context())
+	if err != nil {
+		return fail(exitLost, err)
+	}
+	return fail(exitLost, relay(conn, os.Stdin, os.Stdout))
 }
 
 // patience is how long a daemon may take to start, and to greet.

@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
+
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 )
 
 // OpenDir opens a directory of ours and makes it, with its parents, if there
@@ -95,6 +98,19 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, most))
 	return data, info, err
+}
+
+// Secret returns what is in a file with nothing but a secret, without the space
+// around it. A file that others can read is refused.
+func Secret(path string) (redact.String, error) {
+	data, info, err := readFile(path)
+	if err != nil {
+		return "", err
+	}
+	if err := private(info); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return redact.String(strings.TrimSpace(string(data))), nil
 }
 
 // private returns an error if others than we can read the file. One of root's

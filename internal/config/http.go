@@ -87,14 +87,11 @@ func (h HTTP) Certificate() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("http_tls_cert: %w", err)
 	}
-	key, info, err := readFile(h.TLSKey)
-	if err == nil {
-		err = private(info)
-	}
+	key, err := Secret(h.TLSKey)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("http_tls_key: %s: %w", h.TLSKey, err)
+		return tls.Certificate{}, fmt.Errorf("http_tls_key: %w", err)
 	}
-	pair, err := tls.X509KeyPair(cert, key)
+	pair, err := tls.X509KeyPair(cert, []byte(key.Reveal()))
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("http_tls_cert %s and http_tls_key %s: %w", h.TLSCert, h.TLSKey, err)
 	}

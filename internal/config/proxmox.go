@@ -161,14 +161,11 @@ func (p Proxmox) Used() bool { return p.APIURL != "" || p.Backend == "shell" }
 func (p Proxmox) Token(env func(string) string) (redact.String, error) {
 	token, from := redact.String(strings.TrimSpace(env(TokenEnv))), TokenEnv
 	if token == "" && p.APITokenFile != "" {
-		data, info, err := readFile(p.APITokenFile)
-		if err != nil {
+		var err error
+		if token, err = Secret(p.APITokenFile); err != nil {
 			return "", fmt.Errorf("proxmox_api_token_file: %w", err)
 		}
-		if err := private(info); err != nil {
-			return "", fmt.Errorf("proxmox_api_token_file: %s: %w", p.APITokenFile, err)
-		}
-		token, from = redact.String(strings.TrimSpace(string(data))), "proxmox_api_token_file "+p.APITokenFile
+		from = "proxmox_api_token_file " + p.APITokenFile
 	} else if token == "" {
 		token, from = p.APIToken, "proxmox_api_token"
 	}
