@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,14 +24,14 @@ func TestMain(m *testing.M) {
 
 // TestClients gives each client an installation of its own, so that one that
 // breaks its daemon does not fail the others. What they do is the same on
-// every backend.
+// every backend; that it is the same over HTTP is tried on one.
 func TestClients(t *testing.T) {
 	scripts, err := filepath.Glob("*.test.mjs")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("find the clients: %d found, %v", len(scripts), err)
 	}
 	for name, prepare := range map[string]func(*testing.T, *stage.Stage){
-		"local": func(*testing.T, *stage.Stage) {}, "proxmox-api": overAPI, "proxmox-shell": overShell,
+		"local": overHTTP, "proxmox-api": overAPI, "proxmox-shell": overShell,
 	} {
 		for _, script := range scripts {
 			t.Run(name+"/"+script, func(t *testing.T) {
@@ -55,13 +56,46 @@ func drive(t *testing.T, st *stage.Stage, script string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=spec", "--test-timeout=120000", script)
+	cmd := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=spec", "--test-timeout=600000", script)
 	cmd.Env = append(st.Env, "AGENTLAB_E2E_BIN="+st.Bin("agentlab"))
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Errorf("%s: %v", script, err)
 	}
+}
+
+// overHTTP has the stage's daemon listen on the loopback, and the clients find it.
+func overHTTP(t *testing.T, st *stage.Stage) {
+	if err := st.Configure("http_listen: 127.0.0.1:0\n"); err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command(st.Bin("agentlab"), "serve") // the stage stops it
+	daemon.Env = st.Env
+	said, err := daemon.StderrPipe()
+	if err == nil {
+		err = daemon.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		if _, rest, ok := strings.Cut(lines.Text(), " url="); ok {
+			url, _, _ := strings.Cut(rest, "/mcp")
+			st.Env = append(st.Env, "AGENTLAB_E2E_URL="+url)
+			break
+		}
+	}
+	log := make(chan struct{})
+	go func() {
+		defer close(log)
+		for lines.Scan() {
+			t.Log(lines.Text())
+		}
+		_ = daemon.Wait()
+	}()
+	t.Cleanup(func() { <-log }) // it ends with the daemon
 }
 
 // simulate gives the stage a Proxmox VE, on which nothing may be left.

@@ -1,4 +1,4 @@
-// The Inspector's command line: a new client and a new bridge for every call.
+// The Inspector's command line: a new client for every call.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -7,17 +7,22 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 
-import { SERVER } from './scenario.mjs';
+import { HEADERS, ways } from './scenario.mjs';
 
 const manifest = createRequire(import.meta.url).resolve('@modelcontextprotocol/inspector/package.json');
 const CLI = path.join(path.dirname(manifest), 'clients/launcher/build/index.js');
 
-for (const protocolEra of ['legacy', 'modern']) {
-  test(`inspector-${protocolEra}`, async (t) => {
+const all = ways({
+  stdio: (server) => ({ type: 'stdio', ...server }),
+  http: (url) => ({ type: 'http', url, headers: HEADERS }),
+  sse: (url) => ({ type: 'sse', url, headers: HEADERS }),
+});
+for (const [kind, way] of Object.entries(all)) for (const protocolEra of kind === 'sse' ? ['legacy'] : ['legacy', 'modern']) {
+  test(`inspector-${protocolEra}-${kind}`, async (t) => {
     const dir = await mkdtemp(path.join(tmpdir(), 'agentlab-e2e-'));
     t.after(() => rm(dir, { recursive: true }));
     const config = path.join(dir, 'inspector.json');
-    await writeFile(config, JSON.stringify({ mcpServers: { agentlab: { type: 'stdio', ...SERVER, env: process.env, protocolEra } } }));
+    await writeFile(config, JSON.stringify({ mcpServers: { agentlab: { ...way(), protocolEra } } }));
 
     const inspect = (...args) => new Promise((resolve) => {
       const argv = [CLI, '--cli', '--config', config, '--server', 'agentlab', '--format', 'json', ...args];
@@ -30,7 +35,7 @@ for (const protocolEra of ['legacy', 'modern']) {
       return answer.result ?? answer;
     };
 
-    await t.test('finds nothing wrong with the schemas', async () => {
+    if (kind === 'stdio') await t.test('finds nothing wrong with the schemas', async () => {
       const ran = await inspect('--method', 'tools/list', '--strict');
       assert.equal(ran.code, 0, ran.stderr);
       assert.match(ran.stdout, /create_sandbox/);

@@ -11,9 +11,29 @@ const TOOLS = [
 
 const META = 'agentlab.dev/result';
 
-/** The program that every client starts, and the environment it does it in. */
-export const SERVER = { command: process.env.AGENTLAB_E2E_BIN, args: ['mcp'] };
-assert.ok(SERVER.command, 'run me through `make e2e`, which gives me an installation to play with');
+const { AGENTLAB_E2E_BIN, AGENTLAB_E2E_URL, AGENTLAB_E2E_TOKEN } = process.env;
+assert.ok(AGENTLAB_E2E_BIN, 'run me through `make e2e`, which gives me an installation to play with');
+
+/** The program that a client starts for stdio. */
+export const SERVER = { command: AGENTLAB_E2E_BIN, args: ['mcp'] };
+
+/** What a client over HTTP sends with each request. */
+export const HEADERS = AGENTLAB_E2E_TOKEN ? { Authorization: `Bearer ${AGENTLAB_E2E_TOKEN}` } : {};
+
+/**
+ * The ways to the server, made by how[kind](argument): stdio always, and what goes over HTTP if it is served.
+ * remote is stdio joined to HTTP by us.
+ */
+export function ways({ stdio, http, sse }) {
+  const all = { stdio: () => stdio({ ...SERVER, env: process.env }) };
+  if (AGENTLAB_E2E_URL) {
+    all.http = () => http(new URL('/mcp', AGENTLAB_E2E_URL));
+    all.sse = () => sse(new URL('/sse', AGENTLAB_E2E_URL));
+    const env = { ...process.env, AGENTLAB_TOKEN: AGENTLAB_E2E_TOKEN ?? '' };
+    all.remote = () => stdio({ ...SERVER, args: ['mcp', '--server', AGENTLAB_E2E_URL], env });
+  }
+  return all;
+}
 
 const text = (result) => result.content.map((block) => block.text ?? '').join('');
 

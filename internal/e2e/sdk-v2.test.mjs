@@ -1,12 +1,12 @@
 // The TypeScript SDK of 2026, which speaks both eras of the protocol.
-import { Client } from '@modelcontextprotocol/client';
+import { Client, SSEClientTransport, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 
-import { SERVER, scenario } from './scenario.mjs';
+import { HEADERS, scenario, ways } from './scenario.mjs';
 
-const connect = (mode) => async () => {
+const connect = (way, mode) => async () => {
   const client = new Client({ name: 'e2e-sdk-v2', version: '1.0.0' }, { versionNegotiation: { mode } });
-  await client.connect(new StdioClientTransport({ ...SERVER, env: process.env }));
+  await client.connect(way());
   return {
     server: client.getServerVersion(),
     protocol: client.getNegotiatedProtocolVersion(),
@@ -16,6 +16,14 @@ const connect = (mode) => async () => {
   };
 };
 
-scenario('sdk-v2-legacy', connect('legacy'), '2025-11-25');
-scenario('sdk-v2-auto', connect('auto'), '2026-07-28');
-scenario('sdk-v2-modern', connect({ pin: '2026-07-28' }), '2026-07-28');
+const all = ways({
+  stdio: (server) => new StdioClientTransport(server),
+  http: (url) => new StreamableHTTPClientTransport(url, { requestInit: { headers: HEADERS } }),
+  sse: (url) => new SSEClientTransport(url, { requestInit: { headers: HEADERS } }),
+});
+for (const [kind, way] of Object.entries(all)) {
+  scenario(`sdk-v2-legacy-${kind}`, connect(way, 'legacy'), '2025-11-25');
+  if (kind === 'sse') continue; // it is of 2024
+  scenario(`sdk-v2-auto-${kind}`, connect(way, 'auto'), '2026-07-28');
+  scenario(`sdk-v2-modern-${kind}`, connect(way, { pin: '2026-07-28' }), '2026-07-28');
+}
