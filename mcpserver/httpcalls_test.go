@@ -1,0 +1,242 @@
+package mcpserver_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+const cancelOne = `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`
+
+// callers are a client of each kind, which calls block and can go away.
+func callers(f *httpFixture) map[string]func(t *testing.T) (cancel func()) {
+	over := func(p *peer, body string) func(*testing.T) func() {
+		return func(*testing.T) func() { _, cancel := p.background(body); return cancel }
+	}
+	return map[string]func(*testing.T) func(){
+		"legacy": over(f.peer().initialize("2025-11-25"), callLine("1", "block", "{}")),
+		"modern": over(f.peer().modern("tools/call", "block"), modernCall("1", "block", "{}")),
+		"sse": func(t *testing.T) func() {
+			heard, say := f.peer().openSSE()
+			say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
+			return func() { heard.Body.Close() }
+		},
+	}
+}
+
+func TestClientThatGoesAwayCancelsItsCalls(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	for name, call := range callers(f) {
+		t.Run(name, func(t *testing.T) {
+			leave := call(t)
+			<-f.started
+			leave()
+			<-f.ended
+		})
+	}
+}
+
+// Ids are each client's own: what one says of its 1 is nothing to another's.
+func TestNobodyCancelsAnothersCall(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	one, two := f.peer().initialize("2025-11-25"), f.peer().initialize("2025-11-25")
+	modern := f.peer().modern("tools/call", "block")
+	first, _ := one.background(callLine("1", "block", "{}"))
+	second, _ := modern.background(modernCall("1", "block", "{}"))
+	<-f.started
+	<-f.started
+	two.post(cancelOne).want(http.StatusAccepted, "")
+	f.peer().modern("notifications/cancelled", "").post(cancelOne).want(http.StatusAccepted, "")
+	f.peer().post(cancelOne).want(http.StatusBadRequest, "begin with initialize")
+	_, say := f.peer().openSSE()
+	say(cancelOne).want(http.StatusAccepted, "")
+	close(f.release)
+	(<-first).want(http.StatusOK, "released")
+	(<-second).want(http.StatusOK, "released")
+	if len(f.ended) > 0 {
+		t.Errorf("%d calls were cancelled", len(f.ended))
+	}
+}
+
+func TestCancelledCallIsNotAnsweredOverHTTP(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	p := f.peer().initialize("2025-11-25")
+	got, _ := p.background(callLine("1", "block", "{}"))
+	<-f.started
+	p.post(cancelOne).want(http.StatusAccepted, "")
+	<-f.ended
+	if body := (<-got).want(http.StatusOK, ""); body != "" {
+		t.Errorf("answer %q", body)
+	}
+}
+
+// However many commands run, a destroy gets through.
+func TestDestroyIsNeverStuck(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Limits: mcpserver.Limits{Calls: 150}})
+	for i := range 150 {
+		f.peer().modern("tools/call", "block").background(modernCall(fmt.Sprint(i), "block", "{}"))
+	}
+	for range 150 {
+		<-f.started
+	}
+	f.peer().modern("tools/call", "destroy").post(modernCall("1", "destroy", "{}")).want(http.StatusOK, "destroyed")
+	close(f.release)
+}
+
+func TestPanicIsSurvivedAndHiddenOverHTTP(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: panics{}})
+	body := f.as("a").post(ping).want(http.StatusInternalServerError, "internal error (ref ")
+	if strings.Contains(body, "secret") {
+		t.Errorf("body %s", body)
+	}
+	if log := f.log.String(); !strings.Contains(log, "secret detail") || !strings.Contains(log, "httpcalls_test.go") {
+		t.Errorf("log has no panic with its stack:\n%s", log)
+	}
+}
+
+type panics struct{ tokens }
+
+func (panics) Authenticate(context.Context, string) (sessions.Principal, error) {
+	panic("secret detail")
+}
+
+// A client that reads nothing is disconnected, and others don't notice.
+func TestSlowReaderIsDisconnectedOverHTTP(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{}, func(s *mcpserver.Server) { s.WriteTimeout = 50 * time.Millisecond })
+	heard, say := f.peer().openSSE()
+	say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
+	<-f.started
+	say(callLine("2", "big", "{}")).want(http.StatusAccepted, "")
+	<-f.ended // the disconnection cancels what it had running
+	_ = heard
+	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
+}
+
+func TestLimitsOfAPrincipal(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, Limits: mcpserver.Limits{Calls: 2}})
+	call := modernCall("1", "block", "{}")
+	for range 2 {
+		f.as("a").modern("tools/call", "block").background(call)
+		<-f.started
+	}
+	res := f.as("a").modern("tools/call", "block").post(call)
+	wantErrorText(t, res.want(http.StatusTooManyRequests, "2 calls are running already"), -32000)
+	if got := res.Header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After: %s", got)
+	}
+	heard, say := f.as("a").openSSE()
+	say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
+	heard.wantEvent("2 calls are running already")
+	f.as("a").modern("tools/call", "destroy").post(modernCall("1", "destroy", "{}")).want(http.StatusOK, "destroyed")
+	got, _ := f.as("b").modern("tools/call", "block").background(call) // who has room of its own
+	<-f.started
+	close(f.release)
+	(<-got).want(http.StatusOK, "released")
+}
+
+func TestRateOfAPrincipal(t *testing.T) {
+	const rate = 0.001 // a request in 1000 s, and one at once
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, Limits: mcpserver.Limits{Rate: rate}})
+	call := modernCall("1", "whoami", "{}")
+	f.as("a").modern("tools/call", "whoami").post(call).want(http.StatusOK, "token:a")
+	res := f.as("a").modern("tools/call", "whoami").post(call)
+	wantErrorText(t, res.want(http.StatusTooManyRequests, "more than 0.001 requests a second; try again in "), -32000)
+	if got := res.Header.Get("Retry-After"); len(got) != 3 && got != "1000" {
+		t.Errorf("Retry-After: %s", got)
+	}
+	f.as("b").modern("tools/call", "whoami").post(call).want(http.StatusOK, "token:b")
+}
+
+// When the server ends, calls get the time to end, and new ones are refused.
+func TestEndDrainsCalls(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Grace: soon})
+	p := f.peer().modern("tools/call", "block")
+	got, _ := p.background(modernCall("1", "block", "{}"))
+	heard, say := f.peer().openSSE()
+	say(callLine("2", "block", "{}")).want(http.StatusAccepted, "")
+	late := f.peer()
+	late.connect()
+	listening := f.peer().initialize("2025-11-25").do(http.MethodGet, "/mcp", nil)
+	<-f.started
+	<-f.started
+	f.stop()
+	if _, err := io.ReadAll(listening.in); err != nil { // it ends at once: nothing is to come
+		t.Errorf("listening: %v", err)
+	}
+	res, err := late.try(t.Context(), http.MethodPost, "/mcp", strings.NewReader(ping))
+	if err == nil { // the connection may be closed by now, which refuses as well
+		res.want(http.StatusServiceUnavailable, "sandboxes go on")
+	}
+	close(f.release)
+	(<-got).want(http.StatusOK, "released")
+	heard.wantEvent("released")
+	err = <-f.served
+	f.served <- err // for the cleanup
+	if len(f.ended) > 0 || err != nil {
+		t.Errorf("%d calls cancelled, error %v", len(f.ended), err)
+	}
+}
+
+// connect makes a connection that can be used later.
+func (p *peer) connect() { p.do(http.MethodGet, "/", nil).want(http.StatusNotFound, "") }
+
+// Calls that take too long are cancelled at the end.
+func TestEndCancelsCalls(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Grace: time.Millisecond})
+	for _, call := range callers(f) {
+		call(t)
+		<-f.started
+	}
+	f.stop()
+	for range 3 {
+		<-f.ended
+	}
+}
+
+// Sessions that nobody uses any more end, and nothing is left of them.
+func TestSessionsEndByThemselves(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{SessionTTL: time.Second})
+	stays := f.peer().initialize("2025-11-25")
+	stays.do(http.MethodGet, "/mcp", nil) // is being used
+	before := runtime.NumGoroutine()
+	p := f.peer()
+	var opened []string
+	for range 1000 {
+		p.header.Del("Mcp-Session-Id")
+		p.initialize("2025-11-25")
+		opened = append(opened, p.header.Get("Mcp-Session-Id"))
+	}
+	if n := runtime.NumGoroutine(); n > before+100 {
+		t.Errorf("%d goroutines before and %d after", before, n)
+	}
+	for _, id := range []string{opened[0], opened[999]} {
+		p.set("Mcp-Session-Id", id)
+		for p.post(ping).StatusCode != http.StatusNotFound {
+			time.Sleep(1500 * time.Millisecond) // asking keeps it alive
+		}
+	}
+	stays.post(ping).want(http.StatusOK, "{}")
+}
+
+// A connection that says nothing does not keep others out.
+func TestHalfOpenConnection(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
+}
