@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	if err := m.check(ctx, want.Backend, want.Profile); err != nil {
 		return Sandbox{}, false, err
 	}
-	sb, existing, err = m.record(ctx, want)
+	sb, existing, err = m.record(ctx, want, m.quota(who))
 	if err != nil {
 		return Sandbox{}, false, err
 	}
@@ -56,17 +57,25 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	return sb, false, err
 }
 
+// quota returns the limits of a principal: its own before the installation's.
+func (m *Manager) quota(who Principal) Quota {
+	return Quota{
+		Sandboxes: cmp.Or(who.Quota.Sandboxes, m.Quota.Sandboxes),
+		MemoryMB:  cmp.Or(who.Quota.MemoryMB, m.Quota.MemoryMB),
+	}
+}
+
 // record adds the sandbox to the store.
-func (m *Manager) record(ctx context.Context, want Sandbox) (Sandbox, bool, error) {
+func (m *Manager) record(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
 	for {
-		sb, existing, err := m.Store.Add(ctx, want, m.Quota, Change{At: m.now(), By: want.Owner})
+		sb, existing, err := m.Store.Add(ctx, want, quota, Change{At: m.now(), By: want.Owner})
 		switch {
 		case errors.Is(err, ErrOverQuota):
 			own, err := m.Store.List(ctx, Query{Owner: want.Owner, Ending: true})
 			if err != nil {
 				return Sandbox{}, false, internal(want.ID, err)
 			}
-			return Sandbox{}, false, overQuota(m.Quota, want, own, m.now())
+			return Sandbox{}, false, overQuota(quota, want, own, m.now())
 		case err != nil:
 			return Sandbox{}, false, internal(want.ID, err)
 		case existing && sb.over(m.now()): // the reaper is late: the name is free again

@@ -129,6 +129,46 @@ func TestQuotaErrorListsOwnSandboxes(t *testing.T) {
 	})
 }
 
+// The limits of a token come before those of the installation, wider or
+// narrower, each by itself.
+func TestQuotaOfThePrincipal(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		own  sessions.Quota
+		made int // of 100 MB each
+		want string
+	}{
+		{"none", sessions.Quota{}, 2, "2 of 2 sandboxes in use"},
+		{"narrower", sessions.Quota{Sandboxes: 1}, 1, "1 of 1 sandboxes in use"},
+		{"wider", sessions.Quota{Sandboxes: 4}, 3, "300 of 350 MB of memory in use, 100 MB more asked for"},
+		{"memory", sessions.Quota{MemoryMB: 150}, 1, "100 of 150 MB of memory in use, 100 MB more asked for"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+				l.Quota = sessions.Quota{Sandboxes: 2, MemoryMB: 350}
+				l.run()
+				defer l.stop()
+				ctx := sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "alice", Quota: tt.own})
+				made := 0
+				for ; ; made++ {
+					_, _, err := l.Create(ctx, sessions.CreateRequest{Wait: time.Minute})
+					if err == nil && made < 10 {
+						continue
+					}
+					if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, tt.want) || !strings.Contains(msg, "Destroy one with destroy") {
+						t.Errorf("error %v %q, want %s", k, msg, tt.want)
+					}
+					break
+				}
+				if made != tt.made {
+					t.Errorf("made %d, want %d", made, tt.made)
+				}
+			})
+		})
+	}
+}
+
 // The making goes on without the caller.
 func TestCreateOutlivesItsCaller(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {

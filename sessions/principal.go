@@ -15,10 +15,14 @@ const (
 	ScopeAdmin Scope = "admin"         // what is the operator's, not an agent's
 )
 
+// Scopes returns all scopes, the narrowest first.
+func Scopes() []Scope { return []Scope{ScopeRead, ScopeWrite, ScopeAdmin} }
+
 // Principal is who asks.
 type Principal struct {
-	Name   string  // "local:1000", "token:ci"
+	Name   string  // "local:1000", "token:ci/tok-a2b3c4d5e6"
 	Scopes []Scope // what it may do; none is nothing
+	Quota  Quota   // its own limits; zero values are the installation's
 }
 
 // May says whether the principal has a scope, by itself or in a wider one.

@@ -106,6 +106,7 @@ func (db *DB) Usage(ctx context.Context, owner string) (sessions.Quota, error) {
 
 // queryer is a database or a transaction.
 type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 

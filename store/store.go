@@ -1,9 +1,10 @@
-// Package store keeps sandboxes and events in one SQLite file. It decides
-// nothing: it makes sure that what [sessions] decided happens as a whole, its
-// event included, or not at all.
+// Package store keeps sandboxes, tokens and events in one SQLite file. It
+// decides nothing: it makes sure that what [sessions] and auth decided happens
+// as a whole, its event included, or not at all.
 //
 // The file is the only state of AgentLab and may be lost: machines carry their
-// own papers, from which the records are rebuilt.
+// own papers, from which their records are rebuilt. Tokens are lost with it,
+// which lets nobody in.
 package store
 
 import (
