@@ -2,14 +2,14 @@ package mcpserver
 
 import (
 	"context"
-	"errors"
 
+	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// ErrUnauthenticated: the bearer token is unknown, revoked, expired or not for
-// us. Which of them is for the log, not for the caller.
-var ErrUnauthenticated = errors.New("token is not valid")
+// ErrUnauthenticated is what an Authenticator answers of a token that is
+// unknown, revoked, expired or not for us.
+var ErrUnauthenticated = auth.ErrUnauthenticated
 
 // Authenticator says whose bearer token it is.
 type Authenticator interface {

@@ -101,27 +101,27 @@ func (f *fixture) tools() []tools.Tool {
 			return text("released")
 		case <-ctx.Done():
 			f.ended <- string(args)
-			return text("cancelled")
+			return text("cancelled: " + context.Cause(ctx).Error())
 		}
 	}
 	return []tools.Tool{
-		{Name: "block", Description: "blocks", Doing: "blocking", Call: block},
-		{Name: "destroy", Description: "urgent", Urgent: true, Call: func(context.Context, json.RawMessage) tools.Result { return text("destroyed") }},
-		{Name: "whoami", Description: "principal", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		{Name: "block", Scope: sessions.ScopeWrite, Description: "blocks", Doing: "blocking", Call: block},
+		{Name: "destroy", Scope: sessions.ScopeWrite, Description: "urgent", Urgent: true, Call: func(context.Context, json.RawMessage) tools.Result { return text("destroyed") }},
+		{Name: "whoami", Scope: sessions.ScopeRead, Description: "principal", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			p, _ := sessions.PrincipalFrom(ctx)
 			res := text(p.Name)
 			res.Meta = map[string]int{"n": 1}
 			return res
 		}},
-		{Name: "panics", Description: "panics", Call: func(context.Context, json.RawMessage) tools.Result { panic("secret detail") }},
-		{Name: "late", Description: "notifies after its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		{Name: "panics", Scope: sessions.ScopeWrite, Description: "panics", Call: func(context.Context, json.RawMessage) tools.Result { panic("secret detail") }},
+		{Name: "late", Scope: sessions.ScopeWrite, Description: "notifies after its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			f.started <- ""
 			<-ctx.Done()
 			err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, "notifications/progress", nil)
 			f.ended <- fmt.Sprint(err)
 			return text("late")
 		}},
-		{Name: "notifies", Description: "notifies at its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		{Name: "notifies", Scope: sessions.ScopeWrite, Description: "notifies at its end", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			for i := range 3 {
 				if err := server.ServerFromContext(ctx).SendNotificationToClient(ctx, "notifications/progress", map[string]any{"progress": i}); err != nil {
 					return text(err.Error())
@@ -129,7 +129,7 @@ func (f *fixture) tools() []tools.Tool {
 			}
 			return text("done")
 		}},
-		{Name: "big", Description: "4 MB", Call: func(context.Context, json.RawMessage) tools.Result { return text(strings.Repeat("x", 4<<20)) }},
+		{Name: "big", Scope: sessions.ScopeWrite, Description: "4 MB", Call: func(context.Context, json.RawMessage) tools.Result { return text(strings.Repeat("x", 4<<20)) }},
 	}
 }
 

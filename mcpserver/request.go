@@ -158,6 +158,11 @@ func (s *Server) dispatch(ctx context.Context, r *call, line []byte) (answer mcp
 			answer = mcp.JSONRPCError{Error: *problem}
 		}
 	}()
+	ctx, leave := s.enter(ctx)
+	defer leave()
+	if refusal := s.guard(ctx, r.message); refusal != nil {
+		return refusal
+	}
 	if r.Method == string(mcp.MethodSubscriptionsListen) {
 		if err := s.mcp.RegisterSession(ctx, r); err == nil { // what is broadcast reaches it
 			defer s.mcp.UnregisterSession(ctx, r.SessionID())

@@ -22,6 +22,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
 
+	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -37,7 +38,9 @@ type Server struct {
 	once sync.Once
 	mcp  *server.MCPServer
 
-	urgent  map[string]bool // tool names
+	urgent  map[string]bool           // tool names
+	scopes  map[string]sessions.Scope // what each tool needs
+	crowd   crowd
 	clients atomic.Int64
 }
 
@@ -113,10 +116,12 @@ func (s *Server) build() {
 		server.WithInstructions(s.Instructions),
 		server.WithToolCapabilities(false),
 		server.WithLogging(), // a level may be set; nothing is logged to clients
+		server.WithToolHandlerMiddleware(s.guardTool),
+		server.WithHooks(s.onlyWhatIsAllowed()),
 	)
-	s.urgent = map[string]bool{}
+	s.urgent, s.scopes = map[string]bool{}, map[string]sessions.Scope{}
 	for _, t := range s.Tools {
-		s.urgent[t.Name] = t.Urgent
+		s.urgent[t.Name], s.scopes[t.Name] = t.Urgent, t.Scope
 		s.mcp.AddTool(definition(t), s.handler(t))
 	}
 }

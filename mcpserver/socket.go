@@ -63,11 +63,21 @@ func (c *conn) broadcasts() {
 	}
 }
 
-// readLines serves messages until the client sends no more.
+// readLines serves messages until the client sends no more. The first line may
+// be a [Hello].
 func (c *conn) readLines(src io.Reader) error {
-	lines, ctx := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}, c.ctx
-	for {
+	lines := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}
+	ctx := c.ctx
+	for first := true; ; first = false {
 		line, err := lines.next()
+		if hello, there, herr := parseHello(line); first && there {
+			if herr != nil {
+				c.reject(nil, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: herr.Error()})
+				return herr
+			}
+			ctx = hello.apply(ctx)
+			continue
+		}
 		var long *tooLong
 		switch {
 		case errors.As(err, &long):

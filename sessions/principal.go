@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"slices"
+	"strings"
 )
 
 // Scope is a kind of thing that a principal may do.
@@ -34,6 +35,15 @@ func (p Principal) May(s Scope) bool {
 		return slices.Contains(p.Scopes, ScopeWrite) || p.May(ScopeAdmin)
 	}
 	return s != "" && slices.Contains(p.Scopes, s)
+}
+
+// ScopeText names the scopes that the principal was given, for people.
+func (p Principal) ScopeText() string {
+	names := make([]string, len(p.Scopes))
+	for i, s := range p.Scopes {
+		names[i] = string(s)
+	}
+	return strings.Join(names, " ")
 }
 
 type principalKey struct{}

@@ -28,12 +28,8 @@ func (db *DB) AddToken(ctx context.Context, t auth.Token, by string) error {
 		if taken {
 			return auth.ErrNameTaken
 		}
-		var scopes []string
-		for _, s := range t.Scopes {
-			scopes = append(scopes, string(s))
-		}
 		_, err = tx.ExecContext(ctx, "INSERT INTO tokens ("+tokenColumns+") VALUES (?,?,?,?,?,?,?,?,?,?)",
-			t.ID, t.Name, t.Hash[:], strings.Join(scopes, " "), t.Quota.Sandboxes, t.Quota.MemoryMB,
+			t.ID, t.Name, t.Hash[:], t.Principal().ScopeText(), t.Quota.Sandboxes, t.Quota.MemoryMB,
 			stamp(t.Created), stamp(t.Expires), stamp(t.Used), stamp(t.Revoked))
 		if err != nil {
 			return err

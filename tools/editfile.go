@@ -32,6 +32,7 @@ type editMeta struct {
 func (s *service) editFile() Tool {
 	return define(s, Tool{
 		Name: "edit_file", Title: "Edit file",
+		Scope:       sessions.ScopeWrite,
 		Description: "Replace a text in a file, exactly as it stands there, white space included. Fails if it is not there, or there more than once without replace_all.",
 		Annotations: Annotations{Destructive: true},
 		Meta:        hint("change a file, search and replace"),

@@ -64,6 +64,7 @@ func metaOf(p guest.Process) execMeta {
 func (s *service) exec() Tool {
 	return define(s, Tool{
 		Name: "exec", Title: "Run command",
+		Scope:       sessions.ScopeWrite,
 		Description: "Run a shell command in a sandbox. Line 1 of the result has the exit code; stdout and then stderr follow. Still running after wait_seconds: it goes on and read_process gets the rest by process_id.",
 		Annotations: Annotations{Destructive: true, OpenWorld: true},
 		Meta:        map[string]any{"anthropic/alwaysLoad": true},

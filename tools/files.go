@@ -57,6 +57,7 @@ type writeFileOut struct {
 func (s *service) writeFile() Tool {
 	return define(s, Tool{
 		Name: "write_file", Title: "Write file",
+		Scope:       sessions.ScopeWrite,
 		Description: "Write a file in a sandbox. Replaces it as a whole, makes missing directories. Relative paths start at home.",
 		Output:      outputOf[writeFileOut](),
 		Annotations: Annotations{Destructive: true},
@@ -205,6 +206,7 @@ type listMeta struct {
 func (s *service) listFiles() Tool {
 	return define(s, Tool{
 		Name: "list_files", Title: "List files",
+		Scope:       sessions.ScopeRead,
 		Description: "Files below a directory, sorted: type size mtime path. Odd names are in quotes.",
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Meta:        hint("directory listing, find files by glob"),

@@ -102,6 +102,7 @@ func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
 func (s *service) createSandbox() Tool {
 	return define(s, Tool{
 		Name: "create_sandbox", Title: "Create sandbox",
+		Scope:       sessions.ScopeWrite,
 		Description: "Make a disposable Linux machine of your own. Returns sandbox_id for the other tools. It and all its files are gone at expires_at. If its state is not ready yet, the other tools wait for it by themselves.",
 		Output:      outputOf[createOut](),
 		Meta:        map[string]any{"anthropic/alwaysLoad": true},
@@ -163,6 +164,7 @@ type processOut struct {
 func (s *service) listSandboxes() Tool {
 	return define(s, Tool{
 		Name: "list_sandboxes", Title: "List sandboxes",
+		Scope:       sessions.ScopeRead,
 		Description: "Your live sandboxes; with sandbox_id one of them and its processes: the running and the last that ended.",
 		Output:      outputOf[listOut](),
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
@@ -223,6 +225,7 @@ type extendOut struct {
 func (s *service) extendTTL() Tool {
 	return define(s, Tool{
 		Name: "extend_ttl", Title: "Extend lifetime",
+		Scope:       sessions.ScopeWrite,
 		Description: "Set a sandbox's end to ttl_seconds from now, at most max_expires_at.",
 		Output:      outputOf[extendOut](),
 		Annotations: Annotations{Idempotent: true},
@@ -247,6 +250,7 @@ type destroyOut struct {
 func (s *service) destroy() Tool {
 	return define(s, Tool{
 		Name: "destroy", Title: "Destroy sandbox",
+		Scope:       sessions.ScopeWrite,
 		Description: "Destroy a sandbox with all its files and processes. Do it when you are done.",
 		Output:      outputOf[destroyOut](),
 		Annotations: Annotations{Destructive: true, Idempotent: true},

@@ -25,6 +25,7 @@ type readProcessIn struct {
 func (s *service) readProcess() Tool {
 	return define(s, Tool{
 		Name: "read_process", Title: "Read process output",
+		Scope:       sessions.ScopeRead,
 		Description: "State and output of a process that exec left running or that has ended. Blocks instead of polling.",
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Meta:        hint("output, logs and exit code of a background process; wait for it"),
@@ -114,6 +115,7 @@ type controlProcessIn struct {
 func (s *service) controlProcess() Tool {
 	return define(s, Tool{
 		Name: "control_process", Title: "Control process",
+		Scope:       sessions.ScopeWrite,
 		Description: "Write to the stdin of a background process, close it, or send a signal, in this order.",
 		Annotations: Annotations{Destructive: true},
 		Meta:        hint("send input to, interrupt or kill a background process"),

@@ -34,6 +34,7 @@ type readFileIn struct {
 func (s *service) readFile() Tool {
 	return define(s, Tool{
 		Name: "read_file", Title: "Read file",
+		Scope:       sessions.ScopeRead,
 		Description: "Read a text file by lines, or an image (png, jpeg, gif, webp up to 5 MB). Other binary files: encoding=base64. Relative paths start at home.",
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Meta:        map[string]any{"anthropic/alwaysLoad": true},

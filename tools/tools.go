@@ -32,6 +32,10 @@ type Tool struct {
 	Doing       string // what a call does while it lasts, for progress: "running the command"
 	Urgent      bool   // must get through when many other calls are running
 
+	// Scope is what a caller must have, or the tool is neither shown to it nor
+	// called for it. Without one it is for nobody.
+	Scope sessions.Scope
+
 	// Call does it. It never fails otherwise than by Result.IsError, and
 	// panics are the caller's to catch.
 	Call func(ctx context.Context, args json.RawMessage) Result
@@ -71,6 +75,7 @@ type Source func(ctx context.Context) (*sessions.Manager, error)
 // service is what all tools share.
 type service struct {
 	open     Source
+	tokens   TokenSource // of the operator's tools
 	profiles []sessions.Profile
 	log      *slog.Logger
 }

@@ -1,0 +1,29 @@
+package mcpserver
+
+import (
+	"context"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// Ask has a request served as from a client whose principal ctx has, and
+// returns the answer as it is sent.
+func Ask(ctx context.Context, s *Server, line string) []byte {
+	s.once.Do(s.build)
+	c := s.connect(ctx, nil)
+	defer c.close()
+	msg, problem := parse([]byte(line))
+	if problem != nil {
+		return c.encode(problem)
+	}
+	r := newCall(c, nil, msg, len(line))
+	defer r.cancel()
+	return c.encode(toResponse(s.dispatch(ctx, r, []byte(line)), msg.ID))
+}
+
+// NeedOf is what a method needs.
+func NeedOf(s *Server, method string) sessions.Scope {
+	s.once.Do(s.build)
+	_, need := s.needOf(message{Method: method})
+	return need
+}
