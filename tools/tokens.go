@@ -53,7 +53,7 @@ func clockOrNone(t time.Time) string {
 type tokenCreateIn struct {
 	Name      string `arg:"name,required" bytes:"100"`
 	Scopes    string `arg:"scopes,required" bytes:"200" doc:"With spaces between"`
-	TTL       int    `arg:"ttl_seconds" default:"0" min:"0" doc:"0 is for ever"`
+	TTL       int    `arg:"lifetime_seconds" default:"0" min:"0" doc:"0 is for ever"`
 	Sandboxes int    `arg:"quota_sandboxes" default:"0" min:"0" doc:"0 is the installation's"`
 	MemoryMB  int    `arg:"quota_memory_mb" default:"0" min:"0" doc:"0 is the installation's"`
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
@@ -27,6 +28,8 @@ type installation struct {
 	log   *slog.Logger
 	level *slog.LevelVar
 
+	revoked func(principal string) // is told whose token no longer counts
+
 	turn   chan struct{} // holds one token while somebody opens
 	lock   *flock.Flock  // of the state directory
 	state  *os.File
@@ -38,12 +41,31 @@ type installation struct {
 type opened struct {
 	store   *store.DB
 	manager *sessions.Manager
+	tokens  *auth.Tokens
 }
 
 // Manager implements [tools.Source].
 func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) {
+	o, err := in.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.manager, nil
+}
+
+// Tokens implements [tools.TokenSource].
+func (in *installation) Tokens(ctx context.Context) (*auth.Tokens, error) {
+	o, err := in.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.tokens, nil
+}
+
+// use opens the installation if that has not been done yet.
+func (in *installation) use(ctx context.Context) (*opened, error) {
 	if o := in.opened.Load(); o != nil {
-		return o.manager, nil
+		return o, nil
 	}
 	select {
 	case in.turn <- struct{}{}:
@@ -52,7 +74,7 @@ func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) 
 		return nil, ctx.Err()
 	}
 	if o := in.opened.Load(); o != nil {
-		return o.manager, nil
+		return o, nil
 	}
 	// Opening is for all, so it does not end with the call that began it.
 	o, err := in.open(context.WithoutCancel(ctx))
@@ -64,7 +86,7 @@ func (in *installation) Manager(ctx context.Context) (*sessions.Manager, error) 
 		return nil, fmt.Errorf("%w\nonce this is mended, call again; nothing needs to be restarted", err)
 	}
 	in.opened.Store(o)
-	return o.manager, nil
+	return o, nil
 }
 
 // open opens all. What it may leave open when it fails is the lock.
@@ -89,7 +111,8 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		return nil, err
 	}
 	in.level.Set(cfg.Level())
-	return &opened{db, &sessions.Manager{
+	tokens := &auth.Tokens{Store: db, Log: in.log, Revoked: in.revoked}
+	return &opened{store: db, tokens: tokens, manager: &sessions.Manager{
 		Store:    db,
 		Backends: in.backends(cfg, key, id),
 		Profiles: cfg.Recipes(),

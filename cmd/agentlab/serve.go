@@ -133,11 +133,12 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	server := &mcpserver.Server{
-		Tools:        tools.All(in.Manager, cfg.Recipes(), in.log),
+		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
 		Instructions: tools.Instructions,
 		Version:      version(),
 		Log:          in.log,
 	}
+	in.revoked = server.End
 	door := &door{Listener: ln}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return in.run(ctx) })
