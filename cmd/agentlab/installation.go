@@ -14,9 +14,12 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
 )
+
+var _ mcpserver.Authenticator = (*installation)(nil)
 
 // installation is what a daemon keeps: a configuration, a key, a store,
 // backends. Any of them may be broken when the daemon starts. It serves all the
@@ -41,7 +44,7 @@ type installation struct {
 type opened struct {
 	store   *store.DB
 	manager *sessions.Manager
-	tokens  *auth.Tokens
+	bearer  auth.Bearer
 }
 
 // Manager implements [tools.Source].
@@ -59,7 +62,16 @@ func (in *installation) Tokens(ctx context.Context) (*auth.Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.tokens, nil
+	return o.bearer.Tokens, nil
+}
+
+// Authenticate implements [mcpserver.Authenticator].
+func (in *installation) Authenticate(ctx context.Context, token string) (sessions.Principal, error) {
+	o, err := in.use(ctx)
+	if err != nil {
+		return sessions.Principal{}, err
+	}
+	return o.bearer.Authenticate(ctx, token)
 }
 
 // use opens the installation if that has not been done yet.
@@ -95,6 +107,10 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	issuer, err := in.issuer(cfg.OAuth)
+	if err != nil {
+		return nil, err
+	}
 	if err := in.lockState(ctx, 0); err != nil {
 		return nil, err
 	}
@@ -112,7 +128,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	}
 	in.level.Set(cfg.Level())
 	tokens := &auth.Tokens{Store: db, Log: in.log, Revoked: in.revoked}
-	return &opened{store: db, tokens: tokens, manager: &sessions.Manager{
+	return &opened{store: db, bearer: auth.Bearer{Tokens: tokens, Issuer: issuer}, manager: &sessions.Manager{
 		Store:    db,
 		Backends: in.backends(cfg, key, id),
 		Profiles: cfg.Recipes(),
@@ -123,6 +139,18 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		ReconcileEvery: cfg.ReconcileEvery,
 		Parallel:       parallel(cfg),
 	}}, nil
+}
+
+// issuer returns the identity provider whose tokens count; nil is none.
+func (in *installation) issuer(cfg config.OAuth) (*auth.Issuer, error) {
+	if cfg.Issuer == "" {
+		return nil, nil
+	}
+	client, err := cfg.Client()
+	if err != nil {
+		return nil, err
+	}
+	return &auth.Issuer{URL: cfg.Issuer, Audience: cfg.Audience, Scopes: cfg.ScopeMap(), Client: client, Log: in.log}, nil
 }
 
 // lockState makes sure that nobody else keeps this state directory, waiting at

@@ -89,6 +89,8 @@ func Architecture() Rules {
 			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
 			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},
+			{"github.com/golang-jwt/jwt", "internal/auth", "who asks is found out in one place"},
+			{"github.com/MicahParks", "internal/auth", "who asks is found out in one place"},
 			{"github.com/spf13/cobra", "cmd/agentlab", "only the command line has a command line"},
 		},
 	}

@@ -253,3 +253,17 @@ func TestTheSecretIsKeptNowhere(t *testing.T) {
 		t.Errorf("printed: %s", s)
 	}
 }
+
+func TestBearerTellsTheKindsApart(t *testing.T) {
+	o := newOffice(t)
+	text, tok := o.create("ci", 0)
+	b := auth.Bearer{Tokens: o.Tokens}
+	if p, err := b.Authenticate(t.Context(), text.Reveal()); err != nil || p.Name != tok.Principal().Name {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, s := range []string{"", "x", "Bearer " + text.Reveal(), "a.b.c", auth.Prefix + strings.Repeat("a", 1<<20)} {
+		if _, err := b.Authenticate(t.Context(), s); !errors.Is(err, auth.ErrUnauthenticated) {
+			t.Errorf("%.20q: %v", s, err)
+		}
+	}
+}

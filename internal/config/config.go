@@ -48,6 +48,10 @@ type Config struct {
 
 	// HTTP is how the daemon serves over HTTP.
 	HTTP HTTP `yaml:",inline"`
+
+	// OAuth is whose tokens count beside those of the installation.
+	OAuth OAuth `yaml:",inline"`
+
 	// Proxmox is how a Proxmox VE is reached.
 	Proxmox Proxmox `yaml:",inline"`
 
@@ -122,6 +126,7 @@ func (c Config) Validate() error {
 	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)
 	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
 	c.HTTP.validate(&p)
+	c.OAuth.validate(&p)
 	c.Proxmox.validate(&p)
 	return errors.Join(p...)
 }

@@ -100,6 +100,16 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},
 		{"relative-runsc", "local_runsc: runsc", "", `local_runsc: got "runsc", want an absolute path`},
 		{"relative-guest", "local_guest: g", "", `local_guest: got "g", want an absolute path`},
+		{"plain-issuer", "oauth_issuer: http://idp.example\noauth_audience: a", "", `oauth_issuer: got "http://idp.example", want https://`},
+		{"issuer-query", "oauth_issuer: https://idp.example/?a=b\noauth_audience: a", "", `oauth_issuer: got`},
+		{"issuer-user", "oauth_issuer: https://a@idp.example\noauth_audience: a", "", `oauth_issuer: got`},
+		{"long-issuer", "oauth_issuer: https://idp.example/" + strings.Repeat("a", 200) + "\noauth_audience: a", "", `at most 200 bytes`},
+		{"no-audience", "oauth_issuer: https://idp.example", "", `oauth_audience: got "" with oauth_issuer "https://idp.example", want both`},
+		{"no-issuer", "oauth_audience: a", "", `want both or none`},
+		{"scopes-alone", "oauth_scopes: [a=admin]", "", `they say nothing without oauth_issuer`},
+		{"scope-form", "oauth_issuer: https://idp.example\noauth_audience: a\noauth_scopes: [labs]", "", `oauth_scopes: got "labs", want THEIRS=OURS`},
+		{"scope-of-ours", "oauth_issuer: https://idp.example\noauth_audience: a\noauth_scopes: [labs=root]", "", `got "labs=root"`},
+		{"relative-ca", "oauth_issuer: https://idp.example\noauth_audience: a\noauth_tls_ca: ca.pem", "", `oauth_tls_ca: got "ca.pem", want an absolute path`},
 		{"no-such-default", "default_profile: x", "", `config.yaml: default_profile: there is no profile "x"`},
 		{"other-name", "", "name: q", `p.yaml: name: got "q", want that of the file, "p"`},
 		{"backend", "", "backend: xen", `p.yaml: backend: got "xen", want local or proxmox`},
@@ -168,4 +178,36 @@ func TestTheDocumentNamesEveryKey(t *testing.T) {
 	}
 	check(reflect.TypeFor[config.Config]())
 	check(reflect.TypeFor[config.Profile]())
+}
+
+func TestOAuth(t *testing.T) {
+	c, err := config.Load(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [\"labs=use=sandbox:write\", \"api://x/look=sandbox:read\"]\n"}))
+	if err == nil || !strings.Contains(err.Error(), `"labs=use=sandbox:write"`) {
+		t.Errorf("a scope with two signs: %v", err)
+	}
+	c, err = config.Load(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [labs.use=sandbox:write, \"api://x/look=sandbox:read\"]\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]sessions.Scope{"labs.use": sessions.ScopeWrite, "api://x/look": sessions.ScopeRead}
+	if diff := cmp.Diff(want, c.OAuth.ScopeMap()); diff != "" || c.OAuth.Issuer != "https://idp.example/realms/a/" {
+		t.Errorf("%+v (-want +got):\n%s", c.OAuth, diff)
+	}
+	if config.Default().OAuth.ScopeMap() != nil {
+		t.Error("without a table there is one")
+	}
+}
+
+func TestOAuthClient(t *testing.T) {
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	o := config.OAuth{TLSCA: ca}
+	if _, err := o.Client(); err == nil || !strings.Contains(err.Error(), "oauth_tls_ca: ") {
+		t.Errorf("without the file: %v", err)
+	}
+	if err := os.WriteFile(ca, []byte("none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Client(); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("of another file: %v", err)
+	}
 }
