@@ -52,11 +52,6 @@ func (e *errScope) Error() string {
 		e.what, e.need, cmp.Or(e.who.ScopeText(), "none"))
 }
 
-// challenge is what the header WWW-Authenticate says of it (RFC 6750, section 3.1).
-func (e *errScope) challenge() string {
-	return fmt.Sprintf(`error="insufficient_scope", scope=%q`, e.need)
-}
-
 // allow is the one place that says whether a request may be made: of a tool, a
 // resource, a prompt, a completion, a list or a route. Whose a sandbox is, the
 // Manager says.
