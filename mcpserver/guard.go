@@ -139,7 +139,7 @@ func crossOrigin(h http.Header, origin string, r *http.Request) (asked bool) {
 func (w *web) authenticated(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if w.Auth == nil {
-			next(rw, r.WithContext(withLocalPrincipal(r.Context(), os.Getuid())))
+			w.admitted(rw, r.WithContext(withLocalPrincipal(r.Context(), os.Getuid())), next)
 			return
 		}
 		token, ok := bearer(r.Header)
@@ -157,9 +157,20 @@ func (w *web) authenticated(next http.HandlerFunc) http.Handler {
 			rw.Header().Set("Retry-After", "5")
 			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "tokens can't be checked at the moment; try again in 5 s")
 		default:
-			next(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)))
+			w.admitted(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)), next)
 		}
 	})
+}
+
+// admitted serves a request of somebody whom we know, until its token is revoked.
+func (w *web) admitted(rw http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
+	if err := w.srv.allow(r.Context(), r.Pattern, anyone); err != nil {
+		w.challenge(rw, r, "invalid_token", "the token is not valid, or not any more")
+		return
+	}
+	ctx, leave := w.srv.enter(r.Context())
+	defer leave()
+	next(rw, r.WithContext(ctx))
 }
 
 // bearer returns the token of RFC 6750, section 2.1.

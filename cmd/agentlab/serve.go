@@ -88,7 +88,7 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		cfg = config.Default() // each call tells what is wrong
 		cfg.Profiles = nil     // no client must believe that there is but the default
 	}
-	web, err := listenHTTP(ctx, cfg.HTTP, in.log)
+	web, err := listenHTTP(ctx, cfg, in, in.log)
 	if err != nil {
 		return err
 	}

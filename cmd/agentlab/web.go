@@ -23,7 +23,8 @@ type web struct {
 
 // listenHTTP listens where the configuration says; that is nowhere if it says
 // nothing.
-func listenHTTP(ctx context.Context, cfg config.HTTP, log *slog.Logger) (*web, error) {
+func listenHTTP(ctx context.Context, all config.Config, auth mcpserver.Authenticator, log *slog.Logger) (*web, error) {
+	cfg := all.HTTP
 	if cfg.Listen == "" {
 		return nil, nil
 	}
@@ -33,6 +34,12 @@ func listenHTTP(ctx context.Context, cfg config.HTTP, log *slog.Logger) (*web, e
 		MaxBody: int64(cfg.MaxBodyMB) << 20, MaxConns: cfg.MaxConnections,
 		SessionTTL: cfg.SessionTTL, Grace: cfg.Grace,
 	}}
+	if cfg.Auth != config.AuthNone {
+		w.http.Auth = auth
+	}
+	if all.OAuth.Issuer != "" {
+		w.http.Issuers = []string{all.OAuth.Issuer}
+	}
 	scheme := "http"
 	if cfg.TLSCert != "" {
 		scheme = "https"
@@ -48,7 +55,7 @@ func listenHTTP(ctx context.Context, cfg config.HTTP, log *slog.Logger) (*web, e
 	}
 	w.Listener = ln
 	if err := w.http.Check(ln.Addr()); err != nil {
-		return nil, errors.Join(fmt.Errorf("http_listen: %s: %w (http_tls_cert, http_tls_key); "+
+		return nil, errors.Join(fmt.Errorf("http_listen: %s: %w (http_tls_cert, http_tls_key, http_auth: token); "+
 			"on a loopback address such as 127.0.0.1 it needs neither", cfg.Listen, err), ln.Close())
 	}
 	log.Info("listening over HTTP", "url", scheme+"://"+ln.Addr().String()+"/mcp", "authentication", w.http.Auth != nil)

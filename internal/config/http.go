@@ -14,6 +14,8 @@ import (
 type HTTP struct {
 	// Listen is HOST:PORT.
 	Listen string `yaml:"http_listen"`
+	// Auth is "token", or "none" for whoever can connect to a loopback address.
+	Auth string `yaml:"http_auth"`
 	// TLSCert and TLSKey are the absolute paths of files in PEM: our certificate
 	// with those between it and one that clients trust, and its private key.
 	TLSCert string `yaml:"http_tls_cert"`
@@ -39,13 +41,20 @@ type HTTP struct {
 	Grace time.Duration `yaml:"http_grace"`
 }
 
+// The values of HTTP.Auth.
+const (
+	AuthToken = "token"
+	AuthNone  = "none"
+)
+
 func defaultHTTP() HTTP {
-	return HTTP{RateLimit: 100, MaxCalls: 256, MaxBodyMB: 32, MaxConnections: 1000, SessionTTL: time.Hour, Grace: 5 * time.Second}
+	return HTTP{Auth: AuthToken, RateLimit: 100, MaxCalls: 256, MaxBodyMB: 32, MaxConnections: 1000, SessionTTL: time.Hour, Grace: 5 * time.Second}
 }
 
 // validate adds what is wrong with the values.
 func (h HTTP) validate(ps *problems) {
 	ps.check(h.Listen == "" || validListen(h.Listen), "http_listen: got %q, want HOST:PORT such as 127.0.0.1:8765", h.Listen)
+	ps.check(h.Auth == AuthToken || h.Auth == AuthNone, "http_auth: got %q, want token or none", h.Auth)
 	ps.check((h.TLSCert == "") == (h.TLSKey == ""), "http_tls_cert, http_tls_key: got one of them, want both or none")
 	ps.check(h.TLSCert == "" || filepath.IsAbs(h.TLSCert), "http_tls_cert: got %q, want %s", h.TLSCert, absolute)
 	ps.check(h.TLSKey == "" || filepath.IsAbs(h.TLSKey), "http_tls_key: got %q, want %s", h.TLSKey, absolute)

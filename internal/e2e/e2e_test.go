@@ -67,7 +67,7 @@ func drive(t *testing.T, st *stage.Stage, script string) {
 
 // overHTTP has the stage's daemon listen on the loopback, and the clients find it.
 func overHTTP(t *testing.T, st *stage.Stage) {
-	if err := st.Configure("http_listen: 127.0.0.1:0\n"); err != nil {
+	if err := st.Configure("http_listen: 127.0.0.1:0\nhttp_auth: none\n"); err != nil {
 		t.Fatal(err)
 	}
 	daemon := exec.Command(st.Bin("agentlab"), "serve") // the stage stops it
