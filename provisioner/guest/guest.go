@@ -204,6 +204,7 @@ type Clip struct {
 type ReadRequest struct {
 	Offset   int64         // in both streams together; negative counts from the end
 	FromLast bool          // instead of Offset: where the last Read or Start of this process ended
+	Peek     bool          // not to count as one: FromLast stays where it is
 	Max      int           // bytes to return
 	Wait     time.Duration // how long to wait if there is nothing new
 	Until    string        // RE2; wait until the output from Offset on matches

@@ -126,6 +126,7 @@ func testReadOffsets(t *testing.T, h Harness) {
 	}{
 		{"all", guest.ReadRequest{Max: 100}, "0123456789", 0},
 		{"middle", guest.ReadRequest{Offset: 3, Max: 4}, "3456", 3},
+		{"peek", guest.ReadRequest{Peek: true, Max: 100}, "0123456789", 0},
 		{"last", guest.ReadRequest{FromLast: true, Max: 2}, "78", 7},
 		{"last_again", guest.ReadRequest{FromLast: true, Max: 9}, "9", 9},
 		{"from_end", guest.ReadRequest{Offset: -3, Max: 9}, "789", 7},

@@ -66,7 +66,9 @@ func (p processes) Read(ctx context.Context, id string, req guest.ReadRequest) (
 		Both: r.both, Offset: r.begin, Next: r.begin + int64(len(r.both)),
 		First: r.rec.num("first"), Matched: r.matched,
 	}
-	p.remember(id, out.Next)
+	if !req.Peek {
+		p.remember(id, out.Next)
+	}
 	return r.rec.known(), out, nil
 }
 

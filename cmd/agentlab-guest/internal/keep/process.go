@@ -156,16 +156,20 @@ func (p *process) state() (running bool, size int64, changed <-chan struct{}) {
 	return p.info.Running, p.log.size, p.changed
 }
 
-// read returns up to maximum bytes from off on.
-func (p *process) read(off int64, maximum int) (guest.Process, guest.Output) {
+// read returns up to maximum bytes from off on. With peek, nobody's next read
+// begins elsewhere for it.
+func (p *process) read(off int64, maximum int, peek bool) (guest.Process, guest.Output) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	off = max(off, p.log.first)
 	buf := make([]byte, min(int64(wire.Clamp(maximum)), p.log.size-off))
 	n := p.log.ReadAt(buf, off)
 	off = max(off, p.log.first) // the file may have been lost just now
-	p.last = off + int64(n)
-	return p.snapshot(), guest.Output{Both: buf[:n], Offset: off, Next: p.last, First: p.log.first}
+	next := off + int64(n)
+	if !peek {
+		p.last = next
+	}
+	return p.snapshot(), guest.Output{Both: buf[:n], Offset: off, Next: next, First: p.log.first}
 }
 
 // signal sends the named signal to the process group; KILL takes all it started.

@@ -196,7 +196,7 @@ func (t *Table) Read(ctx context.Context, id string, req guest.ReadRequest) (gue
 		running, size, changed := p.state()
 		matched := s.next(p)
 		if late || matched || !running || s.re == nil && size > off {
-			info, out := p.read(off, req.Max)
+			info, out := p.read(off, req.Max, req.Peek)
 			out.Matched = matched
 			return info, out, nil
 		}
