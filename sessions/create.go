@@ -21,6 +21,7 @@ type CreateRequest struct {
 	DiskMB   int
 	Network  string
 	Wait     time.Duration // how long to wait until it is READY
+	Step     func(State)   // is told each state while Create waits; nil for who does not care
 }
 
 // Create makes a sandbox and waits up to req.Wait until it is READY. existing
@@ -53,7 +54,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	if mk == nil {
 		return sb, false, nil // stopping: the next start makes it
 	}
-	sb, err = m.made(ctx, mk, sb, req.Wait)
+	sb, err = m.made(ctx, mk, sb, req)
 	return sb, false, err
 }
 
@@ -89,19 +90,30 @@ func (m *Manager) record(ctx context.Context, want Sandbox, quota Quota) (Sandbo
 }
 
 // made waits for the making and returns the sandbox as it is then.
-func (m *Manager) made(ctx context.Context, mk *maker, sb Sandbox, wait time.Duration) (Sandbox, error) {
-	timer := time.NewTimer(wait)
+func (m *Manager) made(ctx context.Context, mk *maker, sb Sandbox, req CreateRequest) (Sandbox, error) {
+	timer := time.NewTimer(req.Wait)
 	defer timer.Stop()
-	select {
-	case <-mk.done:
-		if mk.err != nil {
-			return Sandbox{}, mk.err
+	for {
+		changed, leave := m.hub.watch(sb.ID)
+		defer leave() // one for each state
+		if req.Step != nil {
+			if now, err := m.Store.Sandbox(ctx, sb.ID); err == nil {
+				req.Step(now.State)
+			}
 		}
-	case <-timer.C:
-	case <-ctx.Done():
-		return sb, ctx.Err()
+		select {
+		case <-changed:
+			continue
+		case <-mk.done:
+			if mk.err != nil {
+				return Sandbox{}, mk.err
+			}
+		case <-timer.C:
+		case <-ctx.Done():
+			return sb, ctx.Err()
+		}
+		return m.Get(ctx, sb.ID, 0)
 	}
-	return m.Get(ctx, sb.ID, 0)
 }
 
 // maker is the making of one sandbox.
