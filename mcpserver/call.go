@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -22,36 +23,52 @@ const (
 	progressEvery = 5 * time.Second
 )
 
-// handler is what every call of a tool passes: a deadline, progress, recovery
-// from a panic, and one line in the log, which never has the arguments.
+// handler answers the calls of a tool.
 func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		start := time.Now()
-		ctx, cancel := context.WithTimeout(ctx, callMost)
-		defer cancel()
-		stop := s.progress(ctx, req, t.Doing)
-		res := s.call(ctx, t, req.Params.RawArguments)
-		stop()
-		who, _ := sessions.PrincipalFrom(ctx)
-		outcome := res.Outcome
-		if ctx.Err() != nil {
-			outcome = ctx.Err().Error()
-		}
-		s.Log.Info("call", "tool", t.Name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
-			"outcome", outcome, "ms", time.Since(start).Milliseconds())
-		return toResult(res), nil
+		return toResult(s.perform(ctx, work{
+			kind: "tool", name: t.Name, doing: t.Doing, meta: req.Params.Meta,
+			do: func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
+		})), nil
 	}
 }
 
-// call calls the tool and survives its panic.
-func (s *Server) call(ctx context.Context, t tools.Tool, args json.RawMessage) (res tools.Result) {
+// work is what is done for a request: a call of a tool, the reading of a resource.
+type work struct {
+	kind, name string    // for the log
+	doing      string    // for progress
+	meta       *mcp.Meta // of the request
+	do         func(ctx context.Context) tools.Result
+}
+
+// perform is what all work passes: a deadline, progress, recovery from a panic,
+// and one line in the log, which never has the arguments.
+func (s *Server) perform(ctx context.Context, w work) tools.Result {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, callMost)
+	defer cancel()
+	ctx, stop := s.progress(ctx, w)
+	res := s.attempt(ctx, w)
+	stop()
+	who, _ := sessions.PrincipalFrom(ctx)
+	outcome := res.Outcome
+	if ctx.Err() != nil {
+		outcome = ctx.Err().Error()
+	}
+	s.Log.Info("call", w.kind, w.name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
+		"outcome", outcome, "ms", time.Since(start).Milliseconds())
+	return res
+}
+
+// attempt does the work and survives its panic.
+func (s *Server) attempt(ctx context.Context, w work) (res tools.Result) {
 	defer func() {
 		if r := recover(); r != nil {
-			text := fmt.Sprintf("%s: internal error (ref %s)", t.Name, s.panicked(ctx, r))
+			text := fmt.Sprintf("%s: internal error (ref %s)", w.name, s.panicked(ctx, r))
 			res = tools.Result{IsError: true, Outcome: "panic", Content: []tools.Content{{Text: text}}}
 		}
 	}()
-	return t.Call(ctx, args)
+	return w.do(ctx)
 }
 
 // panicked logs a panic with its stack and returns the reference to it.
@@ -61,12 +78,15 @@ func (s *Server) panicked(ctx context.Context, value any) (ref string) {
 	return ref
 }
 
-// progress tells the client that the call goes on, if it wants to know. It
-// stops when the function that it returns has returned.
-func (s *Server) progress(ctx context.Context, req mcp.CallToolRequest, doing string) (stop func()) {
-	if req.Params.Meta == nil || req.Params.Meta.ProgressToken == nil {
-		return func() {}
+// progress tells the client that the work goes on and how far it is, if it
+// wants to know. It stops when the function that it returns has returned. The
+// work says in the context how far it is.
+func (s *Server) progress(ctx context.Context, w work) (working context.Context, stop func()) {
+	if w.meta == nil || w.meta.ProgressToken == nil {
+		return ctx, func() {}
 	}
+	var step atomic.Pointer[string]
+	working = tools.WithReport(ctx, func(now string) { step.Store(&now) })
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -74,15 +94,19 @@ func (s *Server) progress(ctx context.Context, req mcp.CallToolRequest, doing st
 		start := time.Now()
 		for wait := progressFirst; sleep(ctx, wait); wait = progressEvery {
 			elapsed := int(time.Since(start).Seconds())
+			message := fmt.Sprintf("%s, %d s", w.doing, elapsed)
+			if now := step.Load(); now != nil {
+				message = fmt.Sprintf("%s: %s, %d s", w.doing, *now, elapsed)
+			}
 			// An error means that the client reads too slowly: the next one will tell it.
 			_ = s.mcp.SendNotificationToClient(ctx, "notifications/progress", map[string]any{
-				"progressToken": req.Params.Meta.ProgressToken,
+				"progressToken": w.meta.ProgressToken,
 				"progress":      elapsed,
-				"message":       fmt.Sprintf("%s, %d s", doing, elapsed),
+				"message":       message,
 			})
 		}
 	}()
-	return func() { cancel(); <-done }
+	return working, func() { cancel(); <-done }
 }
 
 // sleep waits for d and returns false if ctx ended first.
@@ -101,7 +125,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func toResult(res tools.Result) *mcp.CallToolResult {
 	out := &mcp.CallToolResult{IsError: res.IsError, StructuredContent: res.Structured, Content: []mcp.Content{}}
 	for _, c := range res.Content {
-		if c.MIME != "" {
+		if c.Data != nil {
 			out.Content = append(out.Content, mcp.NewImageContent(base64.StdEncoding.EncodeToString(c.Data), c.MIME))
 			continue
 		}

@@ -23,6 +23,9 @@ func TestCallThatHangs(t *testing.T) {
 		s := &Server{Log: slog.New(slog.DiscardHandler)}
 		s.build()
 		hang := tools.Tool{Name: "hang", Doing: "hanging", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			tools.Report(ctx, "first step")
+			time.Sleep(10 * time.Second)
+			tools.Report(ctx, "second step")
 			<-ctx.Done()
 			return tools.Result{Outcome: "over"}
 		}}
@@ -41,7 +44,11 @@ func TestCallThatHangs(t *testing.T) {
 			got = append(got, fmt.Sprint(n.Method, " ", f["progressToken"], " ", f["progress"], " ", f["message"]))
 		}
 		for at := 2; at < 120; at += 5 {
-			want = append(want, fmt.Sprintf("notifications/progress tok %d hanging, %d s", at, at))
+			step := "first step"
+			if at > 10 {
+				step = "second step"
+			}
+			want = append(want, fmt.Sprintf("notifications/progress tok %d hanging: %s, %d s", at, step, at))
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("progress (-want +got):\n%s", diff)

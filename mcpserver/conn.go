@@ -45,6 +45,8 @@ type conn struct {
 	volume int    // bytes of their requests
 	asked  int    // requests that we made of the client
 	asks   map[string]chan message
+
+	watched map[string]context.CancelFunc // resources, by URI
 }
 
 // connect returns a new client, whose calls end with ctx at the latest.
@@ -151,7 +153,13 @@ const busy = -32000
 
 // class returns which of the limits holds for a request.
 func (c *conn) class(r *call) (class, limit int) {
-	if r.Method == string(mcp.MethodToolsCall) && !c.srv.urgent[r.Params.Name] {
+	switch mcp.MCPMethod(r.Method) {
+	case mcp.MethodToolsCall:
+		if c.srv.urgent[r.Params.Name] {
+			return 1, maxOthers
+		}
+		return 0, maxCalls
+	case mcp.MethodResourcesRead, mcp.MethodCompletionComplete: // may wait for a sandbox
 		return 0, maxCalls
 	}
 	return 1, maxOthers

@@ -2,6 +2,7 @@ package mcpserver_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"log/slog"
@@ -10,9 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"testing"
-	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/tiktoken-go/tokenizer"
 
 	"github.com/agentlab-mcp/agentlab/mcpserver"
@@ -20,21 +20,23 @@ import (
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata/tools")
+var update = flag.Bool("update", false, "rewrite testdata")
 
-// definitions returns what a client is told of each tool, as it is sent.
-func definitions(t *testing.T) map[string]json.RawMessage {
+// definitions returns what a client is told of each tool, resource, template
+// or prompt, as it is sent. kind is the name of the list.
+func definitions(t *testing.T, kind string) map[string]json.RawMessage {
 	t.Helper()
-	r := start(t, func(s *mcpserver.Server) {
+	r := start(t, offering, func(s *mcpserver.Server) {
 		s.Tools = tools.All(nil, sessions.BuiltinProfiles(), slog.New(slog.DiscardHandler))
 	}).dial(t)
-	r.send(`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`)
-	var list struct{ Tools []json.RawMessage }
+	method := map[string]string{"resourceTemplates": "resources/templates"}[kind]
+	r.send(`{"jsonrpc":"2.0","id":1,"method":"` + cmp.Or(method, kind) + `/list"}`)
+	var list map[string][]json.RawMessage
 	if err := json.Unmarshal(r.answer().Result, &list); err != nil {
 		t.Fatal(err)
 	}
 	defs := map[string]json.RawMessage{}
-	for _, raw := range list.Tools {
+	for _, raw := range list[kind] {
 		var def struct{ Name string }
 		if err := json.Unmarshal(raw, &def); err != nil {
 			t.Fatal(err)
@@ -47,8 +49,13 @@ func definitions(t *testing.T) map[string]json.RawMessage {
 // The golden files are what clients see: a change of theirs is a change of the
 // interface.
 func TestDefinitionsAreGolden(t *testing.T) {
-	dir := filepath.Join("testdata", "tools")
-	defs := definitions(t)
+	for _, kind := range []string{"tools", "resources", "resourceTemplates", "prompts"} {
+		t.Run(kind, func(t *testing.T) { checkGolden(t, filepath.Join("testdata", kind), definitions(t, kind)) })
+	}
+}
+
+func checkGolden(t *testing.T, dir string, defs map[string]json.RawMessage) {
+	t.Helper()
 	for name, raw := range defs {
 		var b bytes.Buffer
 		if err := json.Indent(&b, raw, "", "  "); err != nil {
@@ -65,13 +72,13 @@ func TestDefinitionsAreGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(string(want), b.String()); diff != "" {
+		if diff := gocmp.Diff(string(want), b.String()); diff != "" {
 			t.Errorf("%s differs; -update rewrites it (-want +got):\n%s", path, diff)
 		}
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil || len(files) != len(defs) {
-		t.Errorf("%d golden files for %d tools, error %v", len(files), len(defs), err)
+	if err != nil || len(files) != len(defs) || len(files) == 0 {
+		t.Errorf("%d golden files for %d definitions, error %v", len(files), len(defs), err)
 	}
 }
 
@@ -80,7 +87,7 @@ func TestDefinitionsFitClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defs := definitions(t)
+	defs := definitions(t, "tools")
 	if len(defs) != 11 {
 		t.Errorf("%d tools", len(defs))
 	}
@@ -96,9 +103,6 @@ func TestDefinitionsFitClients(t *testing.T) {
 	t.Logf("%d tokens", total)
 	if total >= 4000 {
 		t.Errorf("the definitions have %d tokens, want less than 4000", total)
-	}
-	if n := utf8.RuneCountInString(tools.Instructions); n > 1500 {
-		t.Errorf("instructions have %d characters", n)
 	}
 }
 

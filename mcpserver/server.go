@@ -30,6 +30,9 @@ import (
 // method call.
 type Server struct {
 	Tools        []tools.Tool
+	Resources    *tools.Resources // nil is none
+	Prompts      []tools.Prompt
+	Completer    *tools.Completer // nil proposes nothing
 	Instructions string
 	Version      string
 	Log          *slog.Logger
@@ -110,6 +113,7 @@ func (s *Server) writeTimeout() time.Duration {
 
 // build makes the MCPServer.
 func (s *Server) build() {
+	hooks := s.onlyWhatIsAllowed()
 	s.mcp = server.NewMCPServer("agentlab", s.Version,
 		server.WithTitle("AgentLab"),
 		server.WithDescription("Disposable Linux machines for agents"),
@@ -117,12 +121,31 @@ func (s *Server) build() {
 		server.WithToolCapabilities(false),
 		server.WithLogging(), // a level may be set; nothing is logged to clients
 		server.WithToolHandlerMiddleware(s.guardTool),
-		server.WithHooks(s.onlyWhatIsAllowed()),
+		server.WithHooks(hooks),
 	)
 	s.urgent, s.scopes = map[string]bool{}, map[string]sessions.Scope{}
 	for _, t := range s.Tools {
 		s.urgent[t.Name], s.scopes[t.Name] = t.Urgent, t.Scope
 		s.mcp.AddTool(definition(t), s.handler(t))
+	}
+	s.offer(hooks)
+}
+
+// offer registers what there is besides tools.
+func (s *Server) offer(hooks *server.Hooks) {
+	if s.Resources != nil {
+		server.WithResourceCapabilities(true, false)(s.mcp)
+		s.offerResources(hooks)
+		s.offerSubscriptions(hooks)
+	}
+	if len(s.Prompts) > 0 {
+		server.WithPromptCapabilities(false)(s.mcp)
+		s.offerPrompts()
+	}
+	if s.Completer != nil {
+		server.WithCompletions()(s.mcp)
+		server.WithResourceCompletionProvider(completion{s})(s.mcp)
+		server.WithPromptCompletionProvider(completion{s})(s.mcp)
 	}
 }
 

@@ -116,7 +116,7 @@ func (c *hooked) WriteFile(ctx context.Context, path string, r io.Reader, opt gu
 }
 
 // startGuest runs agentlab-guest and returns its home and a Conn to it.
-func startGuest(t *testing.T) (home string, conn guest.Conn) {
+func startGuest(t testing.TB) (home string, conn guest.Conn) {
 	t.Helper()
 	dir := t.TempDir()
 	home = filepath.Join(dir, "home")
@@ -152,14 +152,16 @@ func startGuest(t *testing.T) (home string, conn guest.Conn) {
 
 // env is what the tools need, all real but the backend, and a sandbox.
 type env struct {
-	t       *testing.T
-	tools   map[string]tools.Tool
-	home    string
-	conn    *hooked
-	sandbox string
+	t         testing.TB
+	tools     map[string]tools.Tool
+	resources *tools.Resources
+	completer *tools.Completer
+	home      string
+	conn      *hooked
+	sandbox   string
 }
 
-func newEnv(t *testing.T) *env {
+func newEnv(t testing.TB) *env {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	b := &backend{listed: map[string]provisioner.Machine{}}
@@ -184,8 +186,12 @@ func newEnv(t *testing.T) *env {
 		}
 		check(t, db.Close())
 	})
-	e := &env{t: t, tools: map[string]tools.Tool{}, home: home, conn: conn}
-	for _, tool := range tools.All(func(context.Context) (*sessions.Manager, error) { return m, nil }, m.Profiles, log) {
+	open := func(context.Context) (*sessions.Manager, error) { return m, nil }
+	e := &env{
+		t: t, tools: map[string]tools.Tool{}, home: home, conn: conn,
+		resources: tools.AllResources(open, log), completer: tools.NewCompleter(open, log),
+	}
+	for _, tool := range tools.All(open, m.Profiles, log) {
 		e.tools[tool.Name] = tool
 	}
 	e.call("create_sandbox", map[string]any{})

@@ -46,6 +46,7 @@ type execMeta struct {
 	StdoutBytes int64  `json:"stdout_bytes"`
 	StderrBytes int64  `json:"stderr_bytes"`
 	Truncated   bool   `json:"truncated"`
+	LogURI      string `json:"log_uri,omitempty"`     // of exec that is truncated: the resource with more of it
 	NextOffset  *int64 `json:"next_offset,omitempty"` // of read_process
 	Matched     *bool  `json:"matched,omitempty"`     // of read_process with until
 }
@@ -120,7 +121,10 @@ func execResult(p guest.Process, out guest.Output, in execIn) Result {
 		text.WriteString(separator + s)
 	}
 	meta := metaOf(p)
-	meta.Truncated = stdout.cut() || stderr.cut()
+	// A link in the content would cost every model, and clients before 2025-06-18 don't know it.
+	if meta.Truncated = stdout.cut() || stderr.cut(); meta.Truncated {
+		meta.LogURI = fmt.Sprintf("sandbox://%s/processes/%s/log", in.SandboxID, p.ID)
+	}
 	return plain(text.String(), meta)
 }
 

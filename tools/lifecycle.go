@@ -99,6 +99,14 @@ func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
 	}
 }
 
+func views(m *sessions.Manager, list []sessions.Sandbox) []sandboxOut {
+	out := []sandboxOut{}
+	for _, sb := range list {
+		out = append(out, view(m, sb))
+	}
+	return out
+}
+
 func (s *service) createSandbox() Tool {
 	return define(s, Tool{
 		Name: "create_sandbox", Title: "Create sandbox",
@@ -111,6 +119,7 @@ func (s *service) createSandbox() Tool {
 		sb, existing, err := m.Create(ctx, sessions.CreateRequest{
 			Profile: in.Profile, Name: in.Name, TTL: seconds(in.TTL),
 			Cores: in.Cores, MemoryMB: in.MemoryMB, DiskMB: in.DiskGB << 10, Network: in.Network, Wait: seconds(in.Wait),
+			Step: func(state sessions.State) { Report(ctx, strings.ToLower(string(state))) },
 		})
 		if err != nil {
 			return Result{Sandbox: sb.ID}, err
@@ -178,10 +187,7 @@ func (s *service) listSandboxes() Tool {
 		if err != nil {
 			return Result{}, err
 		}
-		out := listOut{Sandboxes: []sandboxOut{}}
-		for _, sb := range list {
-			out.Sandboxes = append(out.Sandboxes, view(m, sb))
-		}
+		out := listOut{Sandboxes: views(m, list)}
 		return structured(out, out.text()), nil
 	})
 }

@@ -60,11 +60,27 @@ type Result struct {
 	Outcome string // for the log: "ok", or the sessions.Kind of the error
 }
 
-// Content is a piece of text, or an image if MIME is set.
+// Content is a piece of text or, if Data is not nil, of other data. Of a tool
+// that is an image.
 type Content struct {
 	Text string
 	Data []byte
-	MIME string
+	MIME string // of Data, and of the text of a resource
+}
+
+type reportKey struct{}
+
+// WithReport returns a context in which [Report] tells report.
+func WithReport(ctx context.Context, report func(step string)) context.Context {
+	return context.WithValue(ctx, reportKey{}, report)
+}
+
+// Report says in a few words how far a call is that has ctx, for whoever waits
+// for it.
+func Report(ctx context.Context, step string) {
+	if tell, ok := ctx.Value(reportKey{}).(func(string)); ok {
+		tell(step)
+	}
 }
 
 // Source gives the Manager. It fails while the configuration or a backend is

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -19,19 +20,27 @@ import (
 // "agentlab mcp" as any client does.
 //
 //	mcp [-until REGEXP] [TOOL ARGUMENTS]...
+//	mcp -cancel -until REGEXP TOOL ARGUMENTS [TOOL ARGUMENTS]...
 //	mcp -bridges N
 //
 // It prints "TOOL ok TEXT" or "TOOL error TEXT" a call. $ID and $PROC in the
 // arguments are the last sandbox and process that a call in this directory
-// told. With -until it repeats the calls until the text matches.
+// told. With -until it repeats the calls until the text matches. With -cancel
+// the first call goes on meanwhile, and is cancelled then.
 func mcpMain() {
 	until := flag.String("until", "", "repeat until the output matches")
+	cancelled := flag.Bool("cancel", false, "cancel the first call in the end")
 	bridges := flag.Int("bridges", 0, "how many clients at once")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	err := clients(ctx, *bridges)
-	if *bridges == 0 {
+	var err error
+	switch {
+	case *bridges > 0:
+		err = clients(ctx, *bridges)
+	case *cancelled:
+		err = cancelFirst(ctx, flag.Args(), regexp.MustCompile(*until))
+	default:
 		err = calls(ctx, flag.Args(), regexp.MustCompile(*until))
 	}
 	if err != nil {
@@ -67,6 +76,35 @@ func clients(ctx context.Context, n int) error {
 		})
 	}
 	return group.Wait()
+}
+
+// cancelFirst begins the first call, does the others until they match, and
+// cancels the first, which must not have ended before.
+func cancelFirst(ctx context.Context, args []string, until *regexp.Regexp) error {
+	s, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	first, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- call(first, s, args[0], args[1], new(strings.Builder)) }()
+	if err := calls(ctx, args[2:], until); err != nil {
+		return err
+	}
+	select {
+	case err := <-ended:
+		return fmt.Errorf("%s ended before it was cancelled, with the error %v", args[0], err)
+	default:
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s ended with the error %v, not by being cancelled", args[0], err)
+	}
+	if err := s.Ping(ctx, nil); err != nil { // what comes after it is served
+		return err
+	}
+	return s.Close()
 }
 
 func calls(ctx context.Context, args []string, until *regexp.Regexp) error {

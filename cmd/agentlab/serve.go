@@ -134,7 +134,10 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 	defer stop()
 	server := &mcpserver.Server{
 		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
-		Instructions: tools.Instructions,
+		Resources:    tools.AllResources(in.Manager, in.log),
+		Prompts:      tools.AllPrompts(in.log),
+		Completer:    tools.NewCompleter(in.Manager, in.log),
+		Instructions: tools.Instructions(cfg.Recipes()),
 		Version:      version(),
 		Log:          in.log,
 	}
