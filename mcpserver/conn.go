@@ -153,13 +153,9 @@ const busy = -32000
 
 // class returns which of the limits holds for a request.
 func (c *conn) class(r *call) (class, limit int) {
-	switch mcp.MCPMethod(r.Method) {
-	case mcp.MethodToolsCall:
-		if c.srv.urgent[r.Params.Name] {
-			return 1, maxOthers
-		}
-		return 0, maxCalls
-	case mcp.MethodResourcesRead, mcp.MethodCompletionComplete: // may wait for a sandbox
+	switch method := mcp.MCPMethod(r.Method); {
+	case method == mcp.MethodToolsCall && !c.srv.urgent[r.Params.Name],
+		method == mcp.MethodResourcesRead, method == mcp.MethodCompletionComplete: // may wait for a sandbox
 		return 0, maxCalls
 	}
 	return 1, maxOthers

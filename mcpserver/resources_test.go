@@ -3,10 +3,12 @@ package mcpserver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -41,8 +43,15 @@ func TestErrorCodesOfEachEra(t *testing.T) {
 			r.send(`{"jsonrpc":"2.0","id":1,"method":"` + tt.method + `","params":{` + tt.params + `}}`)
 			r.wantError("1", tt.legacy, strings.ReplaceAll(tt.text, `\"`, `"`))
 			r.send(`{"jsonrpc":"2.0","id":2,"method":"` + tt.method + `","params":{` + tt.params + `,` + modernMeta + `}}`)
-			if line := r.line(); tt.method == "resources/read" && !strings.Contains(line, `"data":{`+tt.params+`}`) || !strings.Contains(line, tt.text) {
-				t.Errorf("answer %s", line)
+			want := []string{fmt.Sprintf(`"code":%d,`, tt.modern), tt.text}
+			if tt.method == "resources/read" {
+				want = append(want, `"data":{`+tt.params+`}`)
+			}
+			line := r.line()
+			for _, w := range want {
+				if !strings.Contains(line, w) {
+					t.Errorf("%s is not in %s", w, line)
+				}
 			}
 		})
 	}
@@ -86,4 +95,29 @@ func TestTooManySubscriptions(t *testing.T) {
 	r.want("2", "{}")
 	subscribe("test://one-more")
 	r.want("1", "{}")
+}
+
+// What reads wait for a sandbox keeps out no destroy.
+func TestManyReadsLeaveRoomForDestroy(t *testing.T) {
+	began, release := make(chan struct{}), make(chan struct{})
+	open := func(ctx context.Context) (*sessions.Manager, error) {
+		began <- struct{}{}
+		<-release
+		return nil, errors.New("broken")
+	}
+	r := start(t, func(s *mcpserver.Server) { s.Resources = tools.AllResources(open, slog.New(slog.DiscardHandler)) }).dial(t)
+	for i := range 30 {
+		r.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"resources/read","params":{"uri":"sandbox://sandboxes"}}`, i))
+		select {
+		case <-began:
+		case <-time.After(20 * time.Second): // only a read that is refused lets it pass
+			t.Fatalf("read %d has not begun: %+v", i, r.answer())
+		}
+	}
+	r.send(callLine(`"d"`, "destroy", "{}"))
+	r.want(`"d"`, "destroyed")
+	close(release)
+	for range 30 {
+		r.answer()
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +192,27 @@ func TestCreateOutlivesItsCaller(t *testing.T) {
 		for _, id := range []string{gone.ID, short.ID} {
 			if sb, err := l.Get(as(t, "alice"), id, time.Minute); err != nil || sb.State != sessions.Ready {
 				t.Errorf("Get: %+v, %v", sb, err)
+			}
+		}
+	})
+}
+
+// Who waits is told how far the making is.
+func TestCreateTellsItsSteps(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.onStep(func(_ context.Context, _, _ string, do func() error) error {
+			time.Sleep(time.Second)
+			return do()
+		})
+		var told []sessions.State
+		step := func(s sessions.State) { told = append(told, s) }
+		if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Minute, Step: step}); err != nil {
+			t.Fatal(err)
+		}
+		told = slices.Compact(told)
+		for _, want := range []sessions.State{sessions.Provisioning, sessions.Booting} {
+			if !slices.Contains(told, want) {
+				t.Errorf("told %v, want %s too", told, want)
 			}
 		}
 	})
