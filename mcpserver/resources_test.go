@@ -100,7 +100,7 @@ func TestTooManySubscriptions(t *testing.T) {
 // What reads wait for a sandbox keeps out no destroy.
 func TestManyReadsLeaveRoomForDestroy(t *testing.T) {
 	began, release := make(chan struct{}), make(chan struct{})
-	open := func(ctx context.Context) (*sessions.Manager, error) {
+	open := func(context.Context) (*sessions.Manager, error) {
 		began <- struct{}{}
 		<-release
 		return nil, errors.New("broken")
