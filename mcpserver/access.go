@@ -12,7 +12,6 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/sessions"
-	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 // anyone is what a request needs that everybody may make whom we know.
@@ -71,7 +70,7 @@ func (s *Server) allow(ctx context.Context, what string, need sessions.Scope) er
 }
 
 // guard answers a request that must not be made, and returns nil for one that
-// may. A tool that exists is left to guardTool, whose answer a model reads.
+// may. A tool that exists is left to perform, whose answer a model reads.
 func (s *Server) guard(ctx context.Context, m message) mcp.JSONRPCMessage {
 	what, need := s.needOf(m)
 	if m.Method == string(mcp.MethodToolsCall) && need != "" {
@@ -89,16 +88,6 @@ func (s *Server) guard(ctx context.Context, m message) mcp.JSONRPCMessage {
 		code, err = mcp.METHOD_NOT_FOUND, fmt.Errorf("method %q not found", short(what))
 	}
 	return mcp.JSONRPCError{Error: mcp.NewJSONRPCErrorDetails(code, err.Error(), nil)}
-}
-
-// guardTool is what every call of a tool passes, however it was registered.
-func (s *Server) guardTool(next server.ToolHandlerFunc) server.ToolHandlerFunc {
-	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-		if err := s.allow(ctx, req.Params.Name, s.scopes[req.Params.Name]); err != nil {
-			return toResult(tools.Result{IsError: true, Content: []tools.Content{{Text: err.Error()}}}), nil
-		}
-		return next(ctx, req)
-	}
 }
 
 // onlyWhatIsAllowed takes from lists what the caller can't use.

@@ -41,20 +41,30 @@ type entry struct {
 func entries() map[string]entry {
 	const read, write, admin = sessions.ScopeRead, sessions.ScopeWrite, sessions.ScopeAdmin
 	return map[string]entry{
-		"tool create_sandbox":  {write, `{"wait_seconds":0}`},
-		"tool list_sandboxes":  {read, `{"sandbox_id":"ID"}`},
-		"tool extend_ttl":      {write, `{"sandbox_id":"ID"}`},
-		"tool destroy":         {write, `{"sandbox_id":"ID"}`},
-		"tool exec":            {write, `{"sandbox_id":"ID","command":"true"}`},
-		"tool read_process":    {read, `{"sandbox_id":"ID","process_id":"p_1"}`},
-		"tool control_process": {write, `{"sandbox_id":"ID","process_id":"p_1","signal":"KILL"}`},
-		"tool read_file":       {read, `{"sandbox_id":"ID","path":"x"}`},
-		"tool write_file":      {write, `{"sandbox_id":"ID","path":"x","content":""}`},
-		"tool edit_file":       {write, `{"sandbox_id":"ID","path":"x","old_string":"a","new_string":"b"}`},
-		"tool list_files":      {read, `{"sandbox_id":"ID"}`},
-		"tool token_create":    {admin, `{"name":"new","scopes":"sandbox:read"}`},
-		"tool token_list":      {admin, `{}`},
-		"tool token_revoke":    {admin, `{"token":"nobody"}`},
+		"tool create_sandbox":       {write, `{"wait_seconds":0}`},
+		"tool list_sandboxes":       {read, `{"sandbox_id":"ID"}`},
+		"tool extend_ttl":           {write, `{"sandbox_id":"ID"}`},
+		"tool destroy":              {write, `{"sandbox_id":"ID"}`},
+		"tool exec":                 {write, `{"sandbox_id":"ID","command":"true"}`},
+		"tool read_process":         {read, `{"sandbox_id":"ID","process_id":"p_1"}`},
+		"tool control_process":      {write, `{"sandbox_id":"ID","process_id":"p_1","signal":"KILL"}`},
+		"tool read_file":            {read, `{"sandbox_id":"ID","path":"x"}`},
+		"tool write_file":           {write, `{"sandbox_id":"ID","path":"x","content":""}`},
+		"tool edit_file":            {write, `{"sandbox_id":"ID","path":"x","old_string":"a","new_string":"b"}`},
+		"tool list_files":           {read, `{"sandbox_id":"ID"}`},
+		"prompt clean_up_sandboxes": {read, `{}`},
+		"prompt reproduce_bug":      {read, `{"repo_url":"https://example.org/r","issue":"it breaks"}`},
+		"prompt run_in_sandbox":     {read, `{"task":"look"}`},
+
+		"resource sandbox://profiles":  {read, "sandbox://profiles"},
+		"resource sandbox://sandboxes": {read, "sandbox://sandboxes"},
+
+		"template sandbox://{sandbox_id}/files{+path}":               {read, "sandbox://ID/files/x"},
+		"template sandbox://{sandbox_id}/processes/{process_id}/log": {read, "sandbox://ID/processes/p_1/log"},
+
+		"tool token_create": {admin, `{"name":"new","scopes":"sandbox:read"}`},
+		"tool token_list":   {admin, `{}`},
+		"tool token_revoke": {admin, `{"token":"nobody"}`},
 	}
 }
 
@@ -98,6 +108,7 @@ func newPremises(t *testing.T) *premises {
 	open := func(context.Context) (*sessions.Manager, error) { return m, nil }
 	p.server = &mcpserver.Server{Version: "1", Log: log, Tools: append(tools.All(open, m.Profiles, log),
 		tools.Admin(open, func(context.Context) (*auth.Tokens, error) { return p.tokens, nil }, log)...)}
+	p.server.Resources, p.server.Prompts, p.server.Completer = tools.AllResources(open, log), tools.AllPrompts(log), tools.NewCompleter(open, log)
 	p.tokens.Revoked = p.server.End
 	t.Cleanup(func() { db.Close() })
 	return p

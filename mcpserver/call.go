@@ -27,7 +27,7 @@ const (
 func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return toResult(s.perform(ctx, work{
-			kind: "tool", name: t.Name, doing: t.Doing, meta: req.Params.Meta,
+			kind: "tool", name: t.Name, need: s.scopes[t.Name], doing: t.Doing, meta: req.Params.Meta,
 			do: func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
 		})), nil
 	}
@@ -35,16 +35,20 @@ func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 
 // work is what is done for a request: a call of a tool, the reading of a resource.
 type work struct {
-	kind, name string    // for the log
-	doing      string    // for progress
-	meta       *mcp.Meta // of the request
+	kind, name string         // for the log
+	need       sessions.Scope // of who asks
+	doing      string         // for progress
+	meta       *mcp.Meta      // of the request
 	do         func(ctx context.Context) tools.Result
 }
 
-// perform is what all work passes: a deadline, progress, recovery from a panic,
-// and one line in the log, which never has the arguments.
+// perform is what all work passes: whether the caller may, a deadline, progress,
+// recovery from a panic, and one line in the log, which never has the arguments.
 func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	start := time.Now()
+	if err := s.allow(ctx, w.name, w.need); err != nil {
+		return tools.Result{IsError: true, Outcome: "refused", Content: []tools.Content{{Text: err.Error()}}}
+	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
 	ctx, stop := s.progress(ctx, w)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -21,17 +22,18 @@ func TestCallThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		s := &Server{Log: slog.New(slog.DiscardHandler)}
-		s.build()
-		hang := tools.Tool{Name: "hang", Doing: "hanging", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		hang := tools.Tool{Name: "hang", Scope: sessions.ScopeRead, Doing: "hanging", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			tools.Report(ctx, "first step")
 			time.Sleep(10 * time.Second)
 			tools.Report(ctx, "second step")
 			<-ctx.Done()
 			return tools.Result{Outcome: "over"}
 		}}
+		s.Tools = []tools.Tool{hang}
+		s.build()
 		client := &call{conn: &conn{id: "c"}, notes: make(chan mcp.JSONRPCNotification, 100)}
 		req := mcp.CallToolRequest{Params: mcp.CallToolParams{Meta: &mcp.Meta{ProgressToken: "tok"}}}
-		if _, err := s.handler(hang)(s.mcp.WithContext(t.Context(), client), req); err != nil {
+		if _, err := s.handler(hang)(s.mcp.WithContext(withLocalPrincipal(t.Context(), 1), client), req); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 2*time.Minute {
@@ -66,7 +68,7 @@ func TestNoProgressUnasked(t *testing.T) {
 			time.Sleep(time.Minute)
 			return tools.Result{Outcome: "ok"}
 		}}
-		if _, err := s.handler(slow)(s.mcp.WithContext(t.Context(), client), mcp.CallToolRequest{}); err != nil {
+		if _, err := s.handler(slow)(s.mcp.WithContext(withLocalPrincipal(t.Context(), 1), client), mcp.CallToolRequest{}); err != nil {
 			t.Fatal(err)
 		}
 		if len(client.notes) != 0 {

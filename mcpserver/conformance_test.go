@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 // TestConformance runs the official suite on the stack that the product serves
@@ -17,7 +19,12 @@ import (
 // each version must pass, each time.
 func TestConformance(t *testing.T) {
 	s := &Server{Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
-	s.once.Do(func() { s.mcp = newFixture() })
+	s.once.Do(func() {
+		s.mcp, s.scopes = newFixture(), map[string]sessions.Scope{}
+		for name := range s.mcp.ListTools() {
+			s.scopes[name] = sessions.ScopeRead
+		}
+	})
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

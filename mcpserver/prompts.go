@@ -17,7 +17,7 @@ func (s *Server) offerPrompts() {
 		}
 		s.mcp.AddPrompt(def, func(ctx context.Context, req mcp.GetPromptRequest) (*mcp.GetPromptResult, error) {
 			res := s.perform(ctx, work{
-				kind: "prompt", name: p.Name, meta: req.Params.Meta,
+				kind: "prompt", name: p.Name, need: p.Scope, meta: req.Params.Meta,
 				do: func(ctx context.Context) tools.Result { return p.Get(ctx, req.Params.Arguments) },
 			})
 			if res.IsError {
@@ -60,6 +60,9 @@ func (c completion) CompleteResourceArgument(ctx context.Context, uri string, a 
 }
 
 func (c completion) complete(ctx context.Context, a mcp.CompleteArgument, given mcp.CompleteContext) *mcp.Completion {
+	if c.allow(ctx, "completion", c.Completer.Scope) != nil {
+		return &mcp.Completion{}
+	}
 	values, total := c.Completer.Complete(ctx, a.Name, a.Value, given.Arguments)
 	return &mcp.Completion{Values: values, Total: total, HasMore: total > len(values)}
 }

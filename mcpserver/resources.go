@@ -38,12 +38,12 @@ const askedURI = "uri"
 // readResource answers every resources/read.
 func (s *Server) readResource(ctx context.Context, req mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
 	uri, _ := req.Params.Arguments[askedURI].(string)
-	name := ""
+	name, need := "", sessions.ScopeRead // of what there is not
 	if r := s.Resources.Find(uri); r != nil {
-		name = r.Name
+		name, need = r.Name, r.Scope
 	}
 	res := s.perform(ctx, work{
-		kind: "resource", name: name, doing: "reading " + name, meta: req.Params.Meta,
+		kind: "resource", name: name, need: need, doing: "reading " + name, meta: req.Params.Meta,
 		do: func(ctx context.Context) tools.Result { return s.Resources.Read(ctx, uri) },
 	})
 	if res.IsError {

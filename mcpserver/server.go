@@ -120,7 +120,6 @@ func (s *Server) build() {
 		server.WithInstructions(s.Instructions),
 		server.WithToolCapabilities(false),
 		server.WithLogging(), // a level may be set; nothing is logged to clients
-		server.WithToolHandlerMiddleware(s.guardTool),
 		server.WithHooks(hooks),
 	)
 	s.urgent, s.scopes = map[string]bool{}, map[string]sessions.Scope{}
