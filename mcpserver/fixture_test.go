@@ -110,7 +110,7 @@ func (f *fixture) tools() []tools.Tool {
 		{Name: "whoami", Scope: sessions.ScopeRead, Description: "principal", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			p, _ := sessions.PrincipalFrom(ctx)
 			res := text(p.Name)
-			res.Meta = map[string]int{"n": 1}
+			res.Meta = map[string]any{"scopes": p.Scopes}
 			return res
 		}},
 		{Name: "panics", Scope: sessions.ScopeWrite, Description: "panics", Call: func(context.Context, json.RawMessage) tools.Result { panic("secret detail") }},

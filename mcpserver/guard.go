@@ -63,13 +63,16 @@ func (w *web) meantForUs(next http.Handler) http.Handler {
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "host %q is not one that this server goes by; the operator can add it to http_allowed_hosts", r.Host)
 		case origin != "" && !w.knownOrigin(origin, r):
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "origin %q may not use this server; the operator can add it to http_allowed_origins", origin)
-		case w.ending.Err() != nil:
+		case !w.gate.enter():
 			rw.Header().Set("Connection", "close")
 			rw.Header().Set("Retry-After", "5")
 			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "the server is ending; sandboxes go on, try again in 5 s")
-		case origin != "" && crossOrigin(rw.Header(), origin, r): // that was the question
-			rw.WriteHeader(http.StatusNoContent)
 		default:
+			defer w.gate.leave()
+			if origin != "" && crossOrigin(rw.Header(), origin, r) { // that was the question
+				rw.WriteHeader(http.StatusNoContent)
+				return
+			}
 			next.ServeHTTP(rw, r)
 		}
 	})

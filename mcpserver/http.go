@@ -107,8 +107,7 @@ func (s *Server) ServeHTTPOn(ctx context.Context, ln net.Listener, h HTTP) error
 	for {
 		select {
 		case <-sweep.C:
-			w.sessions.sweep()
-			w.shares.sweep()
+			w.sweep()
 		case err := <-failed:
 			return errors.Join(fmt.Errorf("serve HTTP on %s: %w", ln.Addr(), err), srv.Close())
 		case <-ctx.Done():
@@ -117,19 +116,27 @@ func (s *Server) ServeHTTPOn(ctx context.Context, ln net.Listener, h HTTP) error
 	}
 }
 
-// shutDown lets the calls end, and ends them when they take too long.
+// sweep forgets the clients of which there is nothing left.
+func (w *web) sweep() {
+	w.sessions.sweep()
+	w.shares.sweep()
+}
+
+// shutDown lets the calls end, and ends them when they take too long. New ones
+// are told, as long as there are others, that the server is ending.
 func (w *web) shutDown(srv *http.Server, cancelCalls func()) error {
-	w.close()
-	ctx, cancel := context.WithTimeout(context.Background(), w.Grace)
+	empty := w.gate.shut()
+	w.endStreams()
+	select {
+	case <-empty:
+	case <-time.After(w.Grace):
+	}
+	cancelCalls()
+	ctx, cancel := context.WithTimeout(context.Background(), w.srv.writeTimeout())
 	defer cancel()
 	err := srv.Shutdown(ctx)
-	cancelCalls()
-	if errors.Is(err, context.DeadlineExceeded) {
-		ctx, cancel := context.WithTimeout(context.Background(), w.srv.writeTimeout())
-		defer cancel()
-		if err = srv.Shutdown(ctx); err != nil { // to whom it does not matter that they were cancelled
-			err = srv.Close()
-		}
+	if err != nil { // a client does not read
+		err = srv.Close()
 	}
 	w.sessions.endAll()
 	if err != nil {
@@ -151,8 +158,9 @@ type web struct {
 	sessions sessionTable
 	shares   shares
 
-	ending context.Context // done: no new call is served
-	close  context.CancelFunc
+	gate       gate            // requests are let in
+	ending     context.Context // done: what would not end by itself ends
+	endStreams context.CancelFunc
 }
 
 func newWeb(s *Server, h HTTP) *web {
@@ -162,7 +170,7 @@ func newWeb(s *Server, h HTTP) *web {
 	defaults(&w.SessionTTL, time.Hour)
 	defaults(&w.Grace, 5*time.Second)
 	w.sessions.ttl = w.SessionTTL
-	w.ending, w.close = context.WithCancel(context.Background())
+	w.ending, w.endStreams = context.WithCancel(context.Background())
 	return w
 }
 

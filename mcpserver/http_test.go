@@ -1,15 +1,18 @@
 package mcpserver_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 func TestClientOfAnotherOverHTTP(t *testing.T) {
@@ -89,6 +92,11 @@ func TestSSEOverHTTP(t *testing.T) {
 	_, path := f.as("a").do(http.MethodGet, "/sse", nil).event()
 	f.as("b").do(http.MethodPost, path, strings.NewReader(ping)).want(http.StatusNotFound, "no such session")
 
+	// Nor is it one of the other transport.
+	atMCP := f.as("a")
+	atMCP.set("Mcp-Session-Id", strings.TrimPrefix(path, "/message?sessionId="))
+	atMCP.post(ping).want(http.StatusNotFound, "begin anew")
+
 	// The limits of a connection hold here too: see TestIDInUseIsRefused.
 	say(callLine("3", "block", "{}")).want(http.StatusAccepted, "")
 	<-f.started
@@ -98,6 +106,23 @@ func TestSSEOverHTTP(t *testing.T) {
 	<-f.ended
 	say(ping)
 	heard.wantEvent(`"id":"ping"`) // and no answer to the cancelled call
+}
+
+// What a token may do is asked each time, not when the session began.
+func TestScopesOfASession(t *testing.T) {
+	var f fickle
+	heard, say := startHTTP(t, mcpserver.HTTP{Auth: &f}).as("a").openSSE()
+	say(callLine("1", "whoami", "{}")).want(http.StatusAccepted, "")
+	heard.wantEvent(`"scopes":["sandbox:read","scope-2"]`)
+	say(callLine("2", "whoami", "{}")).want(http.StatusAccepted, "")
+	heard.wantEvent(`"scopes":["sandbox:read","scope-3"]`)
+}
+
+// fickle gives each request another scope.
+type fickle struct{ n atomic.Int64 }
+
+func (f *fickle) Authenticate(context.Context, string) (sessions.Principal, error) {
+	return sessions.Principal{Name: "a", Scopes: []sessions.Scope{sessions.ScopeRead, sessions.Scope(fmt.Sprint("scope-", f.n.Add(1)))}}, nil
 }
 
 // Notifications come before the answer, where it comes, however short the time

@@ -1,6 +1,7 @@
 package mcpserver_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -124,10 +125,10 @@ func TestSlowReaderIsDisconnectedOverHTTP(t *testing.T) {
 func TestLimitsOfAPrincipal(t *testing.T) {
 	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, Limits: mcpserver.Limits{Calls: 2}})
 	call := modernCall("1", "block", "{}")
-	for range 2 {
-		f.as("a").modern("tools/call", "block").background(call)
-		<-f.started
-	}
+	first, _ := f.as("a").modern("tools/call", "block").background(call)
+	f.as("a").modern("tools/call", "block").background(call)
+	<-f.started
+	<-f.started
 	res := f.as("a").modern("tools/call", "block").post(call)
 	wantErrorText(t, res.want(http.StatusTooManyRequests, "2 calls are running already"), -32000)
 	if got := res.Header.Get("Retry-After"); got != "1" {
@@ -137,10 +138,12 @@ func TestLimitsOfAPrincipal(t *testing.T) {
 	say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
 	heard.wantEvent("2 calls are running already")
 	f.as("a").modern("tools/call", "destroy").post(modernCall("1", "destroy", "{}")).want(http.StatusOK, "destroyed")
-	got, _ := f.as("b").modern("tools/call", "block").background(call) // who has room of its own
+	b, _ := f.as("b").modern("tools/call", "block").background(call) // who has room of its own
 	<-f.started
 	close(f.release)
-	(<-got).want(http.StatusOK, "released")
+	(<-b).want(http.StatusOK, "released")
+	(<-first).want(http.StatusOK, "released")
+	f.as("a").modern("tools/call", "block").post(call).want(http.StatusOK, "released")
 }
 
 func TestRateOfAPrincipal(t *testing.T) {
@@ -163,8 +166,6 @@ func TestEndDrainsCalls(t *testing.T) {
 	got, _ := p.background(modernCall("1", "block", "{}"))
 	heard, say := f.peer().openSSE()
 	say(callLine("2", "block", "{}")).want(http.StatusAccepted, "")
-	late := f.peer()
-	late.connect()
 	listening := f.peer().initialize("2025-11-25").do(http.MethodGet, "/mcp", nil)
 	<-f.started
 	<-f.started
@@ -172,22 +173,20 @@ func TestEndDrainsCalls(t *testing.T) {
 	if _, err := io.ReadAll(listening.in); err != nil { // it ends at once: nothing is to come
 		t.Errorf("listening: %v", err)
 	}
-	res, err := late.try(t.Context(), http.MethodPost, "/mcp", strings.NewReader(ping))
-	if err == nil { // the connection may be closed by now, which refuses as well
-		res.want(http.StatusServiceUnavailable, "sandboxes go on")
+	late := f.peer().post(ping)
+	late.want(http.StatusServiceUnavailable, "sandboxes go on")
+	if late.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
 	}
 	close(f.release)
 	(<-got).want(http.StatusOK, "released")
 	heard.wantEvent("released")
-	err = <-f.served
+	err := <-f.served
 	f.served <- err // for the cleanup
 	if len(f.ended) > 0 || err != nil {
 		t.Errorf("%d calls cancelled, error %v", len(f.ended), err)
 	}
 }
-
-// connect makes a connection that can be used later.
-func (p *peer) connect() { p.do(http.MethodGet, "/", nil).want(http.StatusNotFound, "") }
 
 // Calls that take too long are cancelled at the end.
 func TestEndCancelsCalls(t *testing.T) {
@@ -227,16 +226,76 @@ func TestSessionsEndByThemselves(t *testing.T) {
 	stays.post(ping).want(http.StatusOK, "{}")
 }
 
-// A connection that says nothing does not keep others out.
-func TestHalfOpenConnection(t *testing.T) {
-	f := startHTTP(t, mcpserver.HTTP{})
+// lineHTTP is a connection on which a test says HTTP itself.
+type lineHTTP struct {
+	t *testing.T
+	net.Conn
+}
+
+func (f *httpFixture) dialHTTP(t *testing.T) lineHTTP {
+	t.Helper()
 	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(f.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	if _, err := io.WriteString(c, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() { c.Close() })
+	return lineHTTP{t, c}
+}
+
+func (c lineHTTP) say(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Fatal(err)
 	}
+}
+
+func (c lineHTTP) want(status int, text string) {
+	c.t.Helper()
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	(&response{c.t, res, bufio.NewReader(res.Body)}).want(status, text)
+}
+
+// A body that is too long is refused when its length is told, and not read.
+func TestHugeBodyIsNotRead(t *testing.T) {
+	c := startHTTP(t, mcpserver.HTTP{}).dialHTTP(t)
+	c.say("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1073741824\r\n\r\n")
+	c.want(http.StatusRequestEntityTooLarge, "more than 32 MiB")
+}
+
+// A connection on which nothing comes does not keep others out.
+func TestHalfOpenConnection(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	f.dialHTTP(t).say("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{MaxConns: 1})
+	one := f.peer().initialize("2025-11-25")
+	two := f.peer()
+	two.set("Mcp-Session-Id", one.header.Get("Mcp-Session-Id"))
+	got, _ := two.background(ping)
+	for range 100 {
+		one.post(ping).want(http.StatusOK, "{}")
+	}
+	if len(got) > 0 {
+		t.Error("a second connection was served beside the first")
+	}
+	one.client.CloseIdleConnections()
+	(<-got).want(http.StatusOK, "{}")
+}
+
+// A stream may be silent for longer than a client may take to read.
+func TestStreamOutlivesTheWriteTimeout(t *testing.T) {
+	const timeout = 20 * time.Millisecond
+	f := startHTTP(t, mcpserver.HTTP{}, func(s *mcpserver.Server) { s.WriteTimeout = timeout })
+	heard, say := f.peer().openSSE()
+	time.Sleep(2 * timeout) // it is time that must have passed
+	say(ping).want(http.StatusAccepted, "")
+	heard.wantEvent(`"id":"ping"`)
 }

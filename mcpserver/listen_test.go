@@ -1,0 +1,180 @@
+package mcpserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+)
+
+// serveMCP serves what is in m over HTTP.
+func serveMCP(t *testing.T, m *server.MCPServer) (url string, stop func() error) {
+	t.Helper()
+	s := &Server{Log: slog.New(slog.DiscardHandler)}
+	s.once.Do(func() { s.mcp = m })
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	served := make(chan error, 1)
+	go func() { served <- s.ServeHTTPOn(ctx, ln, HTTP{Grace: time.Hour}) }()
+	return "http://" + ln.Addr().String() + "/mcp", func() error { cancel(); return <-served }
+}
+
+// request makes one of 2026-07-28.
+func request(t *testing.T, url, method, params string) *http.Response {
+	t.Helper()
+	meta := `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+	body := `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + "," + meta + "}}"
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"Content-Type": "application/json", "Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": method, "Mcp-Name": "panics",
+	} {
+		req.Header.Set(name, value)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { res.Body.Close() })
+	return res
+}
+
+// Who listens hears what it asked for and no more, as of its request, and the
+// end of the server ends it at once.
+func TestListening(t *testing.T) {
+	m := server.NewMCPServer("x", "1", server.WithToolCapabilities(true), server.WithPromptCapabilities(true))
+	url, stop := serveMCP(t, m)
+	in := bufio.NewReader(request(t, url, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`).Body)
+	message := func() string {
+		for {
+			line, err := in.ReadString('\n')
+			if data, ok := strings.CutPrefix(line, "data: "); ok || errors.Is(err, io.EOF) {
+				return data
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := message(); !strings.Contains(got, "subscriptions/acknowledged") {
+		t.Fatalf("first message %s", got)
+	}
+	m.AddPrompt(mcp.NewPrompt("p"), nil)
+	m.AddTool(mcp.NewTool("t"), nil)
+	if got := message(); !strings.Contains(got, "tools/list_changed") || !strings.Contains(got, `"io.modelcontextprotocol/subscriptionId":7`) {
+		t.Errorf("next message %s", got)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if got := message(); !strings.Contains(got, `"id":7`) {
+		t.Errorf("answer %s", got)
+	}
+}
+
+// Not only tools can panic.
+func TestPanicOfAPrompt(t *testing.T) {
+	m := server.NewMCPServer("x", "1", server.WithPromptCapabilities(false))
+	m.AddPrompt(mcp.NewPrompt("panics"), func(context.Context, mcp.GetPromptRequest) (*mcp.GetPromptResult, error) { panic("secret detail") })
+	url, stop := serveMCP(t, m)
+	body, err := io.ReadAll(request(t, url, "prompts/get", `"name":"panics"`).Body)
+	if err != nil || !strings.Contains(string(body), "internal error (ref ") || strings.Contains(string(body), "secret") {
+		t.Errorf("answer %s, error %v", body, err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that waits is told nothing, again and again.
+func TestKeepAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Log: slog.New(slog.DiscardHandler)}
+		s.build()
+		c := s.connect(t.Context(), nil)
+		defer c.close()
+		said := 0
+		out := &outlet{nothing: func() error { said++; return nil }}
+		over := make(chan struct{})
+		time.AfterFunc(time.Minute+time.Second, func() { close(over) })
+		newCall(c, out, message{}, 0).forward(over)
+		if said != 4 {
+			t.Errorf("told %d times in a minute, want 4", said)
+		}
+	})
+}
+
+func TestSessionTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Log: slog.New(slog.DiscardHandler)}
+		s.build()
+		w := newWeb(s, HTTP{SessionTTL: time.Hour, Limits: Limits{Rate: 1}})
+		defer w.endStreams()
+		add := func(owner string) *conn {
+			sh := w.shares.of(owner)
+			defer sh.letGo()
+			c := s.connect(context.Background(), sh)
+			w.sessions.add(c, owner)
+			time.Sleep(time.Millisecond)
+			return c
+		}
+		first, busy := add("b"), add("a")
+		_, done := w.sessions.use(busy.id, "a")
+		oldest := add("a")
+		for range maxSessions - 1 {
+			add("a")
+		}
+		if oldest.ctx.Err() == nil || busy.ctx.Err() != nil || first.ctx.Err() != nil {
+			t.Error("the session that gave way is not a's oldest that is not used")
+		}
+		time.Sleep(time.Hour)
+		w.sweep()
+		if len(w.sessions.byID) != 1 || busy.ctx.Err() != nil || first.ctx.Err() == nil {
+			t.Errorf("%d sessions left, want the one that is used", len(w.sessions.byID))
+		}
+		done()
+		time.Sleep(time.Hour)
+		w.sweep()
+		if len(w.sessions.byID) != 0 || len(w.shares.byName) != 0 {
+			t.Errorf("%d sessions and %d principals left", len(w.sessions.byID), len(w.shares.byName))
+		}
+	})
+}
+
+// What is being read of one principal's requests is bounded before it is read.
+func TestLoadIsBounded(t *testing.T) {
+	all := shares{}
+	s := all.of("a")
+	for range maxBytes / maxLine {
+		if problem := s.load(maxLine); problem != nil {
+			t.Fatal(problem)
+		}
+	}
+	if problem := s.load(maxLine); problem == nil || problem.Code != busy {
+		t.Errorf("one more: %+v", problem)
+	}
+	if problem := s.load(smallBody); problem != nil {
+		t.Errorf("a small one: %+v", problem)
+	}
+	s.unload(maxLine)
+	s.unload(smallBody)
+	if problem := s.load(maxLine); problem != nil {
+		t.Errorf("after one has ended: %+v", problem)
+	}
+}
