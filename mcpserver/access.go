@@ -21,7 +21,7 @@ const anyone sessions.Scope = "*"
 // is for nobody: what is new has no entry, and so is refused until it has.
 //
 // Lists are for anyone; they show only what the caller may use.
-func (s *Server) needOf(m message) (what string, need sessions.Scope) {
+func (s *Server) needOf(ctx context.Context, m message) (what string, need sessions.Scope) {
 	switch mcp.MCPMethod(m.Method) {
 	case mcp.MethodInitialize, mcp.MethodServerDiscover, mcp.MethodPing, mcp.MethodSetLogLevel,
 		mcp.MethodToolsList, mcp.MethodResourcesList, mcp.MethodResourcesTemplatesList, mcp.MethodPromptsList:
@@ -30,9 +30,19 @@ func (s *Server) needOf(m message) (what string, need sessions.Scope) {
 		mcp.MethodPromptsGet, mcp.MethodCompletionComplete:
 		need = sessions.ScopeRead
 	case mcp.MethodToolsCall:
-		return m.Params.Name, s.scopes[m.Params.Name]
+		return m.Params.Name, s.needOfTool(ctx, m.Params.Name)
 	}
 	return m.Method, need
+}
+
+// needOfTool returns what a tool needs: of one that is not offered in ctx, what
+// nobody has.
+func (s *Server) needOfTool(ctx context.Context, name string) sessions.Scope {
+	t := s.byName[name]
+	if t.Offered != nil && !t.Offered(ctx) {
+		return ""
+	}
+	return t.Scope
 }
 
 // errScope is that the caller lacks what its request needs.
@@ -72,7 +82,7 @@ func (s *Server) allow(ctx context.Context, what string, need sessions.Scope) er
 // guard answers a request that must not be made, and returns nil for one that
 // may. A tool that exists is left to perform, whose answer a model reads.
 func (s *Server) guard(ctx context.Context, m message) mcp.JSONRPCMessage {
-	what, need := s.needOf(m)
+	what, need := s.needOf(ctx, m)
 	if m.Method == string(mcp.MethodToolsCall) && need != "" {
 		return nil
 	}
@@ -102,7 +112,7 @@ func (s *Server) onlyWhatIsAllowed() *server.Hooks {
 		all := res.Tools
 		res.Tools = make([]mcp.Tool, 0, len(all))
 		for _, t := range all {
-			if who.May(s.scopes[t.Name]) {
+			if who.May(s.needOfTool(ctx, t.Name)) {
 				res.Tools = append(res.Tools, t)
 			}
 		}

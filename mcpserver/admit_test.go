@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+
+	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 // What the requests of one connection take together is bounded; what must get
 // through is not kept out by it.
 func TestAdmitBoundsBytes(t *testing.T) {
-	c := &conn{srv: &Server{urgent: map[string]bool{"destroy": true}}, calls: map[string]*call{}}
+	c := &conn{srv: &Server{byName: map[string]tools.Tool{"destroy": {Urgent: true}}}, calls: map[string]*call{}}
 	request := func(id int, tool string) *call {
 		r := &call{size: maxLine}
 		r.ID, r.Method, r.Params.Name = json.RawMessage(fmt.Sprint(id)), "tools/call", tool

@@ -27,7 +27,7 @@ const (
 func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return toResult(s.perform(ctx, work{
-			kind: "tool", name: t.Name, need: s.scopes[t.Name], doing: t.Doing, meta: req.Params.Meta,
+			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, meta: req.Params.Meta,
 			do: func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
 		})), nil
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 // TestConformance runs the official suite on the stack that the product serves
@@ -20,9 +21,9 @@ import (
 func TestConformance(t *testing.T) {
 	s := &Server{Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	s.once.Do(func() {
-		s.mcp, s.scopes = newFixture(), map[string]sessions.Scope{}
+		s.mcp, s.byName = newFixture(), map[string]tools.Tool{}
 		for name := range s.mcp.ListTools() {
-			s.scopes[name] = sessions.ScopeRead
+			s.byName[name] = tools.Tool{Scope: sessions.ScopeRead}
 		}
 	})
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -154,7 +154,7 @@ const busy = -32000
 // class returns which of the limits holds for a request.
 func (c *conn) class(r *call) (class, limit int) {
 	switch method := mcp.MCPMethod(r.Method); {
-	case method == mcp.MethodToolsCall && !c.srv.urgent[r.Params.Name],
+	case method == mcp.MethodToolsCall && !c.srv.byName[r.Params.Name].Urgent,
 		method == mcp.MethodResourcesRead, method == mcp.MethodCompletionComplete: // may wait for a sandbox
 		return 0, maxCalls
 	}

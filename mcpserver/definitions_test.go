@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -29,6 +30,7 @@ func definitions(t *testing.T, kind string) map[string]json.RawMessage {
 	r := start(t, offering, func(s *mcpserver.Server) {
 		s.Tools = tools.All(nil, sessions.BuiltinProfiles(), slog.New(slog.DiscardHandler))
 	}).dial(t)
+	r.send(strings.TrimSpace(mcpserver.Hello{HostDirs: []string{t.TempDir()}}.Line())) // with all that may be offered
 	method := map[string]string{"resourceTemplates": "resources/templates"}[kind]
 	r.send(`{"jsonrpc":"2.0","id":1,"method":"` + cmp.Or(method, kind) + `/list"}`)
 	var list map[string][]json.RawMessage
@@ -88,7 +90,7 @@ func TestDefinitionsFitClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defs := definitions(t, "tools")
-	if len(defs) != 11 {
+	if len(defs) != 13 {
 		t.Errorf("%d tools", len(defs))
 	}
 	total := 0

@@ -24,6 +24,6 @@ func Ask(ctx context.Context, s *Server, line string) []byte {
 // NeedOf is what a method needs.
 func NeedOf(s *Server, method string) sessions.Scope {
 	s.once.Do(s.build)
-	_, need := s.needOf(message{Method: method})
+	_, need := s.needOf(context.Background(), message{Method: method})
 	return need
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/agentlab-mcp/agentlab/internal/hosttree"
 	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 // helloPrefix begins a line that is of ours and not of the protocol.
@@ -24,6 +26,9 @@ type Hello struct {
 	// Admin asks for what is the operator's. Everybody who reaches the socket is
 	// the user whose daemon this is; what acts for an agent does not ask.
 	Admin bool `json:"admin,omitempty"`
+	// HostDirs are directories of the user's, absolute, whose files may be
+	// copied to and from sandboxes.
+	HostDirs []string `json:"host_dirs,omitempty"`
 }
 
 // Line is what to send.
@@ -52,10 +57,14 @@ func parseHello(line []byte) (h Hello, there bool, err error) {
 }
 
 // apply returns the context of what such a client asks for.
-func (h Hello) apply(ctx context.Context) context.Context {
+func (h Hello) apply(ctx context.Context) (context.Context, error) {
 	who, ok := sessions.PrincipalFrom(ctx)
 	if ok && h.Admin {
 		who.Scopes = []sessions.Scope{sessions.ScopeAdmin}
 	}
-	return sessions.WithPrincipal(ctx, who)
+	dirs, err := hosttree.New(h.HostDirs)
+	if err != nil {
+		return ctx, fmt.Errorf("hello: %w", err)
+	}
+	return tools.WithHostDirs(sessions.WithPrincipal(ctx, who), dirs), nil
 }

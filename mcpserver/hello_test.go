@@ -39,13 +39,18 @@ func TestHello(t *testing.T) {
 func TestHelloApplies(t *testing.T) {
 	ctx := withLocalPrincipal(t.Context(), 1000)
 	for _, admin := range []bool{false, true} {
-		who, ok := sessions.PrincipalFrom(Hello{Admin: admin}.apply(ctx))
-		if !ok || who.Name != "local:1000" || who.May(sessions.ScopeAdmin) != admin || !who.May(sessions.ScopeWrite) {
+		ctx, err := Hello{Admin: admin}.apply(ctx)
+		who, ok := sessions.PrincipalFrom(ctx)
+		if err != nil || !ok || who.Name != "local:1000" || who.May(sessions.ScopeAdmin) != admin || !who.May(sessions.ScopeWrite) {
 			t.Errorf("admin %v: %+v, %v", admin, who, ok)
 		}
 	}
-	if who, ok := sessions.PrincipalFrom(Hello{Admin: true}.apply(t.Context())); ok {
-		t.Errorf("nobody became %+v", who)
+	nobody, err := Hello{Admin: true}.apply(t.Context())
+	if who, ok := sessions.PrincipalFrom(nobody); ok || err != nil {
+		t.Errorf("nobody became %+v, %v", who, err)
+	}
+	if _, err := (Hello{HostDirs: []string{"/nonexistent"}}).apply(ctx); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+		t.Errorf("a directory that is not there: %v", err)
 	}
 }
 

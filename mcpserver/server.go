@@ -22,7 +22,6 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
 
-	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -41,8 +40,7 @@ type Server struct {
 	once sync.Once
 	mcp  *server.MCPServer
 
-	urgent  map[string]bool           // tool names
-	scopes  map[string]sessions.Scope // what each tool needs
+	byName  map[string]tools.Tool
 	crowd   crowd
 	clients atomic.Int64
 }
@@ -122,9 +120,9 @@ func (s *Server) build() {
 		server.WithLogging(), // a level may be set; nothing is logged to clients
 		server.WithHooks(hooks),
 	)
-	s.urgent, s.scopes = map[string]bool{}, map[string]sessions.Scope{}
+	s.byName = map[string]tools.Tool{}
 	for _, t := range s.Tools {
-		s.urgent[t.Name], s.scopes[t.Name] = t.Urgent, t.Scope
+		s.byName[t.Name] = t
 		s.mcp.AddTool(definition(t), s.handler(t))
 	}
 	s.offer(hooks)

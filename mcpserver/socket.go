@@ -71,11 +71,13 @@ func (c *conn) readLines(src io.Reader) error {
 	for first := true; ; first = false {
 		line, err := lines.next()
 		if hello, there, herr := parseHello(line); first && there {
+			if herr == nil {
+				ctx, herr = hello.apply(ctx)
+			}
 			if herr != nil {
 				c.reject(nil, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: herr.Error()})
 				return herr
 			}
-			ctx = hello.apply(ctx)
 			continue
 		}
 		var long *tooLong

@@ -102,10 +102,23 @@ type shared struct{ guest.Conn }
 
 func (shared) Close() error { return nil }
 
-// hooked is a Conn that lets a test act just before a file is written.
+// hooked is a Conn that lets a test act just before something is done, and take
+// the programs away.
 type hooked struct {
 	guest.Conn
-	beforeWrite func()
+	beforeWrite, beforeRun func()
+	path                   string // PATH of what is run; empty is the guest's
+}
+
+func (c *hooked) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest.Exit, error) {
+	if c.beforeRun != nil {
+		c.beforeRun()
+	}
+	if c.path != "" {
+		cmd.Args[0] = "/bin/" + cmd.Args[0]
+		cmd.Env = append(cmd.Env, "PATH="+c.path)
+	}
+	return c.Conn.Run(ctx, cmd, std)
 }
 
 func (c *hooked) WriteFile(ctx context.Context, path string, r io.Reader, opt guest.WriteOptions) (guest.WriteResult, error) {

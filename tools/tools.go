@@ -35,6 +35,9 @@ type Tool struct {
 	// Scope is what a caller must have, or the tool is neither shown to it nor
 	// called for it. Without one it is for nobody.
 	Scope sessions.Scope
+	// Offered says whether the tool is there at all for whoever asks; nil is
+	// that it always is.
+	Offered func(ctx context.Context) bool
 
 	// Call does it. It never fails otherwise than by Result.IsError, and
 	// panics are the caller's to catch.
@@ -106,6 +109,7 @@ func All(open Source, profiles []sessions.Profile, log *slog.Logger) []Tool {
 		s.createSandbox(), s.listSandboxes(), s.extendTTL(), s.destroy(),
 		s.exec(), s.readProcess(), s.controlProcess(),
 		s.readFile(), s.writeFile(), s.editFile(), s.listFiles(),
+		s.uploadFile(), s.downloadFile(),
 	}
 }
 

@@ -15,10 +15,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/hosttree"
+	"github.com/agentlab-mcp/agentlab/mcpserver"
 )
 
 func newMCPCommand(locate func() (config.Paths, error)) *cobra.Command {
 	var far farServer
+	var dirs []string
 	cmd := &cobra.Command{
 		Use:   "mcp",
 		Short: "Serve MCP over standard input and output",
@@ -28,12 +31,22 @@ It joins them to the daemon of this user and starts one if none runs, so that
 all clients share one daemon, and sandboxes outlive the client that made them.
 When standard input ends, it waits for the answers still due and ends.
 
+With --allow-host-dir the agent may copy files between that directory and its
+sandboxes (upload_file, download_file), and nothing else of this machine.
+
 With --server it joins them to a server elsewhere, over HTTPS, and takes the
 token for it from the file of --token-file or from ` + tokenEnv + `.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			allowed, err := hosttree.New(dirs)
+			if err != nil {
+				return fmt.Errorf("--allow-host-dir: %w", err)
+			}
 			if cmd.Flags().Changed("server") {
+				if len(dirs) > 0 {
+					return errors.New("--allow-host-dir: got it with --server; files of this machine go to a server elsewhere by upload_url and download_url")
+				}
 				b, err := far.open(os.Getenv)
 				if err != nil {
 					return err
@@ -41,9 +54,10 @@ token for it from the file of --token-file or from ` + tokenEnv + `.
 				b.out = os.Stdout
 				return fail(exitLost, b.run(cmd.Context(), os.Stdin))
 			}
-			return joinDaemon(cmd, locate)
+			return joinDaemon(cmd, locate, allowed)
 		},
 	}
+	cmd.Flags().StringArrayVar(&dirs, "allow-host-dir", nil, "a directory whose files the agent may copy to and from sandboxes; may be repeated")
 	cmd.Flags().StringVar(&far.url, "server", "", "URL of a server to join instead of this user's daemon")
 	cmd.Flags().StringVar(&far.tokenFile, "token-file", "", "file with nothing but the token for it")
 	cmd.Flags().StringVar(&far.ca, "ca", "", "file of PEM certificates, one of which must have signed the server's")
@@ -51,7 +65,7 @@ token for it from the file of --token-file or from ` + tokenEnv + `.
 }
 
 // joinDaemon joins standard input and output to the daemon of this user.
-func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error)) error {
+func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error), allowed hosttree.Dirs) error {
 	paths, err := locate()
 	if err != nil {
 		return fail(exitFailed, err)
@@ -65,6 +79,11 @@ func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error)) error {
 	conn, err := b.connect(cmd.Context())
 	if err != nil {
 		return fail(exitLost, err)
+	}
+	if paths := allowed.Paths(); len(paths) > 0 {
+		if _, err := io.WriteString(conn, mcpserver.Hello{HostDirs: paths}.Line()); err != nil {
+			return fail(exitLost, err)
+		}
 	}
 	return fail(exitLost, relay(conn, os.Stdin, os.Stdout))
 }

@@ -19,7 +19,7 @@ import (
 // mcpMain is the command mcp of the scripts: a client that launches
 // "agentlab mcp" as any client does.
 //
-//	mcp [-until REGEXP] [TOOL ARGUMENTS]...
+//	mcp [-until REGEXP] [-allow DIR] [TOOL ARGUMENTS]...
 //	mcp -cancel -until REGEXP TOOL ARGUMENTS [TOOL ARGUMENTS]...
 //	mcp -bridges N
 //
@@ -30,6 +30,7 @@ import (
 func mcpMain() {
 	until := flag.String("until", "", "repeat until the output matches")
 	cancelled := flag.Bool("cancel", false, "cancel the first call in the end")
+	allow := flag.String("allow", "", "a directory for --allow-host-dir")
 	bridges := flag.Int("bridges", 0, "how many clients at once")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -41,7 +42,7 @@ func mcpMain() {
 	case *cancelled:
 		err = cancelFirst(ctx, flag.Args(), regexp.MustCompile(*until))
 	default:
-		err = calls(ctx, flag.Args(), regexp.MustCompile(*until))
+		err = calls(ctx, *allow, flag.Args(), regexp.MustCompile(*until))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -49,8 +50,8 @@ func mcpMain() {
 	}
 }
 
-func connect(ctx context.Context) (*mcp.ClientSession, error) {
-	cmd := exec.Command("agentlab", "mcp")
+func connect(ctx context.Context, args ...string) (*mcp.ClientSession, error) {
+	cmd := exec.Command("agentlab", append([]string{"mcp"}, args...)...)
 	cmd.Stderr = os.Stderr
 	client := mcp.NewClient(&mcp.Implementation{Name: "script", Version: "1"}, nil)
 	return client.Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
@@ -89,7 +90,7 @@ func cancelFirst(ctx context.Context, args []string, until *regexp.Regexp) error
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- call(first, s, args[0], args[1], new(strings.Builder)) }()
-	if err := calls(ctx, args[2:], until); err != nil {
+	if err := calls(ctx, "", args[2:], until); err != nil {
 		return err
 	}
 	select {
@@ -107,8 +108,12 @@ func cancelFirst(ctx context.Context, args []string, until *regexp.Regexp) error
 	return s.Close()
 }
 
-func calls(ctx context.Context, args []string, until *regexp.Regexp) error {
-	s, err := connect(ctx)
+func calls(ctx context.Context, allow string, args []string, until *regexp.Regexp) error {
+	var flags []string
+	if allow != "" {
+		flags = []string{"--allow-host-dir", allow}
+	}
+	s, err := connect(ctx, flags...)
 	if err != nil {
 		return err
 	}

@@ -70,8 +70,8 @@ func Architecture() Rules {
 			{"internal/auth", "internal/redact sessions"},
 			{"store", "internal/auth sessions provisioner"},
 			{"internal/config", "internal/redact provisioner sessions"},
-			{"tools", "internal/auth sessions provisioner/guest"},
-			{"mcpserver", "internal/auth tools sessions"},
+			{"tools", "internal/auth internal/hosttree sessions provisioner/guest"},
+			{"mcpserver", "internal/auth internal/hosttree tools sessions"},
 			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
