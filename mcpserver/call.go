@@ -82,6 +82,14 @@ func (s *Server) panicked(ctx context.Context, value any) (ref string) {
 	return ref
 }
 
+// internal logs an error that nobody but us must see, and returns the
+// reference to it.
+func (s *Server) internal(err error) (ref string) {
+	ref = rand.Text()[:8]
+	s.Log.Error("internal error", "ref", ref, "err", err)
+	return ref
+}
+
 // progress tells the client that the work goes on and how far it is, if it
 // wants to know. It stops when the function that it returns has returned. The
 // work says in the context how far it is.

@@ -3,6 +3,7 @@ package mcpserver
 import (
 	"context"
 
+	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -26,4 +27,14 @@ func NeedOf(s *Server, method string) sessions.Scope {
 	s.once.Do(s.build)
 	_, need := s.needOf(context.Background(), message{Method: method})
 	return need
+}
+
+// SignTicket signs a ticket as the server does.
+func SignTicket(s *Server, t auth.Ticket) string {
+	s.once.Do(s.build)
+	text, err := s.tickets.Sign(t)
+	if err != nil {
+		panic(err)
+	}
+	return text
 }

@@ -23,12 +23,15 @@ import (
 // for and from where it comes, and then, at an endpoint, who asks.
 func (w *web) handler() http.Handler {
 	mux := http.NewServeMux()
-	endpoint := func(pattern string, serve http.HandlerFunc) { mux.Handle(pattern, w.authenticated(serve)) }
+	endpoint := func(pattern string, serve http.HandlerFunc) {
+		mux.Handle(pattern, w.authenticated(func(rw http.ResponseWriter, r *http.Request) { serve(rw, w.withLinks(r)) }))
+	}
 	endpoint("POST /mcp", w.post)
 	endpoint("GET /mcp", w.listen)
 	endpoint("DELETE /mcp", w.endSession)
 	endpoint("GET /sse", w.sse)
 	endpoint("POST /message", w.message)
+	mux.HandleFunc(filesPath+"{ticket}", w.file)
 	for _, path := range []string{"", "/mcp", "/sse"} {
 		mux.HandleFunc("GET "+server.WellKnownProtectedResourcePath+path, w.metadata)
 	}
@@ -239,5 +242,7 @@ func (w *web) refuse(rw http.ResponseWriter, status int, id json.RawMessage, pro
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(refusal(id, problem)) // to a client that may be gone
+	enc := json.NewEncoder(rw)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(refusal(id, problem)) // to a client that may be gone
 }

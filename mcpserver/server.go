@@ -22,6 +22,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
 
+	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -32,6 +33,7 @@ type Server struct {
 	Resources    *tools.Resources // nil is none
 	Prompts      []tools.Prompt
 	Completer    *tools.Completer // nil proposes nothing
+	Files        *tools.Files     // for who has a URL
 	Instructions string
 	Version      string
 	Log          *slog.Logger
@@ -41,6 +43,7 @@ type Server struct {
 	mcp  *server.MCPServer
 
 	byName  map[string]tools.Tool
+	tickets *auth.Tickets
 	crowd   crowd
 	clients atomic.Int64
 }
@@ -120,6 +123,7 @@ func (s *Server) build() {
 		server.WithLogging(), // a level may be set; nothing is logged to clients
 		server.WithHooks(hooks),
 	)
+	s.tickets = auth.NewTickets(time.Now)
 	s.byName = map[string]tools.Tool{}
 	for _, t := range s.Tools {
 		s.byName[t.Name] = t

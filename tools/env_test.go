@@ -167,6 +167,7 @@ func startGuest(t testing.TB) (home string, conn guest.Conn) {
 type env struct {
 	t         testing.TB
 	tools     map[string]tools.Tool
+	files     tools.Files
 	resources *tools.Resources
 	completer *tools.Completer
 	home      string
@@ -204,6 +205,7 @@ func newEnv(t testing.TB) *env {
 		t: t, tools: map[string]tools.Tool{}, home: home, conn: conn,
 		resources: tools.AllResources(open, log), completer: tools.NewCompleter(open, log),
 	}
+	e.files.Open = open
 	for _, tool := range tools.All(open, m.Profiles, log) {
 		e.tools[tool.Name] = tool
 	}

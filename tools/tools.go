@@ -109,7 +109,7 @@ func All(open Source, profiles []sessions.Profile, log *slog.Logger) []Tool {
 		s.createSandbox(), s.listSandboxes(), s.extendTTL(), s.destroy(),
 		s.exec(), s.readProcess(), s.controlProcess(),
 		s.readFile(), s.writeFile(), s.editFile(), s.listFiles(),
-		s.uploadFile(), s.downloadFile(),
+		s.uploadFile(), s.downloadFile(), s.uploadURL(), s.downloadURL(),
 	}
 }
 

@@ -31,7 +31,7 @@ func (e *env) allowed(files map[string]string) (dir string, call func(tool strin
 	}
 }
 
-func wantOutcome(t *testing.T, res tools.Result, isError bool, want string) {
+func wantOutcome(t testing.TB, res tools.Result, isError bool, want string) {
 	t.Helper()
 	if res.IsError != isError || !strings.Contains(textOf(res), want) {
 		t.Errorf("error %v: %s\nwant error %v with %q", res.IsError, textOf(res), isError, want)
