@@ -59,8 +59,12 @@ func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	if ctx.Err() != nil {
 		outcome = ctx.Err().Error()
 	}
+	took := time.Since(start)
 	s.Log.Info("call", w.kind, w.name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
-		"outcome", outcome, "ms", time.Since(start).Milliseconds())
+		"outcome", outcome, "ms", took.Milliseconds())
+	if s.Called != nil && w.kind == "tool" {
+		s.Called(w.name, outcome, took)
+	}
 	return res
 }
 

@@ -57,6 +57,8 @@ func (s *Server) connect(ctx context.Context, of *share) *conn {
 		calls: map[string]*call{}, asks: map[string]chan message{},
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
+	s.conns.Add(1)
+	context.AfterFunc(c.ctx, func() { s.conns.Add(-1) })
 	return c
 }
 

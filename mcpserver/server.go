@@ -39,17 +39,26 @@ type Server struct {
 	Log          *slog.Logger
 	WriteTimeout time.Duration // for a client to read one message, before it is disconnected; 0 is 30 s
 
+	// Called, if set, is told of each call of one of Tools that has ended: the
+	// outcome as the log has it, which is one of few.
+	Called func(tool, outcome string, took time.Duration)
+
 	once sync.Once
 	mcp  *server.MCPServer
 
 	byName  map[string]tools.Tool
 	tickets *auth.Tickets
 	crowd   crowd
-	clients atomic.Int64
+	clients atomic.Int64 // at sockets
+	conns   atomic.Int64 // of all transports
 }
 
-// Clients returns how many connections are being served.
+// Clients returns how many connections are being served on sockets.
 func (s *Server) Clients() int { return int(s.clients.Load()) }
+
+// Conns returns how many clients there are on all transports. A session over
+// HTTP counts until it ends, and a request without one until it is answered.
+func (s *Server) Conns() int { return int(s.conns.Load()) }
 
 // ServeListener serves each connection to ln, which must be a Unix socket,
 // until ctx ends or ln fails. It closes ln, and returns when all connections
