@@ -49,6 +49,7 @@ func params(setup func(*testscript.Env) error) testscript.Params {
 			"planted":    cmdPlanted,
 			"killguest":  cmdKillguest,
 			"opensocket": cmdOpensocket,
+			"get":        cmdGet,
 			"pve":        cmdPVE,
 		},
 		Condition: func(cond string) (bool, error) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -285,4 +287,25 @@ func cmdPlanted(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.Rename(ts.MkAbs(args[0]), planted))
 	ts.Defer(func() { ts.Check(os.Remove(planted)) })
 	ts.Check(os.Chmod(ts.MkAbs("run/agentlab"), 0o700))
+}
+
+// cmdGet: "get PATH" gets it from where the daemon, as its log says last, is
+// watched, and prints what it answers.
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	log, err := os.ReadFile(ts.MkAbs("state/agentlab/agentlab.log"))
+	ts.Check(err)
+	all := regexp.MustCompile(`metrics=(http://[^/]+)/metrics`).FindAllSubmatch(log, -1)
+	if len(all) == 0 {
+		ts.Fatalf("nobody can watch:\n%s", log)
+	}
+	res, err := http.Get(string(all[len(all)-1][1]) + args[0])
+	if (err != nil) != neg {
+		ts.Fatalf("get %s: %v", args[0], err)
+	}
+	if err != nil {
+		return
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(ts.Stdout(), res.Body)
+	ts.Check(err)
 }

@@ -101,6 +101,15 @@ func (in *installation) use(ctx context.Context) (*opened, error) {
 	return o, nil
 }
 
+// records returns the store once all is open.
+func (in *installation) records(ctx context.Context) (sessions.Store, error) {
+	m, err := in.Manager(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m.Store, nil
+}
+
 // open opens all. What it may leave open when it fails is the lock.
 func (in *installation) open(ctx context.Context) (*opened, error) {
 	cfg, err := config.Load(in.paths.Config)

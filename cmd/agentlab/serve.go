@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
@@ -88,21 +89,52 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		cfg = config.Default() // each call tells what is wrong
 		cfg.Profiles = nil     // no client must believe that there is but the default
 	}
-	web, err := listenHTTP(ctx, cfg, in, in.log)
+	ls, err := d.listen(ctx, dir, cfg, in)
 	if err != nil {
 		return err
 	}
-	ln, err := listen(dir, d.paths.Socket)
-	if err != nil {
-		return errors.Join(fail(exitUnsafe, err), web.close())
-	}
 	if err := ready(); err != nil {
-		return errors.Join(err, ln.Close(), web.close())
+		return errors.Join(err, ls.close())
 	}
 	in.log.Info("serving", "version", version(), "installation", in.note())
-	err = d.serve(ctx, in, cfg, ln, web)
+	err = d.serve(ctx, in, cfg, ls)
 	in.log.Info("ended", "error", err)
 	return err
+}
+
+// listeners are where a daemon is asked.
+type listeners struct {
+	socket  *net.UnixListener
+	web     *web         // nil is none
+	metrics net.Listener // nil is none
+}
+
+// listen listens everywhere or nowhere.
+func (d *daemon) listen(ctx context.Context, dir *os.File, cfg config.Config, in *installation) (ls listeners, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ls.close())
+		}
+	}()
+	if ls.web, err = listenHTTP(ctx, cfg, in, in.log); err != nil {
+		return ls, err
+	}
+	if ls.metrics, err = listenMetrics(ctx, cfg.MetricsListen, in.log); err != nil {
+		return ls, err
+	}
+	ls.socket, err = listen(dir, d.paths.Socket)
+	return ls, fail(exitUnsafe, err)
+}
+
+func (ls listeners) close() error {
+	errs := []error{ls.web.close()}
+	if ls.metrics != nil {
+		errs = append(errs, ls.metrics.Close())
+	}
+	if ls.socket != nil {
+		errs = append(errs, ls.socket.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // lock makes sure that we are the only daemon on this socket and, if it can be
@@ -129,7 +161,7 @@ func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flo
 
 // serve runs what a daemon does until one part of it ends. One that serves over
 // HTTP does not end because nobody asks.
-func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ln *net.UnixListener, web *web) error {
+func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ls listeners) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	server := &mcpserver.Server{
@@ -143,20 +175,28 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 		Log:          in.log,
 	}
 	in.revoked = server.End
-	door := &door{Listener: ln}
+	door := &door{Listener: ls.socket}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return in.run(ctx) })
+	if ls.metrics != nil {
+		watch := obs.New(obs.Daemon{Version: version(), Clients: server.Conns, Store: in.records, Log: in.log})
+		server.Called = watch.ToolCall
+		group.Go(func() error {
+			defer stop()
+			return watch.Serve(ctx, ls.metrics)
+		})
+	}
 	group.Go(func() error {
 		defer stop()
 		return server.ServeListener(ctx, door)
 	})
-	if web != nil {
+	if ls.web != nil {
 		group.Go(func() error {
 			defer stop()
-			return web.serve(ctx, server)
+			return ls.web.serve(ctx, server)
 		})
 	}
-	if d.auto && web == nil {
+	if d.auto && ls.web == nil {
 		group.Go(func() error {
 			defer stop()
 			return untilIdle(ctx, cfg.IdleExit, in, door, server.Clients)

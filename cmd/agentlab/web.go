@@ -62,6 +62,20 @@ func listenHTTP(ctx context.Context, all config.Config, auth mcpserver.Authentic
 	return w, nil
 }
 
+// listenMetrics listens for those who watch the daemon; that is nowhere if
+// address is empty.
+func listenMetrics(ctx context.Context, address string, log *slog.Logger) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics_listen: %w", err)
+	}
+	log.Info("listening for who watches", "metrics", "http://"+ln.Addr().String()+"/metrics")
+	return ln, nil
+}
+
 func (w *web) serve(ctx context.Context, server *mcpserver.Server) error {
 	return server.ServeHTTPOn(ctx, w.Listener, w.http)
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"time"
@@ -45,6 +46,10 @@ type Config struct {
 	LocalGuest string `yaml:"local_guest"`
 	// LocalPlatform is gVisor's platform: systrap, kvm or ptrace.
 	LocalPlatform string `yaml:"local_platform"`
+
+	// MetricsListen is the IP:PORT, of the loopback, of /healthz, /readyz and
+	// /metrics. Empty is nowhere.
+	MetricsListen string `yaml:"metrics_listen"`
 
 	// HTTP is how the daemon serves over HTTP.
 	HTTP HTTP `yaml:",inline"`
@@ -125,10 +130,19 @@ func (c Config) Validate() error {
 		"local_platform: got %q, want systrap, kvm or ptrace", c.LocalPlatform)
 	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)
 	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
+	p.check(c.MetricsListen == "" || loopback(c.MetricsListen),
+		"metrics_listen: got %q, want IP:PORT with an IP of the loopback such as 127.0.0.1:9464, since metrics show who does how much", c.MetricsListen)
 	c.HTTP.validate(&p)
 	c.OAuth.validate(&p)
 	c.Proxmox.validate(&p)
 	return errors.Join(p...)
+}
+
+// loopback says whether s is an IP and port that only this machine can reach. A
+// name is not: what it stands for can change.
+func loopback(s string) bool {
+	addr, err := netip.ParseAddrPort(s)
+	return err == nil && addr.Addr().IsLoopback()
 }
 
 // Level is LogLevel for slog.

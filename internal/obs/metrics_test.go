@@ -1,0 +1,163 @@
+package obs_test
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// Calls are counted by tool and outcome, and no label says more than that.
+func TestToolCalls(t *testing.T) {
+	f := start(t, nil)
+	f.add("sb-private", "local")
+	client := f.connect()
+	defer client.Close()
+	for _, name := range []string{"works", "works", "fails", "panics", "private"} {
+		_, err := client.CallTool(t.Context(), &mcp.CallToolParams{Name: name})
+		if (err != nil) != (name == "private") {
+			t.Fatalf("call %s: %v", name, err)
+		}
+	}
+	f.has(
+		`agentlab_tool_calls_total{outcome="ok",tool="works"} 2`,
+		`agentlab_tool_calls_total{outcome="invalid",tool="fails"} 1`,
+		`agentlab_tool_calls_total{outcome="panic",tool="panics"} 1`,
+		`agentlab_tool_call_duration_seconds_count{tool="works"} 2`,
+		`agentlab_tool_call_duration_seconds_bucket{tool="works",le="120"} 2`,
+		`agentlab_build_info{version="1.2.3"} 1`,
+	)
+	if told := grep(f.metrics(), "private"); told != "" {
+		t.Errorf("a tool that there is not, a sandbox or its owner is in a label:\n%s", told)
+	}
+}
+
+// Sandboxes are those of the store at the time of the scrape.
+func TestSandboxes(t *testing.T) {
+	f := start(t, nil)
+	f.add("sb-1", "local")
+	f.add("sb-2", "local")
+	f.add("sb-3", "proxmox")
+	f.has(`agentlab_sandboxes{backend="local",state="REQUESTED"} 2`, `agentlab_sandboxes{backend="proxmox",state="REQUESTED"} 1`, "agentlab_ready 1")
+	f.move("sb-1", sessions.Provisioning, sessions.Booting, sessions.Ready)
+	f.move("sb-2", sessions.Failed)
+	f.move("sb-3", sessions.Destroying, sessions.Destroyed)
+	f.has(`agentlab_sandboxes{backend="local",state="READY"} 1`, `agentlab_sandboxes{backend="local",state="FAILED"} 1`)
+	if old := grep(f.metrics(), "REQUESTED") + grep(f.metrics(), `"proxmox"`); old != "" {
+		t.Errorf("still there:\n%s", old)
+	}
+	f.db.Close()
+	f.has("agentlab_ready 0", `agentlab_build_info{version="1.2.3"} 1`)
+	if old := grep(f.metrics(), "agentlab_sandboxes"); old != "" {
+		t.Errorf("told without a store:\n%s", old)
+	}
+}
+
+func TestClients(t *testing.T) {
+	f := start(t, nil)
+	f.has("agentlab_clients 0")
+	a, b := f.connect(), f.connect()
+	f.has("agentlab_clients 2")
+	for _, c := range []*mcp.ClientSession{a, b} {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(patience); !strings.Contains(f.metrics(), "\nagentlab_clients 0\n"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still connected: %s", grep(f.metrics(), "agentlab_clients"))
+		}
+	}
+}
+
+// The document has every metric, with type and labels, and no other.
+func TestTheDocumentNamesEveryMetric(t *testing.T) {
+	f := start(t, nil)
+	f.add("sb-1", "local")
+	client := f.connect()
+	defer client.Close()
+	if _, err := client.CallTool(t.Context(), &mcp.CallToolParams{Name: "works"}); err != nil {
+		t.Fatal(err)
+	}
+	body := f.metrics()
+	doc, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `(agentlab_\\w+)` \\| (\\w+) \\|([^|]*)\\|").FindAllStringSubmatch(string(doc), -1) {
+		want = append(want, strings.Join(strings.Fields(row[1]+" "+row[2]+" "+strings.NewReplacer("`", "", ",", "").Replace(row[3])), " "))
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, families(body)); diff != "" {
+		t.Errorf("metrics (-documented +served):\n%s", diff)
+	}
+	for _, library := range []string{"go_goroutines", "process_resident_memory_bytes"} {
+		if !strings.Contains(body, "\n"+library+" ") {
+			t.Errorf("there is no %s", library)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(body)).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("names: %v %v", problems, err)
+	}
+}
+
+// families returns what a scrape has, as "name type label...", without what
+// libraries measure of a process.
+func families(body string) []string {
+	var all []string
+	for _, typ := range regexp.MustCompile(`(?m)^# TYPE (\w+) (\w+)$`).FindAllStringSubmatch(body, -1) {
+		if strings.HasPrefix(typ[1], "go_") || strings.HasPrefix(typ[1], "process_") {
+			continue
+		}
+		family := typ[1] + " " + typ[2]
+		sample := regexp.MustCompile(`(?m)^` + typ[1] + `(?:_count)?(?:\{(.*)\})? `).FindStringSubmatch(body)
+		for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(sample[1], -1) {
+			family += " " + label[1]
+		}
+		all = append(all, family)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Scrapes that take long don't pile up.
+func TestFewScrapesAtATime(t *testing.T) {
+	const most = 4
+	asked, release := make(chan bool, 2*most), make(chan bool)
+	f := start(t, func(context.Context) (sessions.Store, error) { asked <- true; <-release; return nil, context.Canceled })
+	ended := make(chan error, most)
+	for range most {
+		go func() {
+			res, err := http.Get(f.url + "/metrics")
+			if err == nil {
+				err = res.Body.Close()
+			}
+			ended <- err
+		}()
+	}
+	for range most {
+		<-asked
+	}
+	status, body := f.get("/metrics")
+	close(release)
+	if status != http.StatusServiceUnavailable {
+		t.Errorf("one more was answered %d %s", status, grep(body, "agentlab_"))
+	}
+	for range most {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package obs
+
+import (
+	"context"
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// What keeps the records from being read. The texts are shown to whoever can
+// connect, and the causes, which may quote the configuration, are not.
+var (
+	errOpen = errors.New("the installation can't be opened; the log of the daemon says why")
+	errRead = errors.New("the store can't be read; the log of the daemon says why")
+	errSlow = errors.New("the store did not answer within " + limit.String())
+)
+
+// read reads records within the limit.
+//
+// Errors: errOpen, errRead, errSlow.
+func (w *Watch) read(ctx context.Context, q sessions.Query) ([]sessions.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	type result struct {
+		list []sessions.Sandbox
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() { // opening does not heed ctx: it is for all
+		var res result
+		db, err := w.daemon.Store(ctx)
+		if err != nil {
+			res.err = errOpen
+		} else if res.list, err = db.List(ctx, q); err != nil {
+			w.daemon.Log.Warn("read the store for those who watch", "err", err)
+			res.err = errRead
+		}
+		done <- res
+	}()
+	select {
+	case res := <-done:
+		return res.list, res.err
+	case <-ctx.Done():
+		return nil, errSlow
+	}
+}
+
+// records collects what the store says at the time of a scrape.
+type records struct{ *Watch }
+
+var (
+	readyDesc     = prometheus.NewDesc("agentlab_ready", "1 if the installation is open and its store can be read, else 0.", nil, nil)
+	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "Sandboxes that have or may have a machine.", []string{"backend", "state"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (records) Describe(ch chan<- *prometheus.Desc) { ch <- readyDesc; ch <- sandboxesDesc }
+
+// Collect implements [prometheus.Collector].
+func (r records) Collect(ch chan<- prometheus.Metric) {
+	list, err := r.read(context.Background(), sessions.Query{Ending: true})
+	if err != nil {
+		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, 0)
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, 1)
+	type kind struct{ backend, state string }
+	count := map[kind]int{}
+	for _, sb := range list {
+		count[kind{sb.Backend, string(sb.State)}]++
+	}
+	for k, n := range count {
+		ch <- prometheus.MustNewConstMetric(sandboxesDesc, prometheus.GaugeValue, float64(n), k.backend, k.state)
+	}
+}
