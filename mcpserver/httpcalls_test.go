@@ -260,11 +260,20 @@ func (c lineHTTP) want(status int, text string) {
 	(&response{c.t, res, bufio.NewReader(res.Body)}).want(status, text)
 }
 
-// A body that is too long is refused when its length is told, and not read.
-func TestHugeBodyIsNotRead(t *testing.T) {
-	c := startHTTP(t, mcpserver.HTTP{}).dialHTTP(t)
-	c.say("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1073741824\r\n\r\n")
-	c.want(http.StatusRequestEntityTooLarge, "more than 32 MiB")
+// A body that is too long is refused when its length is told, and not read. Of
+// one that does not tell it, no more is read than there may be.
+func TestBodyIsLimited(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{MaxBody: 1 << 20})
+	const post = " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+	_, message := f.peer().do(http.MethodGet, "/sse", nil).event()
+	for _, path := range []string{"/mcp", message} {
+		c := f.dialHTTP(t)
+		c.say("POST " + path + post + "Content-Length: 1073741824\r\n\r\n")
+		c.want(http.StatusRequestEntityTooLarge, "more than 1 MiB")
+		c = f.dialHTTP(t)
+		c.say("POST " + path + post + "Transfer-Encoding: chunked\r\n\r\n40000000\r\n" + strings.Repeat(" ", 1<<20+1))
+		c.want(http.StatusRequestEntityTooLarge, "more than 1 MiB")
+	}
 }
 
 // A connection on which nothing comes does not keep others out.

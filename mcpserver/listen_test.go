@@ -94,7 +94,7 @@ func TestPanicOfAPrompt(t *testing.T) {
 	m.AddPrompt(mcp.NewPrompt("panics"), func(context.Context, mcp.GetPromptRequest) (*mcp.GetPromptResult, error) { panic("secret detail") })
 	url, stop := serveMCP(t, m)
 	body, err := io.ReadAll(request(t, url, "prompts/get", `"name":"panics"`).Body)
-	if err != nil || !strings.Contains(string(body), "internal error (ref ") || strings.Contains(string(body), "secret") {
+	if err != nil || !strings.Contains(string(body), "internal error (ref ") || !strings.Contains(string(body), `"id":7`) || strings.Contains(string(body), "secret") {
 		t.Errorf("answer %s, error %v", body, err)
 	}
 	if err := stop(); err != nil {
