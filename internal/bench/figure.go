@@ -70,6 +70,16 @@ func slower(id, what string, ours, floor sample, atMost float64) figure {
 	}.judged()
 }
 
+// atWorst is how many times the floor's slowest calls take: the 99th percentile.
+func atWorst(id, what string, ours, floor sample, atMost float64) figure {
+	f := slower(id, what, ours, floor, atMost)
+	worst, of := ours.quantile(0.99), floor.quantile(0.99)
+	f.Value, f.Floor = ms(worst)/ms(of), ms(of)
+	f.ours += fmt.Sprintf(", p99 %.2f", ms(worst))
+	f.theirs += fmt.Sprintf(", p99 %.2f", ms(of))
+	return f.judged()
+}
+
 // faster is how many times the floor's rate ours reaches, when both samples
 // are times for the same amount of work.
 func faster(id, what string, ours, floor sample, atLeast float64) figure {

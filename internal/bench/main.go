@@ -71,6 +71,9 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		do         func(context.Context) ([]figure, error)
 	}{
 		{"memory", "memory of the daemon", b.memory}, // first, while it has done nothing
+		{"http", "calls over HTTP", b.mcp},
+		{"crowd", "calls in a crowd", b.crowd},
+		{"bridge", "calls over the bridge", b.bridge},
 		{"create", "create", b.create},
 		{"exec", "exec over the bridge", b.exec},
 		{"files", "files", b.files},
