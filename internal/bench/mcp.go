@@ -64,7 +64,7 @@ func (b *bench) mcp(ctx context.Context) (_ []figure, err error) {
 
 // compareCalls compares calls one after the other, and those of many callers.
 func compareCalls(ctx context.Context, era string, us, floor *client) ([]figure, error) {
-	const single, rounds, each = 1000, 10, 1600
+	const single, rounds, each = 2000, 50, 20 * callers
 	var ours, bare, oursMany, bareMany sample
 	for range single {
 		if err := timed(&ours, func() error { return us.call(ctx) }); err != nil {
@@ -96,11 +96,11 @@ func timed(into *sample, do func() error) error {
 	return err
 }
 
-// crowd compares the slowest calls of one principal while another makes more
-// requests than it may, with those while it is alone.
+// crowd compares the slowest calls of one principal while another asks as fast
+// as it can, which is far more often than it may, with those while it does not.
 func (b *bench) crowd(ctx context.Context) (_ []figure, err error) {
-	const rounds, alone, flood = 10, 300, 1000
-	url, stop, err := serveOurs(ctx, mcpserver.Limits{Rate: 1000, Calls: 256})
+	const rounds, each, pace, flood = 10, 60, 10 * time.Millisecond, 1000
+	url, stop, err := serveOurs(ctx, mcpserver.Limits{Rate: 100, Calls: 256})
 	if err != nil {
 		return nil, err
 	}
@@ -114,30 +114,40 @@ func (b *bench) crowd(ctx context.Context) (_ []figure, err error) {
 		return nil, err
 	}
 	other.refused = true
+	next := time.NewTicker(pace) // as often as it may
+	defer next.Stop()
+	some := func(into *sample) error {
+		for range each {
+			<-next.C
+			if err := timed(into, func() error { return one.call(ctx) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	var quiet, crowded sample
 	for range rounds {
-		for range alone {
-			if err := timed(&quiet, func() error { return one.call(ctx) }); err != nil {
-				return nil, err
-			}
+		if err := some(&quiet); err != nil {
+			return nil, err
 		}
-		over := make(chan error, 1)
-		go func() { over <- other.calls(ctx, flood) }()
-		for running := true; running; {
-			select {
-			case err := <-over:
-				if err != nil {
-					return nil, err
-				}
-				running = false
-			default:
-				if err := timed(&crowded, func() error { return one.call(ctx) }); err != nil {
-					return nil, err
+		group, ctx := errgroup.WithContext(ctx)
+		ctx, enough := context.WithCancel(ctx)
+		group.Go(func() error {
+			for ctx.Err() == nil {
+				if err := other.calls(ctx, flood); err != nil && ctx.Err() == nil {
+					return err
 				}
 			}
+			return nil
+		})
+		err := some(&crowded)
+		enough()
+		if err := errors.Join(err, group.Wait()); err != nil {
+			return nil, err
 		}
 	}
-	return []figure{atWorst("http_crowd_p99", fmt.Sprintf("p99 of a call while another principal makes %d requests / alone", rounds*flood), crowded, quiet, 3)}, nil
+	what := fmt.Sprintf("p99 of a call while another principal makes %d requests / alone", other.ids.Load())
+	return []figure{atWorst("http_crowd_p99", what, crowded, quiet, 3)}, nil
 }
 
 // bridge compares a call over agentlab mcp with the same in this process. It
