@@ -81,22 +81,26 @@ func (s *Server) ServeHTTPOn(ctx context.Context, ln net.Listener, h HTTP) error
 	if err := h.Check(ln.Addr()); err != nil {
 		return errors.Join(fmt.Errorf("listen on %s: %w", ln.Addr(), err), ln.Close())
 	}
-	w := newWeb(s, h)
+	return newWeb(s, h).serveOn(ctx, ln)
+}
+
+// serveOn serves all who connect to ln until ctx ends.
+func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelCalls()
 	srv := &http.Server{
 		Handler:           w.handler(),
-		TLSConfig:         h.TLS,
+		TLSConfig:         w.TLS,
 		ReadHeaderTimeout: readHeader,
 		IdleTimeout:       idleConn,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return calls },
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(w.srv.Log.Handler(), slog.LevelDebug),
 	}
 	ln = netutil.LimitListener(ln, w.MaxConns)
 	failed := make(chan error, 1)
 	go func() {
-		if h.TLS != nil {
+		if w.TLS != nil {
 			failed <- srv.ServeTLS(ln, "", "")
 		} else {
 			failed <- srv.Serve(ln)

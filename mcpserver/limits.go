@@ -1,6 +1,7 @@
 package mcpserver
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"sync"
@@ -34,7 +35,10 @@ type shares struct {
 // share is what one principal takes. A nil one takes nothing and has no limit.
 type share struct {
 	limits Limits
-	rate   *rate.Limiter // nil is no limit
+	rate   *rate.Limiter // nil is no limit, as are refusals then
+	// refusals are spaced out, so that who asks again at once takes little from
+	// others: a refusal costs almost as much as a call that does nothing.
+	refusals *rate.Limiter
 
 	mu    sync.Mutex
 	holds int    // who has a pointer to it
@@ -51,6 +55,7 @@ func (s *shares) of(name string) *share {
 		sh = &share{limits: s.Limits}
 		if s.Rate > 0 {
 			sh.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate*10)))
+			sh.refusals = rate.NewLimiter(rate.Limit(max(100, s.Rate*10)), 1)
 		}
 		if s.byName == nil {
 			s.byName = map[string]*share{}
@@ -115,6 +120,13 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 	}
 	s.calls[class]++
 	return nil
+}
+
+// refused returns when a refusal may be sent.
+func (s *share) refused(ctx context.Context) {
+	if s != nil && s.refusals != nil {
+		_ = s.refusals.Wait(ctx) // an error means that nobody waits for it
+	}
 }
 
 func (s *share) leave(class int) {

@@ -197,6 +197,7 @@ func (w *web) serve(rw http.ResponseWriter, r *http.Request, c *conn, p *reply, 
 	if problem := c.admit(call); problem != nil {
 		call.cancel()
 		p.decide(false)
+		c.share.refused(r.Context())
 		w.refuse(rw, http.StatusBadRequest, msg.ID, problem)
 		return
 	}
