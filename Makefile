@@ -37,9 +37,7 @@ test: tools build ## run the whole test suite
 	fi
 
 .PHONY: e2e
-e2e: build ## drive it with MCP clients of others and the official conformance suite (Node.js)
-	@.ci/need npm
-	@cd internal/e2e && { [[ node_modules/.package-lock.json -nt package-lock.json ]] || npm ci --loglevel=error; }
+e2e: build internal/e2e/node_modules/.package-lock.json ## drive it with MCP clients of others and the official conformance suite (Node.js)
 	@go test -tags=e2e -count=1 -timeout=20m ./internal/e2e
 	@go test -tags=e2e -count=1 -run='^TestConformance$$' ./mcpserver
 
@@ -83,9 +81,19 @@ install: build ## install to PREFIX (/usr/local for root, else ~/.local)
 	@command -v agentlab >/dev/null || echo '    export PATH="$(PREFIX)/bin:$$PATH"'
 	@echo '    claude mcp add agentlab -- agentlab mcp'
 
+ARCH ?= amd64,arm64
+
+.PHONY: dist
+dist: internal/e2e/node_modules/.package-lock.json ## build dist/: archives, .mcpb bundles, server.json; ARCH=amd64,arm64
+	@CGO_ENABLED=0 go run ./internal/dist -arch '$(ARCH)'
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; for bundle in dist/*.mcpb; do \
+		internal/e2e/node_modules/.bin/mcpb unpack "$$bundle" "$$tmp/$${bundle##*/}" >/dev/null; \
+		internal/e2e/node_modules/.bin/mcpb validate "$$tmp/$${bundle##*/}/manifest.json"; \
+	done
+
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin internal/e2e/node_modules
+	rm -rf bin dist internal/e2e/node_modules
 
 .PHONY: help
 help: ## list the targets
@@ -107,6 +115,11 @@ bin/runsc: $(RUNSC_MODULE)/go.mod $(RUNSC_MODULE)/go.sum
 	@echo 'building gVisor (once, some minutes)' >&2
 	@cd $(RUNSC_MODULE) && $(GUEST) -o ../../../$@.new gvisor.dev/gvisor/runsc
 	@mv $@.new $@
+
+internal/e2e/node_modules/.package-lock.json: internal/e2e/package-lock.json
+	@.ci/need npm
+	@cd internal/e2e && npm ci --loglevel=error
+	@touch $@
 
 bin/golangci-lint: internal/lint/go.mod
 	@echo 'building golangci-lint (once, some minutes)' >&2

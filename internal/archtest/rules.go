@@ -76,6 +76,7 @@ func Architecture() Rules {
 			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
+			{"internal/dist", "sessions tools"},
 			{"internal/stage", ""},
 			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -49,6 +50,36 @@ func TestClients(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestBundle starts what a desktop client would install.
+func TestBundle(t *testing.T) {
+	out := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "run", "./internal/dist", "-out", out, "-arch", runtime.GOARCH)
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the bundle: %v\n%s", err, text)
+	}
+	bundles, err := filepath.Glob(filepath.Join(out, "*.mcpb"))
+	if err != nil || len(bundles) != 1 {
+		t.Fatalf("bundles: %q, %v", bundles, err)
+	}
+	dir := filepath.Join(out, "installed")
+	if text, err := exec.CommandContext(t.Context(), "node_modules/.bin/mcpb", "unpack", bundles[0], dir).CombinedOutput(); err != nil {
+		t.Fatalf("unpack the bundle: %v\n%s", err, text)
+	}
+	st, err := stage.New(filepath.Join(dir, "server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	st.Env = append(st.Env, "AGENTLAB_E2E_BUNDLE="+dir)
+	drive(t, st, "bundle.mjs")
 }
 
 func drive(t *testing.T, st *stage.Stage, script string) {
