@@ -31,10 +31,10 @@ func (d *Proxmox) checkTags(ctx context.Context) {
 		return
 	}
 	isOurs := func(t string) bool { return strings.HasPrefix(t, ourTags) }
-	_, any := may["Sys.Modify"]
+	_, modifies := may["Sys.Modify"]
 	_, seen := may["Sys.Audit"]
 	switch mode := options.UserTagAccess.Allow; {
-	case any:
+	case modifies:
 		d.ok("tags", "the token may give any")
 	case !seen: // it need not be allowed to (measured)
 		d.ok("tags", "the token can't see which it may give; --create shows it")
