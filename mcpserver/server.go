@@ -3,9 +3,14 @@
 // 2025-11-25, without it from 2026-07-28 on).
 //
 // The protocol itself is mcp-go's, through MCPServer.HandleMessage. The
-// transport below it, JSON lines over a Unix socket, is ours: mcp-go's own
-// stdio server serves one client per process, five calls at a time, and
-// answers calls that were cancelled.
+// transports below it are ours: JSON lines over a Unix socket, streamable HTTP
+// and that of 2024. mcp-go's own stdio server serves one client per process,
+// five calls at a time, and answers calls that were cancelled. Its HTTP servers
+// share one channel of notifications among the requests of a session, which
+// loses some and sends others elsewhere, let one client cancel another's call,
+// and keep sessions for whoever names them. Here a conn is a client, a call is
+// a request of its, and an outlet is where its messages go; that is the same
+// on every transport, and so are limits, cancellation and panics.
 package mcpserver
 
 import (

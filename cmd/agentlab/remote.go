@@ -22,6 +22,9 @@ type remote struct {
 	client *http.Client
 	token  func() (string, error) // read for each request, so that it may be exchanged; "" is none
 
+	running   sync.WaitGroup // requests
+	listening sync.WaitGroup
+
 	writing sync.Mutex
 	out     io.Writer
 
@@ -76,19 +79,19 @@ func (b *remote) run(ctx context.Context, in io.Reader) error {
 	defer cancel()
 	listenCtx, hangUp := context.WithCancel(ctx)
 	defer hangUp()
-	var running sync.WaitGroup
 	lines := bufio.NewReaderSize(in, 64<<10)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			b.take(ctx, listenCtx, line, &running)
+			b.take(ctx, listenCtx, line)
 		}
 		if err != nil {
 			break // also a broken pipe is an end
 		}
 	}
-	running.Wait()
+	b.running.Wait()
 	hangUp()
+	b.listening.Wait()
 	b.endSession(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,7 +103,7 @@ func (b *remote) run(ctx context.Context, in io.Reader) error {
 
 // take passes on one message of the client. A request runs by itself, except
 // for what opens a session: what follows belongs to that.
-func (b *remote) take(ctx, listenCtx context.Context, line []byte, running *sync.WaitGroup) {
+func (b *remote) take(ctx, listenCtx context.Context, line []byte) {
 	var msg wire
 	err := json.Unmarshal(line, &msg)
 	var syntax *json.SyntaxError
@@ -114,9 +117,9 @@ func (b *remote) take(ctx, listenCtx context.Context, line []byte, running *sync
 		b.serve(ctx, msg, line)
 	case msg.Method == "notifications/initialized":
 		_, _ = b.post(ctx, msg, line, nil)
-		running.Go(func() { b.listen(listenCtx) })
+		b.listening.Go(func() { b.listen(listenCtx) })
 	default:
-		running.Go(func() { b.serve(ctx, msg, line) })
+		b.running.Go(func() { b.serve(ctx, msg, line) })
 	}
 }
 

@@ -27,6 +27,8 @@ func (b *remote) post(ctx context.Context, msg wire, line []byte, got func([]byt
 		var dial *net.OpError
 		refused := errors.As(err, &dial) && dial.Op == "dial"
 		switch {
+		case err != nil && ctx.Err() != nil: // the client wants it no more
+			return false, ctx.Err()
 		case refused && time.Now().Before(end), err == nil && res.StatusCode == http.StatusServiceUnavailable && time.Now().Before(end):
 			if err == nil {
 				_ = res.Body.Close()
@@ -169,10 +171,10 @@ func (b *remote) response(res *http.Response, msg wire, line []byte, got func([]
 	if !answered && err == nil {
 		err = errors.New("its response ended without the answer")
 	}
-	if err != nil {
-		return answered, b.unreachable(err, false)
+	if err != nil && res.Request.Context().Err() == nil {
+		err = b.unreachable(err, false)
 	}
-	return answered, nil
+	return answered, err
 }
 
 // refusedBy words a response that is no answer to the request.

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+// farTools are those of a server elsewhere: block runs until it is cancelled.
+func farTools(started, ended chan struct{}) []tools.Tool {
+	return []tools.Tool{
+		{Name: "whoami", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			p, _ := sessions.PrincipalFrom(ctx)
+			return tools.Result{Content: []tools.Content{{Text: p.Name}}}
+		}},
+		{Name: "block", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			started <- struct{}{}
+			<-ctx.Done()
+			ended <- struct{}{}
+			return tools.Result{}
+		}},
+	}
+}
+
+// onlyToken knows one token.
+type onlyToken string
+
+func (o onlyToken) Authenticate(_ context.Context, token string) (sessions.Principal, error) {
+	if token != string(o) {
+		return sessions.Principal{}, mcpserver.ErrUnauthenticated
+	}
+	return sessions.Principal{Name: "token:far", Scopes: []sessions.Scope{sessions.ScopeWrite}}, nil
+}
+
+// serveFar serves over HTTP at addr until stop.
+func serveFar(t *testing.T, addr string, h mcpserver.HTTP, all []tools.Tool) (url string, stop func()) {
+	t.Helper()
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	s := &mcpserver.Server{Tools: all, Version: "1", Log: slog.New(slog.DiscardHandler)}
+	go func() { served <- s.ServeHTTPOn(ctx, ln, h) }()
+	stop = func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		served <- nil
+	}
+	t.Cleanup(stop)
+	return "http://" + ln.Addr().String(), stop
+}
+
+// client is one of stdio whose agentlab mcp --server this is.
+type client struct {
+	*remote
+	t    *testing.T
+	in   *io.PipeWriter
+	said *bufio.Reader
+	done chan error
+}
+
+func join(t *testing.T, far farServer, env map[string]string) *client {
+	t.Helper()
+	b, err := far.open(func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	b.out = outW
+	c := &client{b, t, inW, bufio.NewReader(outR), make(chan error, 1)}
+	go func() { c.done <- b.run(t.Context(), inR); outW.Close() }()
+	t.Cleanup(func() { inW.Close() })
+	return c
+}
+
+func (c *client) say(line string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.in, line+"\n"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) hear(text string) {
+	c.t.Helper()
+	line, err := c.said.ReadString('\n')
+	if err != nil || !strings.Contains(line, text) {
+		c.t.Fatalf("heard %s, error %v; want %s", line, err, text)
+	}
+}
+
+// end closes the client's side and returns what else was said.
+func (c *client) end() (rest string, err error) {
+	c.in.Close()
+	all, _ := io.ReadAll(c.said)
+	return string(all), <-c.done
+}
+
+const (
+	opening = `{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`
+	ready   = `{"jsonrpc":"2.0","method":"notifications/initialized"}`
+)
+
+func farCall(id, tool string, modern bool) string {
+	meta := ""
+	if modern {
+		meta = `,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+	}
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"arguments":{}%s}}`, id, tool, meta)
+}
+
+func TestRemoteBothEras(t *testing.T) {
+	url, _ := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{Auth: onlyToken("s3cret")}, farTools(nil, nil))
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*client{
+		"environment": join(t, farServer{url: url}, map[string]string{tokenEnv: "s3cret"}),
+		"file":        join(t, farServer{url: url + "/mcp", tokenFile: file}, nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.say(farCall("9007199254740993", "whoami", true))
+			c.hear(`"id":9007199254740993,"result":{"_meta"`)
+			c.say(opening)
+			c.hear(`"protocolVersion":"2025-11-25"`)
+			c.say(ready)
+			c.say(farCall(`"a"`, "whoami", false))
+			c.hear("token:far")
+			c.say("{") // and it goes on
+			c.hear("not valid JSON")
+			if rest, err := c.end(); rest != "" || err != nil {
+				t.Errorf("at the end: %q, error %v", rest, err)
+			}
+		})
+	}
+}
+
+// A cancelled call ends at the server, and nothing more is said of it.
+func TestRemoteCancels(t *testing.T) {
+	started, ended := make(chan struct{}, 1), make(chan struct{}, 1)
+	url, _ := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{}, farTools(started, ended))
+	for name, modern := range map[string]bool{"legacy": false, "modern": true} {
+		t.Run(name, func(t *testing.T) {
+			c := join(t, farServer{url: url}, nil)
+			if !modern {
+				c.say(opening)
+				c.hear("serverInfo")
+				c.say(ready)
+			}
+			c.say(farCall("1", "block", modern))
+			<-started
+			c.say(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
+			<-ended
+			if rest, err := c.end(); rest != "" || err != nil {
+				t.Errorf("at the end: %q, error %v", rest, err)
+			}
+		})
+	}
+}
+
+// A server that was started anew has forgotten the session; the client does
+// not notice.
+func TestRemoteOutlivesTheServer(t *testing.T) {
+	all := farTools(nil, nil)
+	url, stop := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{}, all)
+	c := join(t, farServer{url: url}, nil)
+	c.say(opening)
+	c.hear("serverInfo")
+	c.say(ready)
+	c.say(farCall("1", "whoami", false))
+	c.hear("local:")
+	stop()
+	c.client.CloseIdleConnections() // as it does by itself when it has seen that they are closed
+	serveFar(t, strings.TrimPrefix(url, "http://"), mcpserver.HTTP{}, all)
+	c.say(farCall("2", "whoami", false))
+	c.hear("local:")
+	if rest, err := c.end(); rest != "" || err != nil {
+		t.Errorf("at the end: %q, error %v", rest, err)
+	}
+}
+
+// A server that is ending has not begun what it refuses, so it is asked again;
+// one that goes away in the middle may have done it, so it is not.
+func TestRemoteRepeatsWhatIsSafe(t *testing.T) {
+	var posts atomic.Int64
+	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch posts.Add(1) {
+		case 1:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case 2:
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"jsonrpc":"2.0","id":1,"result":{}}`)
+		default:
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer far.Close()
+	c := join(t, farServer{url: far.URL}, nil)
+	c.say(farCall("1", "x", true))
+	c.hear(`"id":1,"result"`)
+	c.say(farCall("2", "x", true))
+	c.hear("not known")
+	if n := posts.Load(); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+}
+
+func TestRemoteSaysWhatIsWrong(t *testing.T) {
+	url, _ := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{Auth: onlyToken("s3cret")}, nil)
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }))
+	defer page.Close()
+	redirect := httptest.NewServer(http.RedirectHandler(page.URL, http.StatusFound))
+	defer redirect.Close()
+	for name, tt := range map[string]struct{ url, want string }{
+		"no-token":   {url, "--token-file or AGENTLAB_TOKEN"},
+		"wrong-path": {url + "/mpc", "is that the address of an MCP endpoint?"},
+		"no-mcp":     {page.URL, "is that the address of an MCP endpoint?"},
+		"elsewhere":  {redirect.URL, "redirects to " + page.URL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := join(t, farServer{url: tt.url}, nil)
+			c.say(farCall("1", "x", true))
+			c.hear(tt.want)
+		})
+	}
+}
+
+func TestServerElsewhereIsNamedRightly(t *testing.T) {
+	dir := t.TempDir()
+	for file, mode := range map[string]os.FileMode{"open": 0o644, "empty": 0o600} {
+		if err := os.WriteFile(filepath.Join(dir, file), bytes.Repeat([]byte("x"), int(mode&4)), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		far   farServer
+		token string
+		want  string
+	}{
+		"no-scheme":    {farServer{url: "lab.example.org"}, "", "--server: got"},
+		"user":         {farServer{url: "https://me@lab.example.org"}, "", "--server: got"},
+		"plain":        {farServer{url: "http://lab.example.org"}, "x", "want https://"},
+		"open-file":    {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "open")}, "", "chmod"},
+		"empty-file":   {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "empty")}, "", "is empty"},
+		"no-file":      {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "none")}, "", "--token-file"},
+		"ca-not-pem":   {farServer{url: "https://lab.example.org", ca: filepath.Join(dir, "open")}, "", "want certificates in PEM"},
+		"ca-not-there": {farServer{url: "https://lab.example.org", ca: filepath.Join(dir, "none")}, "", "--ca"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := tt.far.open(func(string) string { return tt.token })
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestReadEvents(t *testing.T) {
+	const stream = "event: message\ndata: {}\n\n: \n\nid: 7\ndata:a\r\ndata: b\r\n\r\n\n\ndata: cut off"
+	var got []string
+	if err := readEvents(strings.NewReader(stream), func(text []byte) { got = append(got, string(text)) }); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"{}", "a\nb"}, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
