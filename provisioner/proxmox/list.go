@@ -26,7 +26,7 @@ const (
 // entry is what is known of a machine that may be ours.
 type entry struct {
 	vm      pve.VM
-	sign    string    // how it looked in the inventory when it was read; empty: written by us since
+	sign    string    // how it looked in the inventory when it was read; empty: written, or removed, by us since
 	mark    string    // what shows in the inventory that it is as we wrote it
 	read    time.Time // when its config was read, or written by us
 	ours    bool
@@ -171,7 +171,7 @@ func (p *Provisioner) unread(inv *inventory, again int) []pve.Resource {
 		switch {
 		case p.making[id] || r.Type != "qemu" || bool(r.Template):
 		case known && e.read.After(inv.at): // we know better than the inventory
-		case known && (e.sign == sign(r) || e.sign == "" && (r.Tags == "" || slices.Contains(pve.SplitTags(string(r.Tags)), e.mark))):
+		case known && (e.sign == sign(r) || e.sign == "" && e.ours && (r.Tags == "" || slices.Contains(pve.SplitTags(string(r.Tags)), e.mark))):
 			if r.Tags != "" {
 				e.sign = sign(r)
 				p.known[id] = e

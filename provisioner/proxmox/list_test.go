@@ -2,8 +2,10 @@ package proxmox
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
+	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -83,5 +85,32 @@ func TestOldLooksChangeNothing(t *testing.T) {
 	p.making[id] = true
 	if ask := p.unread(p.last, 9); len(ask) > 0 {
 		t.Errorf("what is being made is read: %+v", ask)
+	}
+}
+
+// A clone that was given up, since nothing was to be seen of it, comes into
+// being after all, under an ID that we take for free. The next look reads it,
+// however many machines there are that were read longer ago.
+func TestLateMachineUnderABuriedID(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	p := l.provisioner()
+	for n := range rereads + 1 {
+		makeOne(t, p, n)
+	}
+	m, id := makeOne(t, p, 9)
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Fatal(err)
+	}
+	text, err := p.seal(id, draft, m.Papers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.AddVM("pve", id, "late").Config["description"] = text
+		c.Pools[testPool].VMs[id] = true
+	})
+	list, err := p.List(t.Context())
+	if err != nil || !slices.ContainsFunc(list, func(late provisioner.Machine) bool { return late.Sandbox == m.Sandbox }) {
+		t.Errorf("List: %+v, %v; want the one of %s among them", list, err, m.Sandbox)
 	}
 }
