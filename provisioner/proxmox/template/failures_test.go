@@ -72,6 +72,25 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	}
 }
 
+// While the machine of a build that failed is being stopped, its VMID goes to
+// somebody else's.
+func TestRemoveLooksAgainAfterTheStop(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.program("cloud-init", "")
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "POST stop" {
+			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[9000].Config["description"] = "mine" })
+		}
+		return nil
+	})
+	if _, err := l.builder().Build(l.ctx()); !errors.Is(err, errNotOurs) {
+		t.Errorf("error %v", err)
+	}
+	if calls := l.called(); slices.Contains(calls, "DELETE ") || !slices.Contains(calls, "POST stop") {
+		t.Errorf("it was destroyed: %v", calls)
+	}
+}
+
 // However much a guest says, its end is told.
 func TestGuestSaysMuch(t *testing.T) {
 	l := newLab(t, &pvetest.Server{})

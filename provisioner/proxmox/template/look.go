@@ -142,11 +142,31 @@ func (r *build) remove(ctx context.Context, vm pve.VM) error {
 	return nil
 }
 
+// removeOnce looks whose the machine is a second time once it is off: stopping
+// takes a while, and a VMID that is free is handed out again at once.
 func (r *build) removeOnce(ctx context.Context, vm pve.VM) error {
 	status, err := r.settle(ctx, vm)
 	if err != nil {
 		return err
 	}
+	if err := r.claim(ctx, vm); err != nil {
+		return err
+	}
+	if status.Running() {
+		id, err := r.Client.Stop(ctx, vm, pve.StopOptions{OverruleShutdown: true})
+		if err := r.await(ctx, id, err); err != nil {
+			return fmt.Errorf("stop it: %w", err)
+		}
+		if err := r.claim(ctx, vm); err != nil {
+			return err
+		}
+	}
+	id, err := r.Client.Delete(ctx, vm)
+	return r.await(ctx, id, err)
+}
+
+// claim returns nil if a machine says that we are building it.
+func (r *build) claim(ctx context.Context, vm pve.VM) error {
 	cfg, err := r.Client.Config(ctx, vm)
 	if err != nil {
 		return err
@@ -154,12 +174,5 @@ func (r *build) removeOnce(ctx context.Context, vm pve.VM) error {
 	if p, ours := open(r.Key, vm.ID, cfg); !ours || p.phase == whole {
 		return errNotOurs
 	}
-	if status.Running() {
-		id, err := r.Client.Stop(ctx, vm, pve.StopOptions{OverruleShutdown: true})
-		if err := r.await(ctx, id, err); err != nil {
-			return fmt.Errorf("stop it: %w", err)
-		}
-	}
-	id, err := r.Client.Delete(ctx, vm)
-	return r.await(ctx, id, err)
+	return nil
 }
