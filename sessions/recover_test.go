@@ -186,6 +186,32 @@ func TestOrphanWhoseNameIsTaken(t *testing.T) {
 	})
 }
 
+// Another process of this installation makes a machine, such as agentlab doctor:
+// it is not removed from under it, and if that process dies, at its end.
+func TestOrphanOfAnotherProcess(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		end := time.Now().Add(15 * time.Minute)
+		l.orphan("doctor-1", "", end)
+		mach, _ := l.world.machine("doctor-1")
+		mach.Papers.Owner, mach.Papers.Profile, mach.Running = "doctor", "doctor", false
+		l.world.put(mach)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		mach.Running = true
+		l.world.put(mach)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := l.world.count("destroy"); n != 0 {
+			t.Errorf("it was destroyed %d times", n)
+		}
+		time.Sleep(time.Until(end) + time.Minute)
+		synctest.Wait()
+		if _, there := l.world.machine("doctor-1"); there {
+			t.Error("it outlives its end")
+		}
+	})
+}
+
 // A machine that bears another installation's papers, or papers of another
 // sandbox, is never touched, not even past its end.
 func TestMachineThatIsNotOurs(t *testing.T) {

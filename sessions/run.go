@@ -206,10 +206,16 @@ func (m *Manager) busy(id string) bool {
 	return m.makers[id] != nil || m.removing[id]
 }
 
-// adopt records a sandbox for a machine that has none.
+// adopt records a sandbox for a machine that has none. One that is being made
+// of no profile of ours is left to whoever makes it, such as agentlab doctor:
+// we could but fail to go on with it, and remove it.
 func (m *Manager) adopt(ctx context.Context, sb Sandbox) error {
-	if p, err := m.Profile(sb.Profile); err == nil {
+	p, err := m.Profile(sb.Profile)
+	switch {
+	case err == nil:
 		sb.Cores, sb.DiskMB, sb.Network = p.Cores, p.DiskMB, p.Network
+	case sb.State.making():
+		return nil
 	}
 	ch := Change{At: m.now(), Reason: "adopted"}
 	_, existing, err := m.Store.Add(ctx, sb, Quota{}, ch)
