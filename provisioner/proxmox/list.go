@@ -312,13 +312,15 @@ func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve
 		g.Go(func() error {
 			runs := map[int]bool{}
 			err := p.askNode(ctx, inv, node, func(ctx context.Context) error { return p.statuses(ctx, node, list, runs) })
-			silent := errors.Is(err, errSilent)
-			if err != nil && !silent {
-				return fmt.Errorf("ask node %s what runs: %w", node, err)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil && !errors.Is(err, errSilent) {
+				p.log.WarnContext(ctx, "a node does not say what runs", "node", node, "err", err)
 			}
 			for _, r := range list {
-				if running, known := runs[int(r.VMID)]; known || silent {
-					tell(int(r.VMID), running || silent)
+				if running, known := runs[int(r.VMID)]; known || err != nil {
+					tell(int(r.VMID), running || !known)
 				}
 			}
 			return nil

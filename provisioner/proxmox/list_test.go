@@ -31,7 +31,8 @@ func TestListPrefersWholeMachines(t *testing.T) {
 }
 
 // A machine of which the inventory says nothing yet, and that vanishes when it
-// is asked about, or whose node does, keeps the others from nothing.
+// is asked about, or whose node does, or of which nobody can say whether it runs,
+// keeps the others from nothing.
 func TestListWhileMachinesVanish(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fault   pvetest.Fault
@@ -40,6 +41,7 @@ func TestListWhileMachinesVanish(t *testing.T) {
 		"gone":        {pvetest.Fault{Status: 500, Reason: "Configuration file 'nodes/pve/qemu-server/1.conf' does not exist"}, false},
 		"forbidden":   {pvetest.Fault{Status: 403, Reason: "Permission check failed (/vms/1, VM.Audit)"}, false},
 		"unreachable": {pvetest.Fault{Status: 595, Reason: "No route to host"}, true},
+		"broken":      {pvetest.Fault{Status: 500, Reason: "unable to parse manager_status"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, &pvetest.Server{})
