@@ -58,6 +58,21 @@ func TestAnswersThatAreNotProxmox(t *testing.T) {
 	}
 }
 
+// Only an answer that names the ID says that it is free.
+func TestIDFreeIsSaid(t *testing.T) {
+	for body, free := range map[string]bool{
+		`{"data":"555"}`: true, `{"data":555}`: true,
+		`{"data":null}`: false, `{}`: false, `{"data":""}`: false, `{"data":"556"}`: false, `{"data":[]}`: false, `{"status":"ok"}`: false,
+	} {
+		c, _ := server(t, func(w http.ResponseWriter, _ *http.Request) {
+			(&exchange{Status: 200, Reason: "OK", Body: body}).write(w)
+		})
+		if err := c.IDFree(t.Context(), 555); free != (err == nil) || !free && !errors.Is(err, pve.BadAnswer) {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
 func kindOf(err error) pve.Kind {
 	if e, ok := errors.AsType[*pve.Error](err); ok {
 		return e.Kind

@@ -156,9 +156,18 @@ func (c *Client) NextID(ctx context.Context) (int, error) {
 }
 
 // IDFree returns nil if no machine in the cluster has this ID, and an error
-// that is Exists if one has it.
+// that is Exists if one has it. That a machine is gone is believed on the
+// strength of it, so PVE must say so by naming the ID: a proxy that answers
+// anything to everything does not count.
 func (c *Client) IDFree(ctx context.Context, vmid int) error {
-	return c.call(ctx, getNextID, nil, url.Values{"vmid": {strconv.Itoa(vmid)}}, nil)
+	var id Int
+	if err := c.call(ctx, getNextID, nil, url.Values{"vmid": {strconv.Itoa(vmid)}}, &id); err != nil {
+		return err
+	}
+	if int(id) != vmid {
+		return &Error{Kind: BadAnswer, Call: "GET /cluster/nextid", Message: fmt.Sprintf("asked whether %d is free, it says %d", vmid, id)}
+	}
+	return nil
 }
 
 // Bridge is a network that a machine can be connected to.
