@@ -140,6 +140,21 @@ func callWord(call string) string {
 	return "stop"
 }
 
+// What an earlier attempt left was let go of since it was listed. It stays as it
+// is, and the sandbox gets another machine.
+func TestCreateBesideWhatIsNoLongerOurs(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	_, id := makeOne(t, p, 1)
+	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = "mine" })
+	if _, again := makeOne(t, p, 1); again == id {
+		t.Errorf("VM %d is adopted", id)
+	}
+	if l.configs()[id]["running"] != "true" {
+		t.Errorf("VM %d was touched", id)
+	}
+}
+
 // What was known of a machine ends with it, whatever an older look at the
 // cluster shows.
 func TestDestroyedMachinesAreForgotten(t *testing.T) {

@@ -1,0 +1,89 @@
+package proxmox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+)
+
+// adopt returns the running machine of a sandbox. It removes what is left of
+// one that does not run, and returns ErrNotFound when there is nothing (any more).
+func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
+	sandbox := spec.Papers.Sandbox
+	vms, err := p.begun(ctx, spec)
+	if err != nil {
+		return provisioner.Machine{}, err
+	}
+	var left []pve.VM
+	for _, vm := range vms {
+		m, err := p.inspect(ctx, vm)
+		switch {
+		case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs), err == nil && m.papers.Sandbox != sandbox:
+			continue // it was changed since it was listed
+		case err != nil: // it may well run
+			return provisioner.Machine{}, err
+		case m.stage == whole:
+			s, err := p.Client.Status(ctx, vm)
+			if err != nil {
+				return provisioner.Machine{}, err
+			}
+			if s.Running() {
+				return p.describe(vm.ID, m.papers, true), nil
+			}
+		}
+		left = append(left, vm)
+	}
+	for _, vm := range left {
+		if err := p.remove(ctx, vm, sandbox); err != nil {
+			return provisioner.Machine{}, fmt.Errorf("remove what an earlier attempt left: %w", err)
+		}
+	}
+	return provisioner.Machine{}, provisioner.ErrNotFound
+}
+
+// begun returns the machines that bear a sandbox's papers, once a clone that was
+// recorded for it has ended.
+func (p *Provisioner) begun(ctx context.Context, spec provisioner.Spec) ([]pve.VM, error) {
+	if _, err := p.glance(ctx); err != nil {
+		return nil, err
+	}
+	vms := p.all(spec.Papers.Sandbox)
+	if spec.Handle == "" {
+		return vms, nil
+	}
+	h, err := p.landed(ctx, spec.Handle)
+	if err != nil {
+		return nil, err
+	}
+	m, err := p.locate(ctx, h.id)
+	switch {
+	case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
+	case err != nil: // it may well be there
+		return nil, fmt.Errorf("what an earlier attempt left: %w", err)
+	case m.papers.Sandbox == spec.Papers.Sandbox && !slices.Contains(vms, m.vm):
+		vms = append(vms, m.vm)
+	}
+	return vms, nil
+}
+
+// landed waits until a clone that an earlier process began has ended. Tasks of
+// a node that has left the cluster have ended with it.
+func (p *Provisioner) landed(ctx context.Context, recorded string) (handle, error) {
+	h, err := parseHandle(recorded)
+	if err != nil || h.task == "" {
+		return h, err
+	}
+	if inv, err := p.glance(ctx); err == nil && len(inv.nodes) > 0 && inv.nodes[h.task.Node()].Node == "" {
+		return h, nil
+	}
+	var failed *pve.Error
+	_, err = p.Client.Wait(ctx, h.task)
+	if errors.As(err, &failed) && (failed.Task != "" || failed.Kind == pve.NotFound) {
+		err = nil // how it ended shows in what it left
+	}
+	return h, err
+}
