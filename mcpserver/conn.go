@@ -47,6 +47,8 @@ type conn struct {
 	asks   map[string]chan message
 
 	watched map[string]context.CancelFunc // resources, by URI
+
+	closing sync.Once
 }
 
 // connect returns a new client, whose calls end with ctx at the latest.
@@ -62,11 +64,14 @@ func (s *Server) connect(ctx context.Context, of *share) *conn {
 	return c
 }
 
-// close ends the client and its calls.
+// close ends the client and its calls. It may be repeated: both a session and
+// the stream that it is heard on can end first.
 func (c *conn) close() {
-	c.cancel()
-	c.srv.mcp.UnregisterSession(c.ctx, c.id)
-	c.share.letGo()
+	c.closing.Do(func() {
+		c.cancel()
+		c.srv.mcp.UnregisterSession(c.ctx, c.id)
+		c.share.letGo()
+	})
 }
 
 // name is what the log calls the client. Over HTTP the id itself is a secret.

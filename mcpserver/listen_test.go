@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -155,6 +156,40 @@ func TestSessionTable(t *testing.T) {
 			t.Errorf("%d sessions and %d principals left", len(w.sessions.byID), len(w.shares.byName))
 		}
 	})
+}
+
+// The end of a stream gives back once what it had taken of its principal's share.
+func TestStreamLetsGoOnce(t *testing.T) {
+	s := &Server{Log: slog.New(slog.DiscardHandler)}
+	s.build()
+	w := newWeb(s, HTTP{})
+	defer w.endStreams()
+	srv := httptest.NewServer(w.handler())
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+"/sse", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if _, err := res.Body.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	srv.Close() // returns when the stream has ended
+	for name, sh := range w.shares.byName {
+		if sh.holds != 0 {
+			t.Errorf("%s: %d holds", name, sh.holds)
+		}
+	}
+	if w.sweep(); len(w.shares.byName) != 0 {
+		t.Errorf("%d principals are not forgotten", len(w.shares.byName))
+	}
 }
 
 // What is being read of one principal's requests is bounded before it is read.
