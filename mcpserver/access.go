@@ -175,6 +175,9 @@ func (c *crowd) enter(who string, cancel context.CancelCauseFunc) (leave func())
 	if c.running[who] == nil {
 		c.running[who] = map[int]context.CancelCauseFunc{}
 	}
+	if c.ended[who] { // since allow was asked
+		cancel(auth.ErrUnauthenticated)
+	}
 	c.count++
 	id := c.count
 	c.running[who][id] = cancel

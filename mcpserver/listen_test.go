@@ -16,6 +16,8 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 // serveMCP serves what is in m over HTTP.
@@ -189,6 +191,19 @@ func TestStreamLetsGoOnce(t *testing.T) {
 	}
 	if w.sweep(); len(w.shares.byName) != 0 {
 		t.Errorf("%d principals are not forgotten", len(w.shares.byName))
+	}
+}
+
+// What got past allow just before its token was revoked ends all the same.
+func TestWhoEntersAfterTheEnd(t *testing.T) {
+	s := &Server{Log: slog.New(slog.DiscardHandler)}
+	s.End("token:a")
+	for who, want := range map[string]error{"token:a": ErrUnauthenticated, "token:b": nil} {
+		ctx, leave := s.enter(sessions.WithPrincipal(t.Context(), sessions.Principal{Name: who}))
+		if got := context.Cause(ctx); !errors.Is(got, want) {
+			t.Errorf("%s: %v, want %v", who, got, want)
+		}
+		leave()
 	}
 }
 
