@@ -202,8 +202,13 @@ type patient struct {
 
 // Read is part of io.Reader.
 func (p *patient) Read(b []byte) (int, error) {
-	_ = http.NewResponseController(p.rw).SetReadDeadline(time.Now().Add(p.patience)) // fails when closed, as Read then does
-	return p.ReadCloser.Read(b)
+	rc := http.NewResponseController(p.rw)
+	_ = rc.SetReadDeadline(time.Now().Add(p.patience)) // fails when closed, as Read then does
+	n, err := p.ReadCloser.Read(b)
+	if errors.Is(err, io.EOF) { // what is done with it may take longer
+		_ = rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // transferFailed answers with what went wrong, unless there is an answer.

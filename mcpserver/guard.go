@@ -50,7 +50,14 @@ func (w *web) recovered(next http.Handler) http.Handler {
 			}
 		}()
 		// A client that does not read must not keep us; who sends more sets it anew.
-		_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
+		rc := http.NewResponseController(rw)
+		_ = rc.SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
+		if r.ContentLength != 0 {
+			// Nor must one that does not send: before it answers, net/http reads the
+			// body that a refusal has left. Who reads it here sets it anew. Half of
+			// the time is left for the answer.
+			_ = rc.SetReadDeadline(time.Now().Add(w.srv.writeTimeout() / 2))
+		}
 		next.ServeHTTP(rw, r)
 	})
 }

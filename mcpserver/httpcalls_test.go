@@ -283,6 +283,24 @@ func TestHalfOpenConnection(t *testing.T) {
 	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
 }
 
+// Nor is one kept whose request was answered without its body, which does not
+// come: else whoever can connect, without a token, could take them all.
+func TestBodyThatNeverComes(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a"}}, func(s *mcpserver.Server) { s.WriteTimeout = 2 * time.Second })
+	for _, path := range []string{"/mcp", "/files/x", "/nothing"} {
+		for _, body := range []string{"Content-Length: 100", "Transfer-Encoding: chunked"} {
+			c := f.dialHTTP(t)
+			c.say("POST " + path + " HTTP/1.1\r\nHost: localhost\r\n" + body + "\r\n\r\n")
+			if err := c.SetReadDeadline(time.Now().Add(soon)); err != nil {
+				t.Fatal(err)
+			}
+			if said, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 40") {
+				t.Errorf("POST %s with %s: %v after %q", path, body, err, said)
+			}
+		}
+	}
+}
+
 func TestConnectionsAreLimited(t *testing.T) {
 	f := startHTTP(t, mcpserver.HTTP{MaxConns: 1})
 	one := f.peer().initialize("2025-11-25")
