@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"agentlab": main,
 		"mcp":      mcpMain,
+		"web":      webMain,
 		"stranger": strangerMain,
 		"pvesh":    func() { os.Exit(pvetest.PveshMain()) },
 	})
