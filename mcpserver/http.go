@@ -38,7 +38,8 @@ type HTTP struct {
 
 	// Limits are those of one principal.
 	Limits Limits
-	// MaxBody is the size of a request in bytes; 0 is 32 MiB.
+	// MaxBody is the size of a request in bytes, at most 96 MiB, which is what
+	// one principal has for all; 0 is 32 MiB.
 	MaxBody int64
 	// MaxConns is how many connections there may be; more wait. 0 is 1000.
 	MaxConns int

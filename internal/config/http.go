@@ -31,7 +31,8 @@ type HTTP struct {
 	RateLimit int `yaml:"http_rate_limit"`
 	// MaxCalls limits the calls of one principal at a time. 0 is no limit.
 	MaxCalls int `yaml:"http_max_calls"`
-	// MaxBodyMB limits a request in MiB.
+	// MaxBodyMB limits a request in MiB. All that are being served of one
+	// principal have 96 MiB, so that one of more would never be.
 	MaxBodyMB int `yaml:"http_max_body_mb"`
 	// MaxConnections limits the connections at a time.
 	MaxConnections int `yaml:"http_max_connections"`
@@ -67,10 +68,10 @@ func (h HTTP) validate(ps *problems) {
 	}
 	ps.check(h.RateLimit >= 0, "http_rate_limit: got %d, want 0 (no limit) or more", h.RateLimit)
 	ps.check(h.MaxCalls >= 0, "http_max_calls: got %d, want 0 (no limit) or more", h.MaxCalls)
-	ps.check(h.MaxBodyMB >= 1 && h.MaxBodyMB <= 1024, "http_max_body_mb: got %d, want 1 to 1024", h.MaxBodyMB)
+	ps.check(h.MaxBodyMB >= 1 && h.MaxBodyMB <= 96, "http_max_body_mb: got %d, want 1 to 96", h.MaxBodyMB)
 	ps.check(h.MaxConnections >= 1, "http_max_connections: got %d, want at least 1", h.MaxConnections)
 	ps.check(h.SessionTTL >= time.Second, "http_session_ttl: got %v, want at least 1s", h.SessionTTL)
-	ps.check(h.Grace >= 0, "http_grace: got %v, want 0s or more", h.Grace)
+	ps.check(h.Grace > 0, "http_grace: got %v, want more than 0s", h.Grace)
 }
 
 func validListen(s string) bool {
