@@ -34,6 +34,7 @@ type conn struct {
 	out    *outlet            // of requests that have none of their own
 	share  *share             // of its principal in what the server can do; nil is no limit
 
+	closing sync.Once
 	running sync.WaitGroup               // the requests that admit let in
 	notes   chan mcp.JSONRPCNotification // what belongs to no request
 	level   atomic.Pointer[mcp.LoggingLevel]

@@ -61,10 +61,7 @@ func (w *web) body(rw http.ResponseWriter, r *http.Request, sh *share) (body []b
 		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
 		return nil, nil
 	}
-	rc := http.NewResponseController(rw)
-	_ = rc.SetReadDeadline(time.Now().Add(readBody))
 	body, err = io.ReadAll(http.MaxBytesReader(rw, r.Body, w.MaxBody))
-	_ = rc.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):

@@ -1,0 +1,36 @@
+package mcpserver
+
+import (
+	"context"
+	"net"
+)
+
+// Web is a server on one HTTP listener, whose tables a test can see.
+type Web struct{ *web }
+
+// NewWeb returns one that does not listen yet.
+func NewWeb(s *Server, h HTTP) Web {
+	s.once.Do(s.build)
+	return Web{newWeb(s, h)}
+}
+
+// ServeOn serves all who connect to ln until ctx ends.
+func (w Web) ServeOn(ctx context.Context, ln net.Listener) error { return w.serveOn(ctx, ln) }
+
+// Sweep forgets what is not used any more, as the server does from time to time.
+func (w Web) Sweep() {
+	w.sessions.sweep()
+	w.shares.sweep()
+}
+
+// EndSessions ends all sessions.
+func (w Web) EndSessions() { w.sessions.endAll() }
+
+// Left returns how many sessions and principals it remembers.
+func (w Web) Left() (sessions, principals int) {
+	w.sessions.mu.Lock()
+	defer w.sessions.mu.Unlock()
+	w.shares.mu.Lock()
+	defer w.shares.mu.Unlock()
+	return len(w.sessions.byID), len(w.shares.byName)
+}
