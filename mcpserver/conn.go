@@ -48,8 +48,6 @@ type conn struct {
 	asks   map[string]chan message
 
 	watched map[string]context.CancelFunc // resources, by URI
-
-	closing sync.Once
 }
 
 // connect returns a new client, whose calls end with ctx at the latest.

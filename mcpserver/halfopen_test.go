@@ -24,7 +24,7 @@ func TestHalfOpenConnectionIsGivenUp(t *testing.T) {
 		"says-nothing":            {"", 10 * time.Second},
 		"part-of-the-header":      {post, 10 * time.Second},
 		"part-of-the-body":        {post + "Content-Length: 100\r\n\r\n{", time.Minute},
-		"part-of-what-is-refused": {"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", time.Minute},
+		"part-of-what-is-refused": {"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", 30 * time.Second},
 		"reads-no-answer":         {post + "Content-Length: 2\r\n\r\n{}", 30 * time.Second},
 		"reads-nothing-of-a-sse":  {"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n", 30 * time.Second},
 	} {

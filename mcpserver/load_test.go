@@ -297,3 +297,12 @@ func TestFloodOfOnePrincipal(t *testing.T) {
 	other.drop()
 	l.wantNothingLeft(2)
 }
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = ' '
+	}
+	return len(b), nil
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -56,9 +57,21 @@ func parse(line []byte) (msg message, problem *mcp.JSONRPCErrorDetails) {
 	case msg.ID != nil && key(msg.ID) == "":
 		return message{}, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "id must be a string or a number"}
 	case err != nil:
-		return msg, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: "not a JSON-RPC message: " + err.Error()}
+		return msg, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: malformed(err)}
 	}
 	return msg, nil
+}
+
+// malformed words that a message is JSON, but not of JSON-RPC. The error itself
+// names our types.
+func malformed(err error) string {
+	const text = "not a JSON-RPC message"
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) || wrong.Field == "" {
+		return text
+	}
+	field := wrong.Field[max(0, strings.Index(wrong.Field, "params")):] // before it there may be types, too
+	return text + ": " + field + " can't be a JSON " + short(wrong.Value)
 }
 
 // key makes ids comparable: "5" and 5 differ, "a" and "\u0061" don't. It is

@@ -129,6 +129,12 @@ func (s *Server) writeTimeout() time.Duration {
 // build makes the MCPServer.
 func (s *Server) build() {
 	hooks := s.onlyWhatIsAllowed()
+	hooks.AddOnError(func(ctx context.Context, _ any, _ mcp.MCPMethod, _ any, err error) {
+		var bad *server.UnparsableMessageError // whose text names types of mcp-go's
+		if errors.As(err, &bad) {
+			refuse(ctx, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: malformed(bad)})
+		}
+	})
 	s.mcp = server.NewMCPServer("agentlab", s.Version,
 		server.WithTitle("AgentLab"),
 		server.WithDescription("Disposable Linux machines for agents"),

@@ -95,6 +95,8 @@ func TestBadMessages(t *testing.T) {
 		{"number", `5`, "null", -32600, "not a JSON-RPC message"},
 		{"null-id", `{"jsonrpc":"2.0","id":{},"method":"ping"}`, "null", -32600, "id must be"},
 		{"params-array", `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":[1]}`, "7", -32600, "not a JSON-RPC message"},
+		{"name-not-a-text", `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":5}}`, "7", -32600, "message: params.name can't be a JSON number"},
+		{"level-not-a-text", `{"jsonrpc":"2.0","id":7,"method":"logging/setLevel","params":{"level":5}}`, "7", -32600, "message: params.level can't be a JSON number"},
 		{"wrong-version", `{"jsonrpc":"1.0","id":7,"method":"ping"}`, "7", -32600, "version"},
 		{"unknown-method", `{"jsonrpc":"2.0","id":7,"method":"nope"}`, "7", -32601, "not found"},
 		{"unknown-tool", callLine("7", "nope", "{}"), "7", -32602, "not found"},

@@ -61,7 +61,12 @@ func (w *web) body(rw http.ResponseWriter, r *http.Request, sh *share) (body []b
 		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
 		return nil, nil
 	}
+	rc := http.NewResponseController(rw)
+	_ = rc.SetReadDeadline(time.Now().Add(readBody))
 	body, err = io.ReadAll(http.MaxBytesReader(rw, r.Body, w.MaxBody))
+	if err == nil { // else net/http must not wait for the rest for ever
+		_ = rc.SetReadDeadline(time.Time{})
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
