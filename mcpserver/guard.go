@@ -32,7 +32,7 @@ func (w *web) handler() http.Handler {
 	endpoint("GET /sse", w.sse)
 	endpoint("POST /message", w.message)
 	mux.HandleFunc(filesPath+"{ticket}", w.file)
-	for _, path := range []string{"", "/mcp", "/sse"} {
+	for _, path := range []string{"", "/mcp", "/sse", "/message"} { // wherever challenge leads
 		mux.HandleFunc("GET "+server.WellKnownProtectedResourcePath+path, w.metadata)
 	}
 	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {

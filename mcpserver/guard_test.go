@@ -95,7 +95,7 @@ func TestWhoAsksOverHTTP(t *testing.T) {
 	if log := f.log.String(); !strings.Contains(log, "the database is gone") {
 		t.Errorf("log:\n%s", log)
 	}
-	for path, resource := range map[string]string{"": "/mcp", "/mcp": "/mcp", "/sse": "/sse"} {
+	for path, resource := range map[string]string{"": "/mcp", "/mcp": "/mcp", "/sse": "/sse", "/message": "/message"} {
 		var doc struct {
 			Resource string   `json:"resource"`
 			Servers  []string `json:"authorization_servers"`
