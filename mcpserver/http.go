@@ -172,6 +172,7 @@ func newWeb(s *Server, h HTTP) *web {
 	w := &web{HTTP: h, srv: s, shares: shares{Limits: h.Limits}}
 	defaults(&w.MaxBody, maxLine)
 	defaults(&w.MaxConns, 1000)
+	w.shares.streams = max(1, w.MaxConns/2)
 	defaults(&w.SessionTTL, time.Hour)
 	defaults(&w.Grace, 5*time.Second)
 	w.sessions.ttl = w.SessionTTL

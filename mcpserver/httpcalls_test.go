@@ -146,6 +146,33 @@ func TestLimitsOfAPrincipal(t *testing.T) {
 	f.as("a").modern("tools/call", "block").post(call).want(http.StatusOK, "released")
 }
 
+// Nor does who listens to many streams take all connections.
+func TestStreamsOfAPrincipalAreLimited(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, MaxConns: 20})
+	a := f.as("a").initialize("2025-11-25")
+	one, _ := f.as("a").openSSE()
+	for range 9 {
+		a.do(http.MethodGet, "/mcp", nil)
+	}
+	for _, path := range []string{"/mcp", "/sse"} {
+		res := a.do(http.MethodGet, path, nil)
+		if res.StatusCode == http.StatusOK {
+			t.Fatalf("GET %s: one stream more is open", path) // it does not end
+		}
+		res.want(http.StatusTooManyRequests, "10 streams are open already")
+		if got := res.Header.Get("Retry-After"); got != "60" {
+			t.Errorf("Retry-After %q", got)
+		}
+	}
+	a.post(ping).want(http.StatusOK, "{}")
+	f.as("b").openSSE()
+	one.Body.Close()
+	for res := a.do(http.MethodGet, "/mcp", nil); res.StatusCode != http.StatusOK; res = a.do(http.MethodGet, "/mcp", nil) {
+		res.want(http.StatusTooManyRequests, "")
+		time.Sleep(10 * time.Millisecond) // the server must notice
+	}
+}
+
 func TestRateOfAPrincipal(t *testing.T) {
 	const rate = 0.001 // a request in 1000 s, and one at once
 	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, Limits: mcpserver.Limits{Rate: rate}})

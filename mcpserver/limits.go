@@ -28,20 +28,24 @@ func again(after time.Duration) retry { return retry{max(1, int(math.Ceil(after.
 // shares are what each principal takes.
 type shares struct {
 	Limits
+	streams int // that one may listen to at a time: each has a connection, which others then do not have
+
 	mu     sync.Mutex
 	byName map[string]*share
 }
 
 // share is what one principal takes. A nil one takes nothing and has no limit.
 type share struct {
-	limits Limits
-	rate   *rate.Limiter // nil is no limit, as are refusals then
+	limits  Limits
+	streams int
+	rate    *rate.Limiter // nil is no limit, as are refusals then
 	// refusals are spaced out, so that who asks again at once takes little from
 	// others: a refusal costs almost as much as a call that does nothing.
 	refusals *rate.Limiter
 
 	mu    sync.Mutex
 	holds int    // who has a pointer to it
+	heard int    // streams of what belongs to no request
 	calls [2]int // running: ordinary, others
 	bytes int64  // of large bodies being read and served
 }
@@ -52,7 +56,7 @@ func (s *shares) of(name string) *share {
 	defer s.mu.Unlock()
 	sh := s.byName[name]
 	if sh == nil {
-		sh = &share{limits: s.Limits}
+		sh = &share{limits: s.Limits, streams: s.streams}
 		if s.Rate > 0 {
 			sh.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate*10)))
 			sh.refusals = rate.NewLimiter(rate.Limit(max(100, s.Rate*10)), 1)
@@ -120,6 +124,24 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 	}
 	s.calls[class]++
 	return nil
+}
+
+// listen takes room for a stream of what belongs to no request until unlisten,
+// or says why there is none.
+func (s *share) listen() *mcp.JSONRPCErrorDetails {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard >= s.streams {
+		return tooMuch(time.Minute, "%d streams are open already, the most there may be at a time; close some", s.streams)
+	}
+	s.heard++
+	return nil
+}
+
+func (s *share) unlisten() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard--
 }
 
 // refused returns when a refusal may be sent.

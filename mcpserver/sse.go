@@ -17,6 +17,11 @@ func (w *web) sse(rw http.ResponseWriter, r *http.Request) {
 	owner := principal(r.Context())
 	sh := w.shares.of(owner)
 	defer sh.letGo()
+	if problem := sh.listen(); problem != nil {
+		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
+		return
+	}
+	defer sh.unlisten()
 	c := w.srv.connect(r.Context(), sh)
 	defer c.close()
 	e := &events{w: rw, timeout: w.srv.writeTimeout()}

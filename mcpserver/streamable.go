@@ -217,6 +217,11 @@ func (w *web) listen(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
+	if problem := s.share.listen(); problem != nil {
+		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
+		return
+	}
+	defer s.share.unlisten()
 	e := &events{w: rw, timeout: w.srv.writeTimeout()}
 	quiet := time.NewTicker(keepAlive)
 	defer quiet.Stop()
