@@ -106,8 +106,7 @@ func (b *remote) run(ctx context.Context, in io.Reader) error {
 func (b *remote) take(ctx, listenCtx context.Context, line []byte) {
 	var msg wire
 	err := json.Unmarshal(line, &msg)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) { // another error is for the server to word
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok { // another error is for the server to word
 		b.write(errorAnswer(nil, -32700, "message is not valid JSON: "+syntax.Error()))
 		return
 	}
