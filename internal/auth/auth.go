@@ -16,8 +16,8 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// ErrUnauthenticated: the bearer token is unknown, damaged, revoked, expired or
-// not for us. Which of them is for the log, not for whoever holds it.
+// ErrUnauthenticated means that the bearer token is unknown, damaged, revoked,
+// expired or not for us. Which of them is for the log, not for whoever holds it.
 var ErrUnauthenticated = errors.New("token is not valid")
 
 // maxBearer is the longest bearer token that is looked at, in bytes. Those of

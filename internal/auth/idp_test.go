@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -142,9 +143,7 @@ func (p *idp) token(s signer, change, header map[string]any) string {
 	p.t.Helper()
 	t := jwt.NewWithClaims(s.method, p.claims(change))
 	t.Header["kid"] = s.id
-	for k, v := range header {
-		t.Header[k] = v
-	}
+	maps.Copy(t.Header, header)
 	text, err := t.SignedString(s.key)
 	if err != nil {
 		p.t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// ErrTicket: a ticket is none of ours, was changed, or its time is over.
+// ErrTicket means that a ticket is none of ours, was changed, or its time is over.
 var ErrTicket = errors.New("ticket is not valid")
 
 // Ticket lets whoever holds it read or write one file of a sandbox, on behalf

@@ -62,7 +62,7 @@ func (o *office) create(name string, ttl time.Duration) (redact.String, auth.Tok
 // reason has this text.
 func (o *office) wants(text redact.String, name, refused string) {
 	o.t.Helper()
-	p, err := o.Tokens.Authenticate(o.ctx(), text)
+	p, err := o.Authenticate(o.ctx(), text)
 	if refused != "" {
 		if !errors.Is(err, auth.ErrUnauthenticated) || !strings.Contains(err.Error(), refused) || p.Name != "" {
 			o.t.Errorf("%+v, %v; want it refused: %s", p, err, refused)
@@ -121,7 +121,7 @@ func TestRevoke(t *testing.T) {
 			if again, err := o.Revoke(o.ctx(), ref); err != nil || len(again) != 0 {
 				t.Errorf("Revoke again: %+v, %v", again, err)
 			}
-			if p, err := o.Tokens.Authenticate(o.ctx(), other); err != nil || p.Name == principal {
+			if p, err := o.Authenticate(o.ctx(), other); err != nil || p.Name == principal {
 				t.Errorf("the other token: %+v, %v", p, err)
 			}
 		})
@@ -138,7 +138,7 @@ func TestRevokeWhileItIsRead(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	_, _ = o.Tokens.Authenticate(o.ctx(), text)
+	_, _ = o.Authenticate(o.ctx(), text)
 	o.wants(text, "", "revoked")
 }
 
