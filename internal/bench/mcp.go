@@ -205,7 +205,7 @@ func serveOurs(ctx context.Context, limits mcpserver.Limits) (url string, stop f
 		auth[sha256.Sum256([]byte(name))] = sessions.Principal{Name: "token:" + name, Scopes: []sessions.Scope{sessions.ScopeRead, sessions.ScopeWrite}}
 	}
 	s := &mcpserver.Server{
-		Version: "bench", Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Version: "bench", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), //nolint:sloglint // to write the line of each call is measured too
 		Tools: []tools.Tool{{Name: "nothing", Call: func(context.Context, json.RawMessage) tools.Result {
 			return tools.Result{Content: []tools.Content{{Text: nothing}}, Outcome: "ok"}
 		}}},
@@ -272,11 +272,11 @@ func newClient(url, token string) *client {
 func legacyClient(ctx context.Context, url, token string) (*client, error) {
 	c := newClient(url, token)
 	const version = "2025-11-25"
-	res, _, err := c.do(ctx, []byte(`{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"`+version+`","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}`))
+	res, err := c.do(ctx, []byte(`{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"`+version+`","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}`))
 	if err != nil {
 		return nil, err
 	}
-	c.header.Set(mcp.HeaderSessionID, res.Header.Get(mcp.HeaderSessionID))
+	c.header.Set(mcp.HeaderSessionID, res.header.Get(mcp.HeaderSessionID))
 	c.header.Set(mcp.HeaderProtocolVersion, version)
 	c.meta = "{}"
 	return c, nil
@@ -295,32 +295,39 @@ func modernClient(_ context.Context, url, token string) (*client, error) {
 
 // call calls the tool.
 func (c *client) call(ctx context.Context) error {
-	res, body, err := c.do(ctx, fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"nothing","arguments":{},"_meta":%s}}`, c.ids.Add(1), c.meta))
+	res, err := c.do(ctx, fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"nothing","arguments":{},"_meta":%s}}`, c.ids.Add(1), c.meta))
 	switch {
 	case err != nil:
 		return err
-	case c.refused && res.StatusCode == http.StatusTooManyRequests:
+	case c.refused && res.code == http.StatusTooManyRequests:
 		return nil
-	case res.StatusCode != http.StatusOK || !strings.Contains(string(body), nothing):
-		return fmt.Errorf("call the tool: %s: %s", res.Status, body)
+	case res.code != http.StatusOK || !strings.Contains(string(res.body), nothing):
+		return fmt.Errorf("call the tool: %d %s: %s", res.code, http.StatusText(res.code), res.body)
 	}
 	return nil
 }
 
+// response is one that was read to its end.
+type response struct {
+	code   int
+	header http.Header
+	body   []byte
+}
+
 // do sends a message and reads all of the response.
-func (c *client) do(ctx context.Context, msg []byte) (*http.Response, []byte, error) {
+func (c *client) do(ctx context.Context, msg []byte) (response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(msg))
 	if err != nil {
-		return nil, nil, err
+		return response{}, err
 	}
 	req.Header = c.header
 	res, err := c.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return response{}, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	return res, body, err
+	return response{res.StatusCode, res.Header, body}, err
 }
 
 // calls makes n calls, by callers at a time.
