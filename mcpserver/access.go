@@ -31,6 +31,7 @@ func (s *Server) needOf(ctx context.Context, m message) (what string, need sessi
 		need = sessions.ScopeRead
 	case mcp.MethodToolsCall:
 		return m.Params.Name, s.needOfTool(ctx, m.Params.Name)
+	default: // is for nobody
 	}
 	return m.Method, need
 }

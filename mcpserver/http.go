@@ -49,8 +49,8 @@ type HTTP struct {
 	Grace time.Duration
 }
 
-// ErrExposed: others than this machine's users can reach the listener, and it
-// has no TLS or nobody is asked who they are.
+// ErrExposed means that others than this machine's users can reach the listener,
+// and it has no TLS or nobody is asked who they are.
 var ErrExposed = errors.New("it can be reached from other machines, so it needs TLS and authentication")
 
 // Check returns ErrExposed if what listens there must not be served so.

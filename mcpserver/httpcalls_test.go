@@ -104,7 +104,7 @@ func TestPanicIsSurvivedAndHiddenOverHTTP(t *testing.T) {
 	}
 }
 
-type panics struct{ tokens }
+type panics struct{}
 
 func (panics) Authenticate(context.Context, string) (sessions.Principal, error) {
 	panic("secret detail")

@@ -36,8 +36,8 @@ func serveMCP(t *testing.T, m *server.MCPServer) (url string, stop func() error)
 	return "http://" + ln.Addr().String() + "/mcp", func() error { cancel(); return <-served }
 }
 
-// request makes one of 2026-07-28.
-func request(t *testing.T, url, method, params string) *http.Response {
+// request makes one of 2026-07-28, and returns what it is answered.
+func request(t *testing.T, url, method, params string) io.Reader {
 	t.Helper()
 	meta := `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
 	body := `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + "," + meta + "}}"
@@ -55,7 +55,7 @@ func request(t *testing.T, url, method, params string) *http.Response {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { res.Body.Close() })
-	return res
+	return res.Body
 }
 
 // Who listens hears what it asked for and no more, as of its request, and the
@@ -63,7 +63,7 @@ func request(t *testing.T, url, method, params string) *http.Response {
 func TestListening(t *testing.T) {
 	m := server.NewMCPServer("x", "1", server.WithToolCapabilities(true), server.WithPromptCapabilities(true))
 	url, stop := serveMCP(t, m)
-	in := bufio.NewReader(request(t, url, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`).Body)
+	in := bufio.NewReader(request(t, url, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`))
 	message := func() string {
 		for {
 			line, err := in.ReadString('\n')
@@ -96,7 +96,7 @@ func TestPanicOfAPrompt(t *testing.T) {
 	m := server.NewMCPServer("x", "1", server.WithPromptCapabilities(false))
 	m.AddPrompt(mcp.NewPrompt("panics"), func(context.Context, mcp.GetPromptRequest) (*mcp.GetPromptResult, error) { panic("secret detail") })
 	url, stop := serveMCP(t, m)
-	body, err := io.ReadAll(request(t, url, "prompts/get", `"name":"panics"`).Body)
+	body, err := io.ReadAll(request(t, url, "prompts/get", `"name":"panics"`))
 	if err != nil || !strings.Contains(string(body), "internal error (ref ") || !strings.Contains(string(body), `"id":7`) || strings.Contains(string(body), "secret") {
 		t.Errorf("answer %s, error %v", body, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,9 +125,7 @@ func (r *call) tagged(n mcp.JSONRPCNotification) mcp.JSONRPCNotification {
 		return n
 	}
 	meta := map[string]any{}
-	for k, v := range n.Params.Meta { // shared with other subscribers
-		meta[k] = v
-	}
+	maps.Copy(meta, n.Params.Meta) // shared with other subscribers
 	meta[mcp.MetaKeySubscriptionID] = r.ID
 	n.Params.Meta = meta
 	return n

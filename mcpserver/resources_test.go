@@ -100,12 +100,13 @@ func TestTooManySubscriptions(t *testing.T) {
 // What reads wait for a sandbox keeps out no destroy.
 func TestManyReadsLeaveRoomForDestroy(t *testing.T) {
 	began, release := make(chan struct{}), make(chan struct{})
-	open := func(context.Context) (*sessions.Manager, error) {
-		began <- struct{}{}
-		<-release
-		return nil, errors.New("broken")
-	}
-	r := start(t, func(s *mcpserver.Server) { s.Resources = tools.AllResources(open, slog.New(slog.DiscardHandler)) }).dial(t)
+	r := start(t, func(s *mcpserver.Server) {
+		s.Resources = tools.AllResources(func(context.Context) (*sessions.Manager, error) {
+			began <- struct{}{}
+			<-release
+			return nil, errors.New("broken")
+		}, slog.New(slog.DiscardHandler))
+	}).dial(t)
 	for i := range 30 {
 		r.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"resources/read","params":{"uri":"sandbox://sandboxes"}}`, i))
 		select {

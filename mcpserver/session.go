@@ -74,18 +74,17 @@ func (t *sessionTable) use(id, owner string) (s *session, done func()) {
 	}
 }
 
-// end ends a session of the owner's, and says whether there was one.
-func (t *sessionTable) end(id, owner string) bool {
+// end ends a session of the owner's, if there is one.
+func (t *sessionTable) end(id, owner string) {
 	t.mu.Lock()
 	s := t.byID[id]
 	if s == nil || s.owner != owner {
 		t.mu.Unlock()
-		return false
+		return
 	}
 	delete(t.byID, id)
 	t.mu.Unlock()
 	s.close()
-	return true
 }
 
 // sweep ends the sessions that were not used for too long.
