@@ -34,16 +34,15 @@ func grouped(t *testing.T) (mount string) {
 		" && mount --bind /run/all/" + name + " /sys/fs/cgroup && umount -l /run/all"
 }
 
-// awaitFile waits until a file of the guest has content, and returns it.
-func (m *machine) awaitFile(t *testing.T, name string) string {
+// awaitFile waits until a file of the guest has content.
+func (m *machine) awaitFile(t *testing.T, name string) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(filepath.Join(m.root, name)); err == nil && len(b) > 0 {
-			return string(b)
+			return
 		}
 	}
 	t.Fatalf("%s has no content", name)
-	return ""
 }
 
 // running says which processes of the guest have the text in their command line.

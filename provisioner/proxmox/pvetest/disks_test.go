@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// task calls, waits for the task and returns how it ended.
-func (cl *client) task(method, path string, form url.Values) string {
+// task makes a POST, waits for its task and returns how it ended.
+func (cl *client) task(path string, form url.Values) string {
 	cl.t.Helper()
-	status, reason, data := cl.call(method, path, form)
+	status, reason, data := cl.call("POST", path, form)
 	if status != http.StatusOK {
-		cl.t.Fatalf("%s %s: %d %s", method, path, status, reason)
+		cl.t.Fatalf("POST %s: %d %s", path, status, reason)
 	}
 	upid := data.(string)
 	var exit string
@@ -25,11 +25,11 @@ func TestRawDisksHaveNoSnapshots(t *testing.T) {
 	t.Parallel()
 	cl := newClient(t, &Server{}, func(c *Cluster) { c.AddVM("pve", 100, "a") })
 	cl.call("PUT", "/nodes/pve/qemu/100/config", url.Values{"scsi1": {"local:1"}})
-	if exit := cl.task("POST", "/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "snapshot feature is not available" {
+	if exit := cl.task("/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "snapshot feature is not available" {
 		t.Errorf("with a raw disk: %s", exit)
 	}
 	cl.call("PUT", "/nodes/pve/qemu/100/config", url.Values{"delete": {"scsi1"}})
-	if exit := cl.task("POST", "/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "OK" {
+	if exit := cl.task("/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "OK" {
 		t.Errorf("without: %s", exit)
 	}
 }
@@ -91,7 +91,7 @@ func TestFullCloneKeepsTheFormat(t *testing.T) {
 	t.Parallel()
 	cl := newClient(t, &Server{}, func(c *Cluster) { c.AddVM("pve", 100, "a") })
 	cl.call("PUT", "/nodes/pve/qemu/100/config", url.Values{"scsi1": {"local:1"}})
-	if exit := cl.task("POST", "/nodes/pve/qemu/100/clone", url.Values{"newid": {"101"}}); exit != "OK" {
+	if exit := cl.task("/nodes/pve/qemu/100/clone", url.Values{"newid": {"101"}}); exit != "OK" {
 		t.Fatal(exit)
 	}
 	for key, format := range map[string]string{"scsi0": ".qcow2,", "scsi1": ".raw,"} {
@@ -133,7 +133,7 @@ func TestAnswersThatWaitForTheTask(t *testing.T) {
 func TestIOThreadsWarn(t *testing.T) {
 	t.Parallel()
 	cl := newClient(t, &Server{}, func(c *Cluster) { c.AddVM("pve", 100, "a").Config["scsi0"] += ",iothread=1" })
-	if exit := cl.task("POST", "/nodes/pve/qemu/100/status/start", nil); exit != "WARNINGS: 1" {
+	if exit := cl.task("/nodes/pve/qemu/100/status/start", nil); exit != "WARNINGS: 1" {
 		t.Error(exit)
 	}
 }
@@ -142,7 +142,7 @@ func TestIOThreadsWarn(t *testing.T) {
 func TestVolumesInUse(t *testing.T) {
 	t.Parallel()
 	cl := newClient(t, &Server{}, func(c *Cluster) { c.AddVM("pve", 100, "a") })
-	if exit := cl.task("POST", "/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "OK" {
+	if exit := cl.task("/nodes/pve/qemu/100/snapshot", url.Values{"snapname": {"s1"}}); exit != "OK" {
 		t.Fatal(exit)
 	}
 	cl.call("PUT", "/nodes/pve/qemu/100/config", url.Values{"delete": {"scsi0"}})

@@ -273,7 +273,7 @@ func resolve(r *route, name string) (string, *param) {
 func (c *call) say(line string) {
 	switch {
 	case c.job != nil:
-		c.job.print(line)
+		c.job.print(line) //nolint:forbidigo // a method, not the builtin
 	case c.shell != nil:
 		c.shell.say(line)
 	}

@@ -187,8 +187,8 @@ func transcript70() *transcript {
 		delete(c.VMs[9001].Config, "tags")
 	}, before: map[string]func(*replay){
 		"start":            booting,
-		"agent ping":       both(wake(170), until(170, true)),
-		"file-write ASCII": both(wake(170), until(170, true)),
+		"agent ping":       both(wake(170), answers(170)),
+		"file-write ASCII": both(wake(170), answers(170)),
 		"file-read of 3072000 bytes with all byte values": func(r *replay) { r.guestFile(170, "tmp/big", bytes.Repeat(allBytes(), 12000)) },
 		"LANG=C: non-ASCII description": func(r *replay) {
 			r.srv.Edit(func(c *Cluster) { linked(c, 174, "Copy-of-VM-tmpl-mini"); delete(c.VMs[174].Config, "tags") })

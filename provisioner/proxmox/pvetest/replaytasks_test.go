@@ -46,7 +46,7 @@ func transcript90() *transcript {
 		pool(c)
 		minimal(c)
 		c.Roles["GA"] = &Role{Privs: []string{"VM.GuestAgent.Audit", "VM.GuestAgent.FileRead"}}
-	}, before: map[string]func(*replay){"start": booting, "exec array": both(wake(300), until(300, true)), "stop": snapshotLock, "agent: VM stopped": until(300, true)},
+	}, before: map[string]func(*replay){"start": booting, "exec array": both(wake(300), answers(300)), "stop": snapshotLock, "agent: VM stopped": answers(300)},
 		omitAt: map[int]string{55: noSnapshots, 56: noSnapshots, 57: noSnapshots}}
 }
 

@@ -59,13 +59,13 @@ func both(hooks ...func(*replay)) func(*replay) {
 	}
 }
 
-// until asks a VM's agent until it answers, or no longer does.
-func until(id int, answers bool) func(*replay) {
+// answers asks a VM's agent until it answers.
+func answers(id int) func(*replay) {
 	return func(r *replay) {
-		eventually(r.t, r.srv, fmt.Sprintf("the agent of %d answers: %v", id, answers), func(c *Cluster) bool {
+		eventually(r.t, r.srv, fmt.Sprintf("the agent of %d answers", id), func(c *Cluster) bool {
 			ask := &call{s: r.srv, node: c.Nodes[0], p: params{"vmid": fmt.Sprint(id)}}
 			_, err := ask.agentVM()
-			return (err == nil) == answers
+			return err == nil
 		})
 	}
 }

@@ -21,7 +21,7 @@ func urlMetadata(c *call) (any, error) {
 		return nil, die("invalid server response: '500 %v'", err)
 	}
 	var resp *http.Response
-	c.s.unlocked(func() { resp, err = c.web().Do(req) })
+	c.s.unlocked(func() { resp, err = c.web().Do(req) }) //nolint:bodyclose // it is, below
 	if err != nil {
 		return nil, die("invalid server response: '500 Can't connect to %s (%s)'", hostPort(req.URL), connectError(err))
 	}
