@@ -33,8 +33,9 @@ func (p Principal) May(s Scope) bool {
 		return slices.Contains(p.Scopes, ScopeRead) || p.May(ScopeWrite)
 	case ScopeWrite:
 		return slices.Contains(p.Scopes, ScopeWrite) || p.May(ScopeAdmin)
+	default:
+		return s != "" && slices.Contains(p.Scopes, s)
 	}
-	return s != "" && slices.Contains(p.Scopes, s)
 }
 
 // ScopeText names the scopes that the principal was given, for people.
