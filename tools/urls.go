@@ -227,7 +227,7 @@ type Part struct {
 	Total int64 // bytes of the whole file
 }
 
-// ErrGap: the part does not begin where what is there ends.
+// ErrGap means that the part does not begin where what is there ends.
 var ErrGap = errors.New("the part does not continue what is there")
 
 // Append adds a part to what is there of the ticket's file, and returns how
