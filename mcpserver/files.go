@@ -152,7 +152,7 @@ func (w *web) upload(rw http.ResponseWriter, r *http.Request, t auth.Ticket) {
 	// The deadline of a request that came in time.
 	_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
 	status := http.StatusCreated
-	if !res.Done && res.Bytes > 0 {
+	if part != nil && !res.Done && res.Bytes > 0 {
 		rw.Header().Set("Range", fmt.Sprintf("bytes=0-%d", res.Bytes-1))
 	}
 	switch {
