@@ -27,11 +27,11 @@ import (
 // farTools are those of a server elsewhere: block runs until it is cancelled.
 func farTools(started, ended chan struct{}) []tools.Tool {
 	return []tools.Tool{
-		{Name: "whoami", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		{Name: "whoami", Scope: sessions.ScopeRead, Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			p, _ := sessions.PrincipalFrom(ctx)
 			return tools.Result{Content: []tools.Content{{Text: p.Name}}}
 		}},
-		{Name: "block", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		{Name: "block", Scope: sessions.ScopeRead, Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			started <- struct{}{}
 			<-ctx.Done()
 			ended <- struct{}{}
