@@ -29,9 +29,9 @@ type loaded struct {
 
 // startLoaded starts one that logs nothing, so that what its memory has grown
 // by is what it has forgotten to let go.
-func startLoaded(t *testing.T, h mcpserver.HTTP, set ...func(*mcpserver.Server)) *loaded {
+func startLoaded(t *testing.T, h mcpserver.HTTP) *loaded {
 	t.Helper()
-	f := newFixture(t, append(set, func(s *mcpserver.Server) { s.Log = slog.New(slog.DiscardHandler) })...)
+	f := newFixture(t, func(s *mcpserver.Server) { s.Log = slog.New(slog.DiscardHandler) })
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -130,8 +130,8 @@ func (s *Server) writeTimeout() time.Duration {
 func (s *Server) build() {
 	hooks := s.onlyWhatIsAllowed()
 	hooks.AddOnError(func(ctx context.Context, _ any, _ mcp.MCPMethod, _ any, err error) {
-		var bad *server.UnparsableMessageError // whose text names types of mcp-go's
-		if errors.As(err, &bad) {
+		// Its text names types of mcp-go's.
+		if bad, ok := errors.AsType[*server.UnparsableMessageError](err); ok {
 			refuse(ctx, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: malformed(bad)})
 		}
 	})

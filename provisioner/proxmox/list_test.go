@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
@@ -44,7 +45,7 @@ func TestListWhileMachinesVanish(t *testing.T) {
 		"broken":      {pvetest.Fault{Status: 500, Reason: "unable to parse manager_status"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, &pvetest.Server{})
+			l := newLab(t, &pvetest.Server{Staleness: time.Hour}) // the cycle of pvestatd knows nothing of it yet
 			p := l.provisioner()
 			makeOne(t, p, 1)
 			asked := false
