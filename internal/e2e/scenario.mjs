@@ -9,6 +9,9 @@ const TOOLS = [
   'list_files', 'list_sandboxes', 'read_file', 'read_process', 'write_file',
 ];
 
+/** What is there besides for clients that come over HTTP, if only by a bridge. */
+const URL_TOOLS = ['download_url', 'upload_url'];
+
 const META = 'agentlab.dev/result';
 
 const { AGENTLAB_E2E_BIN, AGENTLAB_E2E_URL, AGENTLAB_E2E_TOKEN } = process.env;
@@ -67,7 +70,8 @@ export function scenario(title, connect, expectProtocol) {
 
     await t.test('lists the tools', async () => {
       const tools = await client.list();
-      assert.deepEqual(tools.map((tool) => tool.name).sort(), TOOLS);
+      const wanted = /-stdio$/.test(title) ? TOOLS : [...TOOLS, ...URL_TOOLS].sort();
+      assert.deepEqual(tools.map((tool) => tool.name).sort(), wanted);
       for (const tool of tools) {
         assert.ok(tool.description, tool.name);
         assert.equal(tool.inputSchema.type, 'object', tool.name);
