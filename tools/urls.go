@@ -95,12 +95,11 @@ func (s *service) url(ctx context.Context, m *sessions.Manager, in urlIn, write 
 		switch {
 		case err == nil:
 			_ = r.Close()
-			out.Bytes = &info.Size
+			if !write {
+				out.Bytes = &info.Size
+			}
 		case !write || !errors.Is(err, fs.ErrNotExist):
 			return fileError(ctx, conn, out.Path, err)
-		}
-		if write {
-			out.Bytes = nil
 		}
 		return nil
 	})

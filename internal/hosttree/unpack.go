@@ -175,7 +175,11 @@ func (s *stage) file(ctx context.Context, to string, r io.Reader, mode fs.FileMo
 // merge moves what was unpacked into the existing directory, file by file. It
 // looks for conflicts before it moves anything.
 func (s *stage) merge() error {
-	var moves [][2]string
+	type move struct {
+		from, to string
+		dir      bool
+	}
+	var moves []move
 	err := fs.WalkDir(s.root.FS(), s.temp, func(from string, entry fs.DirEntry, err error) error {
 		if err != nil || from == s.temp {
 			return err
@@ -189,18 +193,18 @@ func (s *stage) merge() error {
 		case info.IsDir() != entry.IsDir():
 			return fmt.Errorf("%s: %w", to, ErrConflict)
 		}
-		moves = append(moves, [2]string{from, to})
+		moves = append(moves, move{from, to, entry.IsDir()})
 		return nil
 	})
 	for _, m := range moves {
 		if err != nil {
 			break
 		}
-		if info, serr := s.root.Lstat(m[0]); serr == nil && info.IsDir() {
-			err = s.root.MkdirAll(m[1], 0o755)
-			continue
+		if m.dir {
+			err = s.root.MkdirAll(m.to, 0o755)
+		} else {
+			err = s.root.Rename(m.from, m.to)
 		}
-		err = s.root.Rename(m[0], m[1])
 	}
 	return cause(err)
 }
