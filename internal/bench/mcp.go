@@ -206,7 +206,7 @@ func serveOurs(ctx context.Context, limits mcpserver.Limits) (url string, stop f
 	}
 	s := &mcpserver.Server{
 		Version: "bench", Log: slog.New(slog.NewTextHandler(io.Discard, nil)), //nolint:sloglint // to write the line of each call is measured too
-		Tools: []tools.Tool{{Name: "nothing", Call: func(context.Context, json.RawMessage) tools.Result {
+		Tools: []tools.Tool{{Name: "nothing", Scope: sessions.ScopeRead, Call: func(context.Context, json.RawMessage) tools.Result {
 			return tools.Result{Content: []tools.Content{{Text: nothing}}, Outcome: "ok"}
 		}}},
 	}
