@@ -197,9 +197,13 @@ guard() {
 		wait $pause
 		rm beat 2>/dev/null || break
 	done
+	trap '' TERM # which we get when the command has ended
 	slay "$key"
 	# shellcheck disable=SC2086 # they are numbers
-	kill -KILL $pumps $$
+	kill -KILL $pumps
+	nap=0 round=0
+	while kill -0 $$ 2>/dev/null && [ $((round += 1)) -le 50 ]; do doze; done # it ends what it started
+	kill -KILL $$
 	rm -rf "$d"
 }
 
