@@ -16,6 +16,20 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
+// The name of a sandbox where its id belongs must not read as one that is gone.
+func TestNameIsNoID(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{Name: "web"})
+		for who, next := range map[string]string{"alice": "the id of your sandbox of that name is " + sb.ID, "bob": "list_sandboxes shows yours"} {
+			gone, err := l.Destroy(as(t, who), "web")
+			if want := `sandbox_id is "web", but ids begin with sb-; ` + next; gone || err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("Destroy by name, for %s: %v, %v; want %s", who, gone, err, want)
+			}
+		}
+		l.mustBe(t, sb.ID, sessions.Ready)
+	})
+}
+
 // What another principal reads of a sandbox must be what it reads of none.
 func TestOthersSandboxReadsLikeNone(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {

@@ -130,6 +130,9 @@ func (m *Manager) own(ctx context.Context, id string) (Sandbox, error) {
 	if err != nil {
 		return Sandbox{}, err
 	}
+	if !strings.HasPrefix(id, idPrefix) {
+		return Sandbox{}, m.misnamed(ctx, who, id)
+	}
 	sb, err := m.Store.Sandbox(ctx, id)
 	if err != nil {
 		return Sandbox{}, internal(id, err)
@@ -138,6 +141,22 @@ func (m *Manager) own(ctx context.Context, id string) (Sandbox, error) {
 		return Sandbox{}, unknown(id)
 	}
 	return sb, nil
+}
+
+// misnamed is what who reads of an id that can be nobody's: most likely it is
+// the name of a sandbox, and that must not be taken for one that is gone.
+func (m *Manager) misnamed(ctx context.Context, who Principal, id string) error {
+	live, err := m.Store.List(ctx, Query{Owner: who.Name})
+	if err != nil {
+		return internal(id, err)
+	}
+	next := "list_sandboxes shows yours"
+	for _, sb := range live {
+		if sb.Name == id && id != "" {
+			next = "the id of your sandbox of that name is " + sb.ID
+		}
+	}
+	return Errorf(Invalid, "sandbox_id is %q, but ids begin with %s; %s", clip(id, 64), idPrefix, next)
 }
 
 // await returns the sandbox as soon as done says so of it, or as it is when

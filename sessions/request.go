@@ -22,7 +22,7 @@ func (m *Manager) draft(who Principal, req CreateRequest) (Sandbox, error) {
 	}
 	now := m.now()
 	return Sandbox{
-		ID:       "sb-" + strings.ToLower(rand.Text()[:20]), // 5 bits a character
+		ID:       idPrefix + strings.ToLower(rand.Text()[:20]), // 5 bits a character
 		Name:     req.Name,
 		Owner:    who.Name,
 		Profile:  p.Name,

@@ -9,6 +9,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
+// idPrefix tells a sandbox's id from a name, and from the ids of other things.
+const idPrefix = "sb-"
+
 // Sandbox is what a user sees: an id, an owner, a profile, a state, an end.
 type Sandbox struct {
 	ID               string // "sb-" and 20 letters and digits: 100 random bits
