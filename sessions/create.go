@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -21,7 +23,10 @@ type CreateRequest struct {
 	DiskMB   int
 	Network  string
 	Wait     time.Duration // how long to wait until it is READY
-	Step     func(State)   // is told each state while Create waits; nil for who does not care
+
+	// Step is told each state while Create waits and, as long as others come
+	// first, the place in line, from 1 on; nil is for who does not care.
+	Step func(s State, place int)
 }
 
 // Create makes a sandbox and waits up to req.Wait until it is READY. existing
@@ -40,6 +45,9 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	}
 	if err := m.check(ctx, want.Backend, want.Profile); err != nil {
 		return Sandbox{}, false, err
+	}
+	if n := m.slots[want.Backend].make.Waiting(); n >= m.MaxLine {
+		return Sandbox{}, false, Errorf(Exhausted, "%d sandboxes wait to be made, the most that may; try again in a minute", n)
 	}
 	sb, existing, err = m.record(ctx, want, m.quota(who))
 	if err != nil {
@@ -93,50 +101,69 @@ func (m *Manager) record(ctx context.Context, want Sandbox, quota Quota) (Sandbo
 func (m *Manager) made(ctx context.Context, mk *maker, sb Sandbox, req CreateRequest) (Sandbox, error) {
 	timer := time.NewTimer(req.Wait)
 	defer timer.Stop()
-	for {
+	for state := Requested; ; {
 		changed, leave := m.hub.watch(sb.ID)
-		defer leave() // one for each state
-		if req.Step != nil {
+		place, moved := mk.turn.Place()
+		if place == 0 {
+			moved = nil // it moves for others
 			if now, err := m.Store.Sandbox(ctx, sb.ID); err == nil {
-				req.Step(now.State)
+				state = now.State
 			}
 		}
+		if req.Step != nil {
+			req.Step(state, place)
+		}
+		var err error
+		over := true
 		select {
 		case <-changed:
-			continue
+			over = false
+		case <-moved:
+			over = false
 		case <-mk.done:
-			if mk.err != nil {
-				return Sandbox{}, mk.err
-			}
+			err = mk.err
 		case <-timer.C:
 		case <-ctx.Done():
-			return sb, ctx.Err()
+			err = ctx.Err()
 		}
-		return m.Get(ctx, sb.ID, 0)
+		leave()
+		switch {
+		case ctx.Err() != nil:
+			return sb, ctx.Err()
+		case err != nil:
+			return Sandbox{}, err
+		case over:
+			return m.Get(ctx, sb.ID, 0)
+		}
 	}
 }
 
 // maker is the making of one sandbox.
 type maker struct {
+	turn   *turns.Turn
+	until  atomic.Pointer[time.Time] // its deadline; nil while it waits for its turn
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error // *Error, set before done is closed
 }
 
 // make begins to make the machine of a sandbox, or to go on with it after a
-// crash, and returns whoever does it. It is nil if the Manager is stopping.
+// crash, and returns whoever does it. It is nil if the Manager is stopping, or
+// has no such backend.
 func (m *Manager) make(sb Sandbox) *maker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if mk := m.makers[sb.ID]; mk != nil || m.stopped {
+	mk, slots := m.makers[sb.ID], m.slots[sb.Backend]
+	if mk != nil || m.stopped || slots == nil {
 		return mk
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, sb.Created.Add(m.MakeTimeout).Sub(m.now()))
-	mk := &maker{cancel: cancel, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(m.ctx)
+	mk = &maker{turn: slots.make.Join(sb.Owner), cancel: cancel, done: make(chan struct{})}
 	m.makers[sb.ID] = mk
 	m.tasks.Go(func() {
 		defer cancel()
-		mk.err = m.bringUp(ctx, sb.ID)
+		mk.err = m.bringUp(ctx, mk, sb.ID)
+		mk.turn.Done()
 		m.mu.Lock()
 		delete(m.makers, sb.ID)
 		m.mu.Unlock()
@@ -145,11 +172,40 @@ func (m *Manager) make(sb Sandbox) *maker {
 	return mk
 }
 
+// begin notes until when it may take, now that its turn has come.
+func (mk *maker) begin(until time.Time) { mk.until.Store(&until) }
+
+// inTime says that it has not used up its time.
+func (mk *maker) inTime(now time.Time) bool {
+	until := mk.until.Load()
+	return until == nil || now.Before(*until)
+}
+
+// Place returns where in line a sandbox is, from 1 on, that waits to be made; 0
+// if it does not.
+func (m *Manager) Place(id string) int {
+	m.mu.Lock()
+	mk := m.makers[id]
+	m.mu.Unlock()
+	if mk == nil {
+		return 0
+	}
+	place, _ := mk.turn.Place()
+	return place
+}
+
 // bringUp makes the machine and sees to what is left if that fails.
-func (m *Manager) bringUp(ctx context.Context, id string) error {
-	sb, err := m.Store.Sandbox(ctx, id)
+func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
+	err := mk.turn.Wait(ctx)
+	mk.begin(m.now().Add(m.MakeTimeout))
+	ctx, cancel := context.WithTimeout(ctx, m.MakeTimeout)
+	defer cancel()
+	var sb Sandbox
+	if err == nil {
+		sb, err = m.Store.Sandbox(ctx, id)
+	}
 	if err == nil && sb.State.making() {
-		err = m.build(ctx, sb)
+		err = m.build(ctx, mk, sb)
 	}
 	if err == nil {
 		return nil
@@ -177,7 +233,7 @@ func (m *Manager) bringUp(ctx context.Context, id string) error {
 
 // provision does the steps from REQUESTED to BOOTING.
 func (m *Manager) provision(ctx context.Context, sb Sandbox) (_ Sandbox, machine provisioner.Machine, err error) {
-	p, slots, err := m.backend(sb)
+	p, _, err := m.backend(sb)
 	if err != nil {
 		return sb, machine, err
 	}
@@ -185,10 +241,6 @@ func (m *Manager) provision(ctx context.Context, sb Sandbox) (_ Sandbox, machine
 	if err != nil {
 		return sb, machine, err
 	}
-	if err := slots.make.Acquire(ctx, 1); err != nil {
-		return sb, machine, err
-	}
-	defer slots.make.Release(1)
 	if sb.State == Requested {
 		if sb, err = m.move(ctx, sb.ID, Provisioning, Change{}); err != nil {
 			return sb, machine, err
@@ -212,8 +264,9 @@ func (m *Manager) provision(ctx context.Context, sb Sandbox) (_ Sandbox, machine
 
 // build does the steps from REQUESTED to READY, those done before a crash too:
 // [provisioner.Provisioner.Create] adopts what they left.
-func (m *Manager) build(ctx context.Context, sb Sandbox) error {
+func (m *Manager) build(ctx context.Context, mk *maker, sb Sandbox) error {
 	sb, machine, err := m.provision(ctx, sb)
+	mk.turn.Done() // the guest boots without us
 	if err != nil {
 		return err
 	}

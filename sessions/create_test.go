@@ -205,7 +205,7 @@ func TestCreateTellsItsSteps(t *testing.T) {
 			return do()
 		})
 		var told []sessions.State
-		step := func(s sessions.State) { told = append(told, s) }
+		step := func(s sessions.State, _ int) { told = append(told, s) }
 		if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Minute, Step: step}); err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
+	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -31,7 +32,7 @@ type Manager struct {
 	Now      func() time.Time // nil is time.Now
 
 	ReconcileEvery time.Duration // how often records and machines are compared; 0 is 30 s
-	MakeTimeout    time.Duration // from creation until READY; 0 is 5 min
+	MakeTimeout    time.Duration // from its turn until READY; 0 is 5 min
 	DestroyTimeout time.Duration // one try to remove a machine, and what Destroy waits; 0 is 30 s
 	IdleTimeout    time.Duration // an unused channel to a guest is closed after it; 0 is 5 min
 	MaxUses        int           // concurrent Use of one sandbox; 0 is 128
@@ -39,6 +40,7 @@ type Manager struct {
 	// Parallel is how many machines each backend makes at once, and how many it
 	// removes; 0 is 8. More wait for their turn.
 	Parallel map[string]int
+	MaxLine  int // sandboxes that wait for their turn at one backend; 0 is 1000
 
 	once   sync.Once
 	ctx    context.Context // of all that runs between calls
@@ -65,8 +67,9 @@ type Quota struct {
 // backendSlots bound how much is asked of one backend at once, so that a
 // thousand requests are a queue there and not a stampede.
 type backendSlots struct {
-	make, remove *semaphore.Weighted
-	sound        atomic.Bool // it has passed its check
+	make   *turns.Turns // between owners
+	remove *semaphore.Weighted
+	sound  atomic.Bool // it has passed its check
 }
 
 const (
@@ -249,6 +252,7 @@ func (m *Manager) init() {
 		m.Log = cmp.Or(m.Log, slog.New(slog.DiscardHandler))
 		m.ReconcileEvery = cmp.Or(m.ReconcileEvery, 30*time.Second)
 		m.MakeTimeout = cmp.Or(m.MakeTimeout, 5*time.Minute)
+		m.MaxLine = cmp.Or(m.MaxLine, 1000)
 		m.DestroyTimeout = cmp.Or(m.DestroyTimeout, 30*time.Second)
 		m.lines.idle = cmp.Or(m.IdleTimeout, 5*time.Minute)
 		m.lines.uses = cmp.Or(m.MaxUses, 128)
@@ -258,8 +262,8 @@ func (m *Manager) init() {
 		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
-			n := int64(cmp.Or(m.Parallel[name], defaultParallel))
-			m.slots[name] = &backendSlots{make: semaphore.NewWeighted(n), remove: semaphore.NewWeighted(n)}
+			n := cmp.Or(m.Parallel[name], defaultParallel)
+			m.slots[name] = &backendSlots{make: turns.New(n), remove: semaphore.NewWeighted(int64(n))}
 		}
 	})
 }

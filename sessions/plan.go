@@ -75,6 +75,8 @@ func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) 
 		return action{do: doFinish, sb: sb}
 	case !now.Before(sb.End):
 		return action{do: doExpire, sb: sb}
+	case s == Requested: // it may stand in line for long, until its end
+		return action{do: doMake, sb: sb}
 	case s.making() && now.Sub(sb.Created) >= patience:
 		return action{do: doFail, sb: sb, reason: "failed: it was not ready in time"}
 	case s.making():

@@ -47,8 +47,12 @@ func TestPlan(t *testing.T) {
 	for _, s := range []State{Requested, Provisioning, Booting} {
 		rows[fmt.Sprintf("%s-young-there", s)] = row{rec(s), there, patience - 1, "make " + string(s)}
 		rows[fmt.Sprintf("%s-young-absent", s)] = row{rec(s), absent, patience - 1, "make " + string(s)}
-		rows[fmt.Sprintf("%s-late-there", s)] = row{rec(s), there, patience, "fail " + string(s)}
-		rows[fmt.Sprintf("%s-late-absent", s)] = row{rec(s), absent, patience, "fail " + string(s)}
+		late := "fail " + string(s)
+		if s == Requested { // it may stand in line
+			late = "make REQUESTED"
+		}
+		rows[fmt.Sprintf("%s-late-there", s)] = row{rec(s), there, patience, late}
+		rows[fmt.Sprintf("%s-late-absent", s)] = row{rec(s), absent, patience, late}
 	}
 	for _, s := range []State{Ready, Running, Stopped, Suspended} {
 		rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Hour - 1, ""}

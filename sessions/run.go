@@ -176,10 +176,15 @@ func (m *Manager) alsoRecorded(ctx context.Context, recorded []Sandbox, seen []p
 func (m *Manager) do(ctx context.Context, backend string, a action) (err error) {
 	switch a.do {
 	case doMake:
-		m.make(a.sb)
+		if !m.busy(a.sb.ID) && m.unmade(ctx, a.sb.ID) {
+			m.make(a.sb)
+		}
 	case doExpire:
 		err = m.expire(ctx, a.sb)
 	case doFail:
+		if a.sb.State.making() && (m.makes(a.sb.ID) || !m.unmade(ctx, a.sb.ID)) { // it came late in line
+			return nil
+		}
 		err = m.end(ctx, a.sb, Failed, Change{Reason: a.reason})
 	case doRemove:
 		a.sb.Backend = backend
@@ -204,6 +209,21 @@ func (m *Manager) busy(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.makers[id] != nil || m.removing[id]
+}
+
+// makes says that the machine of a sandbox is being made and has time left.
+func (m *Manager) makes(id string) bool {
+	m.mu.Lock()
+	mk := m.makers[id]
+	m.mu.Unlock()
+	return mk != nil && mk.inTime(m.now())
+}
+
+// unmade says that a sandbox which nobody makes any more is not made: that may
+// have come to its end since the record was read.
+func (m *Manager) unmade(ctx context.Context, id string) bool {
+	sb, err := m.Store.Sandbox(ctx, id)
+	return err == nil && sb.State.making()
 }
 
 // adopt records a sandbox for a machine that has none. One that is being made

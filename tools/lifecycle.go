@@ -44,6 +44,14 @@ func (p *Property) take(profiles []sessions.Profile) {
 	}
 }
 
+// standing says where a sandbox stands that is being made.
+func standing(state sessions.State, place int) string {
+	if place > 0 {
+		return fmt.Sprintf("%s, number %d in line", strings.ToLower(string(state)), place)
+	}
+	return strings.ToLower(string(state))
+}
+
 type createIn struct {
 	Profile  string `arg:"profile" bytes:"100"`
 	Name     string `arg:"name" bytes:"40" doc:"a-z 0-9 -. A live sandbox of yours with this name is returned instead"`
@@ -61,6 +69,7 @@ type sandboxOut struct {
 	Name      string    `json:"name,omitempty"`
 	Profile   string    `json:"profile"`
 	State     string    `json:"state"`
+	Place     int       `json:"place_in_line,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
@@ -75,6 +84,7 @@ type createOut struct {
 	Name      string    `json:"name,omitempty"`
 	Profile   string    `json:"profile"`
 	State     string    `json:"state"`
+	Place     int       `json:"place_in_line,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"`
 	IP        string    `json:"ip,omitempty"`
 	User      string    `json:"user,omitempty"`
@@ -93,7 +103,7 @@ func user(m *sessions.Manager, sb sessions.Sandbox) string {
 
 func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
 	return sandboxOut{
-		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Reason: sb.Reason,
+		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Place: m.Place(sb.ID), Reason: sb.Reason,
 		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second),
 		IP: sb.IP, User: user(m, sb), Home: sb.Home, OS: sb.OS,
 	}
@@ -119,14 +129,14 @@ func (s *service) createSandbox() Tool {
 		sb, existing, err := m.Create(ctx, sessions.CreateRequest{
 			Profile: in.Profile, Name: in.Name, TTL: seconds(in.TTL),
 			Cores: in.Cores, MemoryMB: in.MemoryMB, DiskMB: in.DiskGB << 10, Network: in.Network, Wait: seconds(in.Wait),
-			Step: func(state sessions.State) { Report(ctx, strings.ToLower(string(state))) },
+			Step: func(state sessions.State, place int) { Report(ctx, standing(state, place)) },
 		})
 		if err != nil {
 			return Result{Sandbox: sb.ID}, err
 		}
 		v := view(m, sb)
-		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.ExpiresAt, v.IP, v.User, v.Home, v.OS, existing}
-		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, v.State, clock(v.ExpiresAt)))
+		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.IP, v.User, v.Home, v.OS, existing}
+		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, standing(sb.State, v.Place), clock(v.ExpiresAt)))
 		res.Sandbox = sb.ID
 		return res, nil
 	})
@@ -149,7 +159,7 @@ func (out listOut) text() string {
 	var b strings.Builder
 	b.WriteString(count(len(out.Sandboxes), "sandbox", "sandboxes"))
 	for _, sb := range out.Sandboxes {
-		fmt.Fprintf(&b, "\n%s is %s until %s · profile %s", sb.SandboxID, sb.State, clock(sb.ExpiresAt), sb.Profile)
+		fmt.Fprintf(&b, "\n%s is %s until %s · profile %s", sb.SandboxID, standing(sessions.State(sb.State), sb.Place), clock(sb.ExpiresAt), sb.Profile)
 		if sb.Name != "" {
 			b.WriteString(" · name " + sb.Name)
 		}
