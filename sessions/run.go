@@ -226,16 +226,29 @@ func (m *Manager) unmade(ctx context.Context, id string) bool {
 	return err == nil && sb.State.making()
 }
 
-// adopt records a sandbox for a machine that has none. One that is being made
-// of no profile of ours is left to whoever makes it, such as agentlab doctor:
-// we could but fail to go on with it, and remove it.
+// adopt records a sandbox for a machine that has none, and goes on making it.
 func (m *Manager) adopt(ctx context.Context, sb Sandbox) error {
+	sb, err := m.rerecord(ctx, sb)
+	if err != nil || sb.ID == "" {
+		return err
+	}
+	m.alarm.notice(sb.End)
+	if sb.State.making() {
+		m.make(sb)
+	}
+	return nil
+}
+
+// rerecord records a sandbox as its machine tells of it. One that is being made
+// of no profile of ours is left to whoever makes it, such as agentlab doctor,
+// and none is returned: we could but fail to go on with it, and remove it.
+func (m *Manager) rerecord(ctx context.Context, sb Sandbox) (Sandbox, error) {
 	p, err := m.Profile(sb.Profile)
 	switch {
 	case err == nil:
 		sb.Cores, sb.DiskMB, sb.Network = p.Cores, p.DiskMB, p.Network
 	case sb.State.making():
-		return nil
+		return Sandbox{}, nil
 	}
 	ch := Change{At: m.now(), Reason: "adopted"}
 	_, existing, err := m.Store.Add(ctx, sb, Quota{}, ch)
@@ -244,14 +257,10 @@ func (m *Manager) adopt(ctx context.Context, sb Sandbox) error {
 		_, _, err = m.Store.Add(ctx, sb, Quota{}, ch)
 	}
 	if err != nil {
-		return fmt.Errorf("adopt %s: %w", sb.ID, err)
+		return Sandbox{}, fmt.Errorf("adopt %s: %w", sb.ID, err)
 	}
 	m.Log.Warn("machine without a record adopted", "id", sb.ID, "owner", sb.Owner, "state", sb.State, "end", sb.End)
-	m.alarm.notice(sb.End)
-	if sb.State.making() {
-		m.make(sb)
-	}
-	return nil
+	return sb, nil
 }
 
 // prune forgets what ended long ago.

@@ -27,7 +27,7 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*DB, error) {
 		db, err = open(ctx, path)
 	}
 	if damaged(err) {
-		aside, aerr := moveAside(path, time.Now())
+		aside, aerr := moveAside(path, "damaged", time.Now())
 		if aerr != nil {
 			return nil, fmt.Errorf("open store %s: %w; move it aside: %w", path, err, aerr)
 		}
@@ -58,15 +58,23 @@ func check(ctx context.Context, w *sql.DB) error {
 	return nil
 }
 
-// moveAside renames the file and what belongs to it. The write-ahead log goes
-// first: left behind, SQLite would play it into the new file.
-func moveAside(path string, now time.Time) (string, error) {
-	aside := path + ".damaged-" + now.UTC().Format("20060102T150405.000000000Z")
-	for _, suffix := range []string{"-wal", "-shm", ""} {
-		err := os.Rename(path+suffix, aside+suffix)
+// suffixes of the files of a database. The write-ahead log goes first: left
+// behind, SQLite would play it into another file.
+var suffixes = []string{"-wal", "-shm", ""}
+
+// moveAside renames the file and what belongs to it; why is a part of its name.
+func moveAside(path, why string, now time.Time) (string, error) {
+	aside := path + "." + why + "-" + now.UTC().Format("20060102T150405.000000000Z")
+	return aside, rename(path, aside)
+}
+
+// rename renames a database.
+func rename(from, to string) error {
+	for _, suffix := range suffixes {
+		err := os.Rename(from+suffix, to+suffix)
 		if err != nil && (suffix == "" || !errors.Is(err, fs.ErrNotExist)) {
-			return "", err
+			return err
 		}
 	}
-	return aside, nil
+	return nil
 }

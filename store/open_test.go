@@ -234,7 +234,7 @@ func TestLogGoesAsideWithItsFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	aside, err := store.MoveAside(path, noon)
+	aside, err := store.MoveAside(path, "damaged", noon)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 // The key is never replaced. Machines made under it obey no other, so that a
 // key that is lost or damaged is an error for a person to mend.
 func InstanceKey(dir *os.File) (provisioner.Key, error) {
-	secret, err := readKey(dir)
+	secret, err := KeyBytes(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := neverUsed(dir); err != nil {
 			return provisioner.Key{}, err
@@ -28,12 +28,22 @@ func InstanceKey(dir *os.File) (provisioner.Key, error) {
 		if err := makeKey(dir); err != nil {
 			return provisioner.Key{}, fmt.Errorf("make instance key: %w", err)
 		}
-		secret, err = readKey(dir)
+		secret, err = KeyBytes(dir)
 	}
 	if err != nil {
-		return provisioner.Key{}, fmt.Errorf("instance key %s/%s: %w", dir.Name(), KeyFile, err)
+		return provisioner.Key{}, err
 	}
 	return provisioner.NewKey(secret)
+}
+
+// KeyBytes returns the key of the installation whose state directory is dir,
+// and makes none.
+func KeyBytes(dir *os.File) ([]byte, error) {
+	secret, err := readKey(dir)
+	if err != nil {
+		return nil, fmt.Errorf("instance key %s/%s: %w", dir.Name(), KeyFile, err)
+	}
+	return secret, nil
 }
 
 // InstanceID names the installation that has this key. It is no secret.
