@@ -20,8 +20,9 @@ import (
 
 // Limits of one transfer.
 const (
-	MaxFiles = 50_000
+	MaxFiles = 50_000 // and as many directories
 	MaxBytes = 2 << 30
+	maxName  = 4095 // bytes of a path in an archive
 )
 
 // Errors, wrapped. Their text may be shown to the agent.

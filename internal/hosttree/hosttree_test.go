@@ -205,19 +205,36 @@ func TestGuestsCannotReachOut(t *testing.T) {
 		tar.Header{Name: "sub/.GIT/config"}, link("etc", "/etc"), link("par", ".."), link("deep/l", "../../x"), link("hook", ".git/hooks/x"),
 		tar.Header{Typeflag: tar.TypeLink, Name: "hard", Linkname: "/etc/passwd"}, tar.Header{Typeflag: tar.TypeFifo, Name: "fifo"},
 		tar.Header{Typeflag: tar.TypeChar, Name: "dev", Devmajor: 1, Devminor: 3}, tar.Header{Name: "suid", Mode: 0o6777}, link("fine", "suid"),
+		link("x/x/root", "../.."), link("chain", "x/x/root/../../outside"), link("x/chain", "./x/root/.."), tar.Header{Name: strings.Repeat("d/", 3000) + "f"},
 	), false)
 	check(t, err)
-	want := map[string]string{"t/": "", "t/got/": "", "t/got/suid": "x", "t/got/fine": "-> suid"}
+	want := map[string]string{"t/": "", "t/got/": "", "t/got/suid": "x", "t/got/fine": "-> suid", "t/got/x/": "", "t/got/x/x/": "", "t/got/x/x/root": "-> ../.."}
 	if diff := cmp.Diff(want, content(t, dir)); diff != "" {
 		t.Errorf("unpacked (-want +got):\n%s", diff)
 	}
-	if stats.Files != 2 || stats.Skipped != 12 {
+	if stats.Files != 3 || stats.Skipped != 15 {
 		t.Errorf("stats %+v", stats)
 	}
 	info, err := os.Stat(dir + "/t/got/suid")
 	check(t, err)
 	if info.Mode() != 0o755 {
 		t.Errorf("mode %v", info.Mode())
+	}
+}
+
+// Of a file with several names tar sends the content once.
+func TestHardLinksAreUnpacked(t *testing.T) {
+	dir, dirs := allow(t, nil)
+	hard := func(name, target string) tar.Header {
+		return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}
+	}
+	stats, err := dirs.Unpack(t.Context(), dir+"/got", evil(t,
+		tar.Header{Name: "./a"}, hard("./d/b", "./a"), hard("lost", ".git/config"), hard("out", "../../x"),
+	), false)
+	check(t, err)
+	want := map[string]string{"got/": "", "got/a": "x", "got/d/": "", "got/d/b": "x"}
+	if diff := cmp.Diff(want, content(t, dir)); diff != "" || stats.Files != 2 || stats.Skipped != 2 {
+		t.Errorf("stats %+v, unpacked (-want +got):\n%s", stats, diff)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
@@ -190,9 +191,16 @@ func (k *packer) file(name string) error {
 	return nil
 }
 
-// inside says whether a symbolic link at name leads to a place in its tree.
+// inside says whether a symbolic link at name leads to a place in its tree. It
+// may go up only before it goes down: what is below can be another link, and
+// the directory above that is not the one that the text says.
 func inside(name, target string) bool {
-	return !path.IsAbs(target) && fs.ValidPath(path.Join(path.Dir(name), target)) && !inGit(target)
+	down := target
+	for strings.HasPrefix(down, "../") || strings.HasPrefix(down, "./") {
+		_, down, _ = strings.Cut(down, "/")
+	}
+	climbs := down != ".." && slices.Contains(strings.Split(down, "/"), "..")
+	return !climbs && !path.IsAbs(target) && fs.ValidPath(path.Join(path.Dir(name), target)) && !inGit(target)
 }
 
 // reader reads until ctx ends.

@@ -66,6 +66,7 @@ type stage struct {
 	temp  string      // beside name
 	old   fs.FileInfo // what is at name; nil if nothing
 	stats Stats
+	dirs  int // made so far
 }
 
 func (s *stage) close() {
@@ -121,7 +122,7 @@ func (s *stage) extract(ctx context.Context, tr *tar.Reader) error {
 			return errors.Join(ctx.Err(), fmt.Errorf("%w: %w", ErrBadArchive, err))
 		}
 		name := path.Clean(head.Name)
-		if !filepath.IsLocal(name) || inGit(name) {
+		if !filepath.IsLocal(name) || inGit(name) || len(name) > maxName {
 			s.stats.Skipped++
 			continue
 		}
@@ -146,19 +147,56 @@ func (s *stage) extract(ctx context.Context, tr *tar.Reader) error {
 
 // entry unpacks a directory, a file, or what a symbolic link needs to stand in.
 func (s *stage) entry(ctx context.Context, head *tar.Header, to string, r io.Reader) error {
-	if err := s.root.MkdirAll(path.Dir(to), 0o755); err != nil {
+	if err := s.dir(path.Dir(to)); err != nil {
 		return err
 	}
 	switch head.Typeflag {
 	case tar.TypeDir:
-		return s.root.MkdirAll(to, 0o755)
+		return s.dir(to)
 	case tar.TypeReg:
 		return s.file(ctx, to, r, head.FileInfo().Mode())
+	case tar.TypeLink:
+		return s.hardLink(path.Clean(head.Linkname), to)
 	case tar.TypeSymlink:
 		return s.stats.count(0)
 	}
 	s.stats.Skipped++
 	return nil
+}
+
+// hardLink gives a file that was unpacked before a second name. There is no
+// symbolic link yet that could make it one of another place.
+func (s *stage) hardLink(name, to string) error {
+	err := fs.ErrNotExist
+	if filepath.IsLocal(name) {
+		err = s.root.Link(path.Join(s.temp, name), to)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // it was left out
+		s.stats.Skipped++
+		return nil
+	}
+	return errors.Join(err, s.stats.count(0))
+}
+
+// dir makes a directory and those above it, which count as files do: an archive
+// of nothing else would fill the disk, too.
+func (s *stage) dir(name string) error {
+	info, err := s.root.Lstat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return ErrConflict
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := s.dir(path.Dir(name)); err != nil {
+		return err
+	}
+	if s.dirs++; s.dirs > MaxFiles {
+		return ErrTooMuch
+	}
+	return s.root.Mkdir(name, 0o755)
 }
 
 // file writes a new file. A guest does not say who owns it, nor does it set
