@@ -94,10 +94,15 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 		TLSConfig:         w.TLS,
 		ReadHeaderTimeout: readHeader,
 		IdleTimeout:       idleConn,
+		Protocols:         new(http.Protocols),
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return calls },
 		ErrorLog:          slog.NewLogLogger(w.srv.Log.Handler(), slog.LevelDebug),
 	}
+	// Not HTTP/2: its write deadline ends a stream that writes nothing, such as
+	// the response to a call or an upload that is still going on, and MaxConns
+	// would count one connection for hundreds of streams.
+	srv.Protocols.SetHTTP1(true)
 	ln = netutil.LimitListener(ln, w.MaxConns)
 	failed := make(chan error, 1)
 	go func() {
