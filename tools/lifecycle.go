@@ -53,13 +53,13 @@ func standing(state sessions.State, place int) string {
 }
 
 type createIn struct {
-	Profile  string `arg:"profile" bytes:"100"`
+	Profile  string `arg:"profile" of:"profiles" bytes:"100"`
 	Name     string `arg:"name" bytes:"40" doc:"a-z 0-9 -. A live sandbox of yours with this name is returned instead"`
-	TTL      int    `arg:"ttl_seconds" min:"60" max:"86400" doc:"Lifetime; default the profile's"`
+	TTL      int    `arg:"ttl_seconds" of:"profiles" min:"60" max:"86400" doc:"Lifetime; default the profile's"`
 	Cores    int    `arg:"cpu" min:"1" doc:"Cores; default the profile's"`
 	MemoryMB int    `arg:"memory_mb" min:"1" doc:"Default the profile's"`
 	DiskGB   int    `arg:"disk_gb" min:"1" doc:"Default the profile's"`
-	Network  string `arg:"network" bytes:"100" doc:"Default the profile's"`
+	Network  string `arg:"network" of:"profiles" bytes:"100" doc:"Default the profile's"`
 	Wait     int    `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait until it is ready"`
 }
 
@@ -229,7 +229,7 @@ func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) 
 
 type extendIn struct {
 	target
-	TTL int `arg:"ttl_seconds" default:"3600" min:"60" max:"86400" doc:"From now"`
+	TTL int `arg:"ttl_seconds" of:"profiles" default:"3600" min:"60" max:"86400" doc:"From now"`
 }
 
 type extendOut struct {

@@ -133,6 +133,7 @@ func jsonType(t reflect.Type) string {
 //	enum     allowed values, separated by |
 //	bytes    longest string
 //	nul      "ok" if the string may hold a NUL byte
+//	of       "profiles" if they say what is allowed
 //
 // A field that is a pointer stays nil when the argument is absent.
 type param struct {
@@ -144,7 +145,7 @@ type param struct {
 
 type params []param
 
-// paramsOf reads the tags of In. adjust may change what they say.
+// paramsOf reads the tags of In. adjust changes what the profiles say.
 func paramsOf[In any](adjust func(*Property)) params {
 	var ps params
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[In]()) {
@@ -169,7 +170,9 @@ func paramsOf[In any](adjust func(*Property)) params {
 				p.Default = *tagInt(f, "default")
 			}
 		}
-		adjust(&p.Property)
+		if f.Tag.Get("of") == "profiles" {
+			adjust(&p.Property)
+		}
 		ps = append(ps, p)
 	}
 	return ps
