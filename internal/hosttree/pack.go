@@ -12,8 +12,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 )
 
 // File is one file of this host, open for reading.
@@ -68,11 +66,11 @@ func (d Dirs) Pack(ctx context.Context, path string, w io.Writer) (Stats, error)
 }
 
 type packer struct {
-	ctx      context.Context
-	root     *os.Root
-	tar      *tar.Writer
-	patterns []gitignore.Pattern // of all .gitignore files so far: the last that matches decides
-	stats    Stats
+	ctx   context.Context
+	root  *os.Root
+	tar   *tar.Writer
+	rules []ignoreRule // of all .gitignore files so far
+	stats Stats
 }
 
 // visit packs one file. WalkDir gives a directory before what is in it.
@@ -92,7 +90,7 @@ func (k *packer) visit(name string, entry fs.DirEntry, err error) error {
 	case inGit(entry.Name()): // a file that says where the real one is
 		k.stats.Skipped++
 		return nil
-	case gitignore.NewMatcher(k.patterns).Match(strings.Split(name, "/"), entry.IsDir()):
+	case ignored(k.rules, name, entry.IsDir()):
 		if entry.IsDir() {
 			return fs.SkipDir
 		}
@@ -119,14 +117,14 @@ func (k *packer) ignores(dir string) error {
 		return fmt.Errorf("%s: %w", file, cause(err))
 	}
 	defer f.Close()
-	var domain []string
-	if dir != "." {
-		domain = strings.Split(dir, "/")
-	}
 	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if line := lines.Text(); strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "#") {
-			k.patterns = append(k.patterns, gitignore.ParsePattern(line, domain))
+	for first := true; lines.Scan(); first = false {
+		line := lines.Text()
+		if first {
+			line = strings.TrimPrefix(line, "\ufeff")
+		}
+		if r, ok := parseRule(line, dir); ok {
+			k.rules = append(k.rules, r)
 		}
 	}
 	if err := lines.Err(); err != nil {
