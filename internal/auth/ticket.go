@@ -66,7 +66,7 @@ func (t *Tickets) Sign(ticket Ticket) (string, error) {
 func (t *Tickets) Parse(text string) (Ticket, error) {
 	var claims ticketClaims
 	_, err := jwt.ParseWithClaims(text, &claims, func(*jwt.Token) (any, error) { return t.key, nil },
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(ticketAudience),
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithAudience(ticketAudience),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(t.now))
 	if err != nil {
 		return Ticket{}, fmt.Errorf("%w: %w", ErrTicket, err)
