@@ -111,6 +111,8 @@ func (b *remote) take(ctx, listenCtx context.Context, line []byte) {
 		return
 	}
 	switch {
+	case line[0] == '[': // its answer would be to no id
+		b.write(errorAnswer(nil, -32600, "batches are not supported; send one message a line"))
 	case msg.Method == "notifications/cancelled" && b.cancelCall(msg):
 	case msg.Method == "initialize":
 		b.serve(ctx, msg, line)

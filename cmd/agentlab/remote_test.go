@@ -151,6 +151,8 @@ func TestRemoteBothEras(t *testing.T) {
 			c.hear("token:far")
 			c.say("{") // and it goes on
 			c.hear("not valid JSON")
+			c.say(`[{"jsonrpc":"2.0","id":9,"method":"ping"}]`)
+			c.hear("batches are not supported")
 			if rest, err := c.end(); rest != "" || err != nil {
 				t.Errorf("at the end: %q, error %v", rest, err)
 			}
