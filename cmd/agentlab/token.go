@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -77,6 +78,7 @@ sees, also not a later one of the same name.
 
 // create makes a token and hands it over. If that fails there is none.
 func (a *adminClient) create(req tokenRequest, stdout, stderr io.Writer) error {
+	signal.Ignore(syscall.SIGPIPE) // to outlive a reader that is gone, and revoke
 	deliver := func(secret string) error {
 		_, err := fmt.Fprintln(stdout, secret)
 		return err
