@@ -3,10 +3,8 @@ package mcpserver_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -21,10 +19,7 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
-	"github.com/agentlab-mcp/agentlab/provisioner"
-	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
-	"github.com/agentlab-mcp/agentlab/store"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -62,110 +57,15 @@ func entries() map[string]entry {
 		"template sandbox://{sandbox_id}/files{+path}":               {read, "sandbox://ID/files/x"},
 		"template sandbox://{sandbox_id}/processes/{process_id}/log": {read, "sandbox://ID/processes/p_1/log"},
 
+		"tool upload_file":   {write, `{"sandbox_id":"ID","local_path":"DIR"}`},
+		"tool download_file": {read, `{"sandbox_id":"ID","path":"x","local_path":"DIR/x"}`},
+		"tool upload_url":    {write, `{"sandbox_id":"ID","path":"x"}`},
+		"tool download_url":  {read, `{"sandbox_id":"ID","path":"x"}`},
+
 		"tool token_create": {admin, `{"name":"new","scopes":"sandbox:read"}`},
 		"tool token_list":   {admin, `{}`},
 		"tool token_revoke": {admin, `{"token":"nobody"}`},
 	}
-}
-
-// premises are a server with all its tools, on a real store with the sandboxes
-// and the tokens of some principals. Its machines answer nobody.
-type premises struct {
-	t      *testing.T
-	server *mcpserver.Server
-	db     *store.DB
-	tokens *auth.Tokens
-	now    time.Time
-	ids    int
-}
-
-// silent is a backend whose machines can't be reached.
-type silent struct{ provisioner.Provisioner }
-
-func (silent) Create(context.Context, provisioner.Spec) (provisioner.Machine, error) {
-	return provisioner.Machine{}, provisioner.ErrUnavailable
-}
-func (silent) Destroy(context.Context, provisioner.Ref) error { return nil }
-func (silent) Relabel(context.Context, provisioner.Ref, provisioner.Papers) error {
-	return nil
-}
-func (silent) Dial(context.Context, provisioner.Ref) (guest.Conn, error) {
-	return nil, guest.ErrUnreachable
-}
-
-func newPremises(t *testing.T) *premises {
-	log := slog.New(slog.DiscardHandler)
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"), log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &premises{t: t, db: db, now: time.Now()}
-	m := &sessions.Manager{
-		Store: db, Backends: map[string]provisioner.Provisioner{"local": silent{}},
-		Profiles: sessions.BuiltinProfiles(), Instance: "test", Log: log, ReconcileEvery: time.Hour,
-	}
-	p.tokens = &auth.Tokens{Store: db, Log: log, Now: func() time.Time { return p.now }}
-	open := func(context.Context) (*sessions.Manager, error) { return m, nil }
-	p.server = &mcpserver.Server{Version: "1", Log: log, Tools: append(tools.All(open, m.Profiles, log),
-		tools.Admin(open, func(context.Context) (*auth.Tokens, error) { return p.tokens, nil }, log)...)}
-	p.server.Resources, p.server.Prompts, p.server.Completer = tools.AllResources(open, log), tools.AllPrompts(log), tools.NewCompleter(open, log)
-	p.tokens.Revoked = p.server.End
-	t.Cleanup(func() { db.Close() })
-	return p
-}
-
-// token makes a token and returns what authenticates by it.
-func (p *premises) token(name string, ttl time.Duration, scopes ...sessions.Scope) (auth.Token, func() (sessions.Principal, error)) {
-	p.t.Helper()
-	req := auth.Request{Name: name, TTL: ttl}
-	for _, s := range scopes {
-		req.Scopes = append(req.Scopes, string(s))
-	}
-	if len(scopes) == 0 {
-		req.Scopes = []string{string(sessions.ScopeRead)}
-	}
-	text, tok, err := p.tokens.Create(p.t.Context(), req)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return tok, func() (sessions.Principal, error) {
-		who, err := p.tokens.Authenticate(p.t.Context(), text)
-		if len(scopes) == 0 { // none can be made; an identity provider may give none
-			who.Scopes = nil
-		}
-		return who, err
-	}
-}
-
-// sandbox records a new sandbox that is READY.
-func (p *premises) sandbox(owner string) string {
-	p.t.Helper()
-	p.ids++
-	id := fmt.Sprintf("sb-%020d", p.ids)
-	now := time.Now().UTC()
-	sb := sessions.Sandbox{
-		ID: id, Owner: owner, Profile: sessions.BuiltinProfiles()[0].Name, Backend: "local", State: sessions.Ready, Handle: "h",
-		Created: now, Ready: now, End: now.Add(time.Hour), MaxEnd: now.Add(2 * time.Hour), Cores: 1, MemoryMB: 1, DiskMB: 1, Network: "none",
-	}
-	if _, _, err := p.db.Add(p.t.Context(), sb, sessions.Quota{}, sessions.Change{At: now}); err != nil {
-		p.t.Fatal(err)
-	}
-	return id
-}
-
-// ask asks as whoever the token is of, as a transport does: authenticate, then
-// serve. What is refused at the door is "unauthenticated".
-func (p *premises) ask(login func() (sessions.Principal, error), method, params string) string {
-	p.t.Helper()
-	who, err := login()
-	if errors.Is(err, auth.ErrUnauthenticated) {
-		return "unauthenticated"
-	}
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	line := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":%q,"params":%s}`, method, params)
-	return string(mcpserver.Ask(sessions.WithPrincipal(p.t.Context(), who), p.server, line))
 }
 
 // inventory is all that the server has, as the operator is shown it.
@@ -268,6 +168,7 @@ func TestAccess(t *testing.T) {
 func (p *premises) checkAccess(t *testing.T, e entry, thing string, login func() (sessions.Principal, error), owner, other, want string) {
 	ask := func(id string) string {
 		method, params := e.request(thing, id)
+		params = strings.ReplaceAll(params, "DIR", p.dir)
 		return strings.ReplaceAll(p.ask(login, method, params), id, "ID")
 	}
 	own, foreign, absent := ask(p.sandbox(owner)), ask(p.sandbox(other)), ask("sb-aaaaaaaaaaaaaaaaaaaa")

@@ -19,28 +19,6 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// handler is what every request passes: recovery from a panic, whom it is meant
-// for and from where it comes, and then, at an endpoint, who asks.
-func (w *web) handler() http.Handler {
-	mux := http.NewServeMux()
-	endpoint := func(pattern string, serve http.HandlerFunc) {
-		mux.Handle(pattern, w.authenticated(func(rw http.ResponseWriter, r *http.Request) { serve(rw, w.withLinks(r)) }))
-	}
-	endpoint("POST /mcp", w.post)
-	endpoint("GET /mcp", w.listen)
-	endpoint("DELETE /mcp", w.endSession)
-	endpoint("GET /sse", w.sse)
-	endpoint("POST /message", w.message)
-	mux.HandleFunc(filesPath+"{ticket}", w.file)
-	for _, path := range []string{"", "/mcp", "/sse", "/message"} { // wherever challenge leads
-		mux.HandleFunc("GET "+server.WellKnownProtectedResourcePath+path, w.metadata)
-	}
-	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
-		w.fail(rw, http.StatusNotFound, nil, mcp.INVALID_REQUEST, "there is nothing at %s; MCP is at /mcp, and for clients of 2024 at /sse", r.URL.Path)
-	})
-	return w.recovered(w.meantForUs(mux))
-}
-
 // recovered survives the panic of a handler.
 func (w *web) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -148,37 +126,43 @@ func crossOrigin(h http.Header, origin string, r *http.Request) (asked bool) {
 	return true
 }
 
-// authenticated puts who asks into the context.
-func (w *web) authenticated(next http.HandlerFunc) http.Handler {
+// authenticated puts who asks into the context, and refuses who lacks what is
+// needed.
+func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if w.Auth == nil {
-			w.admitted(rw, r.WithContext(withLocalPrincipal(r.Context(), os.Getuid())), next)
+			w.admitted(rw, r.WithContext(withLocalPrincipal(r.Context(), os.Getuid())), need, next)
 			return
 		}
 		token, ok := bearer(r.Header)
 		if !ok {
-			w.challenge(rw, r, "", "send a token: Authorization: Bearer TOKEN")
+			w.challenge(rw, r, http.StatusUnauthorized, "", "send a token: Authorization: Bearer TOKEN")
 			return
 		}
 		who, err := w.Auth.Authenticate(r.Context(), token)
 		switch {
 		case errors.Is(err, ErrUnauthenticated):
 			w.srv.Log.Info("token refused", "from", r.RemoteAddr, "err", err)
-			w.challenge(rw, r, "invalid_token", "the token is not valid, or not any more")
+			w.invalidToken(rw, r)
 		case err != nil:
 			w.srv.Log.Error("token can't be checked", "err", err)
 			rw.Header().Set("Retry-After", "5")
 			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "tokens can't be checked at the moment; try again in 5 s")
 		default:
-			w.admitted(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)), next)
+			w.admitted(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)), need, next)
 		}
 	})
 }
 
 // admitted serves a request of somebody whom we know, until its token is revoked.
-func (w *web) admitted(rw http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
-	if err := w.srv.allow(r.Context(), r.Pattern, anyone); err != nil {
-		w.challenge(rw, r, "invalid_token", "the token is not valid, or not any more")
+func (w *web) admitted(rw http.ResponseWriter, r *http.Request, need sessions.Scope, next http.HandlerFunc) {
+	err := w.srv.allow(r.Context(), r.Pattern, need)
+	if lacks, ok := errors.AsType[*errScope](err); ok {
+		w.challenge(rw, r, http.StatusForbidden, "insufficient_scope", lacks.Error())
+		return
+	}
+	if err != nil {
+		w.invalidToken(rw, r)
 		return
 	}
 	ctx, leave := w.srv.enter(r.Context())
@@ -193,16 +177,21 @@ func bearer(h http.Header) (token string, ok bool) {
 	return token, strings.EqualFold(kind, "Bearer") && token != ""
 }
 
-// challenge says that a token is wanted, and where to learn who gives them:
-// RFC 6750, section 3, and RFC 9728, section 5.1.
-func (w *web) challenge(rw http.ResponseWriter, r *http.Request, code, text string) {
+// invalidToken says that the token that was sent is none.
+func (w *web) invalidToken(rw http.ResponseWriter, r *http.Request) {
+	w.challenge(rw, r, http.StatusUnauthorized, "invalid_token", "the token is not valid, or not any more")
+}
+
+// challenge says that a token is wanted, or another one, and where to learn who
+// gives them: RFC 6750, section 3, and RFC 9728, section 5.1.
+func (w *web) challenge(rw http.ResponseWriter, r *http.Request, status int, code, text string) {
 	h := "Bearer "
 	if code != "" {
 		h += fmt.Sprintf("error=%q, error_description=%q, ", code, text)
 	}
 	h += fmt.Sprintf("resource_metadata=%q, scope=%q", w.base(r)+server.WellKnownProtectedResourcePath+r.URL.Path, scopes())
 	rw.Header().Set("WWW-Authenticate", h)
-	w.fail(rw, http.StatusUnauthorized, nil, mcp.INVALID_REQUEST, "%s", text)
+	w.fail(rw, status, nil, mcp.INVALID_REQUEST, "%s", text)
 }
 
 // scopes are what a token must have to use all of the tools.

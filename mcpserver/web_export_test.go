@@ -34,3 +34,12 @@ func (w Web) Left() (sessions, principals int) {
 	defer w.shares.mu.Unlock()
 	return len(w.sessions.byID), len(w.shares.byName)
 }
+
+// Routes returns the patterns of all that is served.
+func (w Web) Routes() []string {
+	var all []string
+	for _, rt := range w.routes() {
+		all = append(all, rt.pattern)
+	}
+	return all
+}
