@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -42,12 +43,15 @@ type work struct {
 	do         func(ctx context.Context) tools.Result
 }
 
+// refusedOutcome is the outcome of what the caller may not do.
+const refusedOutcome = "refused"
+
 // perform is what all work passes: whether the caller may, a deadline, progress,
 // recovery from a panic, and one line in the log, which never has the arguments.
 func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	start := time.Now()
 	if err := s.allow(ctx, w.name, w.need); err != nil {
-		return tools.Result{IsError: true, Outcome: "refused", Content: []tools.Content{{Text: err.Error()}}}
+		return tools.Result{IsError: true, Outcome: refusedOutcome, Content: []tools.Content{{Text: err.Error()}}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
@@ -60,7 +64,11 @@ func (s *Server) perform(ctx context.Context, w work) tools.Result {
 		outcome = ctx.Err().Error()
 	}
 	took := time.Since(start)
-	s.Log.Info("call", w.kind, w.name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
+	level := slog.LevelInfo
+	if w.kind == looking { // nobody has asked just now
+		level = slog.LevelDebug
+	}
+	s.Log.Log(ctx, level, "call", w.kind, w.name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
 		"outcome", outcome, "ms", took.Milliseconds())
 	if s.Called != nil && w.kind == "tool" {
 		s.Called(w.name, outcome, took)

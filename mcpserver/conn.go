@@ -47,7 +47,8 @@ type conn struct {
 	asked  int    // requests that we made of the client
 	asks   map[string]chan message
 
-	watched map[string]context.CancelFunc // resources, by URI
+	watched map[string]*watched        // resources, by URI
+	shown   atomic.Pointer[credential] // last; nil is that none was asked for
 }
 
 // connect returns a new client, whose calls end with ctx at the latest.
@@ -148,6 +149,12 @@ func (c *conn) admit(r *call) *mcp.JSONRPCErrorDetails {
 	if problem := c.share.enter(class); problem != nil {
 		return problem
 	}
+	if r.listens() {
+		if problem := c.share.listen(); problem != nil {
+			c.share.leave(class)
+			return problem
+		}
+	}
 	c.running.Add(1)
 	c.calls[key(r.ID)] = r
 	c.count[class]++
@@ -178,6 +185,9 @@ func (c *conn) release(r *call) {
 	c.count[class]--
 	c.volume -= r.size
 	c.share.leave(class)
+	if r.listens() {
+		c.share.unlisten()
+	}
 }
 
 // cancelCall ends a call; nothing more is sent for it. One that is unknown has

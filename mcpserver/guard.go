@@ -1,6 +1,7 @@
 package mcpserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,7 +150,8 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 			rw.Header().Set("Retry-After", "5")
 			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "tokens can't be checked at the moment; try again in 5 s")
 		default:
-			w.admitted(rw, r.WithContext(sessions.WithPrincipal(r.Context(), who)), need, next)
+			again := func(ctx context.Context) (sessions.Principal, error) { return w.Auth.Authenticate(ctx, token) }
+			w.admitted(rw, r.WithContext(withCredential(sessions.WithPrincipal(r.Context(), who), again)), need, next)
 		}
 	})
 }

@@ -46,6 +46,7 @@ type share struct {
 	mu    sync.Mutex
 	holds int    // who has a pointer to it
 	heard int    // streams of what belongs to no request
+	looks int    // resources that are looked at again and again
 	calls [2]int // running: ordinary, others
 	bytes int64  // of large bodies being read and served
 }
@@ -129,6 +130,9 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 // listen takes room for a stream of what belongs to no request until unlisten,
 // or says why there is none.
 func (s *share) listen() *mcp.JSONRPCErrorDetails {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heard >= s.streams {
@@ -139,9 +143,38 @@ func (s *share) listen() *mcp.JSONRPCErrorDetails {
 }
 
 func (s *share) unlisten() {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.heard--
+	}
+}
+
+// maxLooks is how many resources one principal may be told the changes of, on
+// all connections: each look may read a file.
+const maxLooks = 200
+
+// look takes room for looking at a resource until unlook, or says why there is
+// none.
+func (s *share) look() *mcp.JSONRPCErrorDetails {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heard--
+	if s.looks >= maxLooks {
+		return tooMuch(watchEvery, "%d resources are subscribed to, the most there may be on all connections; unsubscribe from one", maxLooks)
+	}
+	s.looks++
+	return nil
+}
+
+func (s *share) unlook() {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.looks--
+	}
 }
 
 // refused returns when a refusal may be sent.

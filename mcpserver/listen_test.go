@@ -116,7 +116,7 @@ func TestKeepAlive(t *testing.T) {
 		out := &outlet{nothing: func() error { said++; return nil }}
 		over := make(chan struct{})
 		time.AfterFunc(time.Minute+time.Second, func() { close(over) })
-		newCall(c, out, message{}, 0).forward(over)
+		newCall(c, out, message{}, 0).forward(t.Context(), over)
 		if said != 4 {
 			t.Errorf("told %d times in a minute, want 4", said)
 		}

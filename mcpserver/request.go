@@ -3,6 +3,7 @@ package mcpserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -81,9 +82,10 @@ func (c *conn) run(ctx context.Context, r *call, line []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
+	c.show(ctx)
 	over := make(chan struct{})
 	var sent sync.WaitGroup
-	sent.Go(func() { r.forward(over) })
+	sent.Go(func() { r.forward(ctx, over) })
 	answer := c.srv.dispatch(ctx, r, line)
 	close(over)
 	sent.Wait()
@@ -92,7 +94,7 @@ func (c *conn) run(ctx context.Context, r *call, line []byte) {
 
 // forward sends what comes for the request until it is over, and then the rest:
 // its handler has put all into the channel before it returned.
-func (r *call) forward(over <-chan struct{}) {
+func (r *call) forward(ctx context.Context, over <-chan struct{}) {
 	quiet := time.NewTicker(keepAlive)
 	defer quiet.Stop()
 	for {
@@ -100,6 +102,9 @@ func (r *call) forward(over <-chan struct{}) {
 		case n := <-r.notes:
 			r.send(r.tagged(n))
 		case <-quiet.C:
+			if r.listens() && !r.conn.known(ctx) {
+				r.deny(ErrUnauthenticated)
+			}
 			r.out.ping()
 		case <-over:
 			for {
@@ -119,9 +124,12 @@ func (r *call) forward(over <-chan struct{}) {
 // when it is gone.
 const keepAlive = 15 * time.Second
 
+// listens says that the request is a stream: it lasts until the client ends it.
+func (r *call) listens() bool { return r.Method == string(mcp.MethodSubscriptionsListen) }
+
 // tagged is a notification that says to which subscription it belongs, if any.
 func (r *call) tagged(n mcp.JSONRPCNotification) mcp.JSONRPCNotification {
-	if r.Method != string(mcp.MethodSubscriptionsListen) {
+	if !r.listens() {
 		return n
 	}
 	meta := map[string]any{}
@@ -162,12 +170,22 @@ func (s *Server) dispatch(ctx context.Context, r *call, line []byte) (answer mcp
 	if refusal := s.guard(ctx, r.message); refusal != nil {
 		return refusal
 	}
-	if r.Method == string(mcp.MethodSubscriptionsListen) {
+	if r.listens() {
 		if err := s.mcp.RegisterSession(ctx, r); err == nil { // what is broadcast reaches it
 			defer s.mcp.UnregisterSession(ctx, r.SessionID())
 		}
 	}
-	return s.mcp.HandleMessage(ctx, line)
+	answer = s.mcp.HandleMessage(ctx, line)
+	if r.listens() && errors.Is(context.Cause(ctx), ErrUnauthenticated) {
+		r.deny(ErrUnauthenticated)
+	}
+	return answer
+}
+
+// deny ends the request, whose answer is that it may not go on.
+func (r *call) deny(err error) {
+	r.refusal.Store(&mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: err.Error()})
+	r.cancel()
 }
 
 // refuse makes the answer to the request that ctx is of a JSON-RPC error,

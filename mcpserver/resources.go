@@ -38,14 +38,7 @@ const askedURI = "uri"
 // readResource answers every resources/read.
 func (s *Server) readResource(ctx context.Context, req mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
 	uri, _ := req.Params.Arguments[askedURI].(string)
-	name, need := "", sessions.ScopeRead // of what there is not
-	if r := s.Resources.Find(uri); r != nil {
-		name, need = r.Name, r.Scope
-	}
-	res := s.perform(ctx, work{
-		kind: "resource", name: name, need: need, doing: "reading " + name, meta: req.Params.Meta,
-		do: func(ctx context.Context) tools.Result { return s.Resources.Read(ctx, uri) },
-	})
+	res := s.read(ctx, "resource", uri, req.Params.Meta)
 	if res.IsError {
 		return nil, refused(ctx, res, uri)
 	}
@@ -54,6 +47,18 @@ func (s *Server) readResource(ctx context.Context, req mcp.ReadResourceRequest) 
 		return []mcp.ResourceContents{mcp.BlobResourceContents{URI: uri, MIMEType: c.MIME, Blob: base64.StdEncoding.EncodeToString(c.Data)}}, nil
 	}
 	return []mcp.ResourceContents{mcp.TextResourceContents{URI: uri, MIMEType: c.MIME, Text: c.Text}}, nil
+}
+
+// read reads a resource. kind is what the log calls that.
+func (s *Server) read(ctx context.Context, kind, uri string, meta *mcp.Meta) tools.Result {
+	name, need := "", sessions.ScopeRead // of what there is not
+	if r := s.Resources.Find(uri); r != nil {
+		name, need = r.Name, r.Scope
+	}
+	return s.perform(ctx, work{
+		kind: kind, name: name, need: need, doing: "reading " + name, meta: meta,
+		do: func(ctx context.Context) tools.Result { return s.Resources.Read(ctx, uri) },
+	})
 }
 
 // maxEcho bounds a URI that is repeated in an error, in bytes.

@@ -84,16 +84,16 @@ func TestTooManySubscriptions(t *testing.T) {
 		r.send(`{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"` + uri + `"}}`)
 	}
 	for i := range 20 {
-		subscribe("test://" + strings.Repeat("x", i+1))
+		subscribe("sandbox://sb-1/files/" + strings.Repeat("x", i+1))
 		r.want("1", "{}")
 	}
-	subscribe("test://one-more")
-	r.wantError("1", -32000, "20 resources")
-	subscribe("test://x") // there already
+	subscribe("sandbox://sb-1/files/one-more")
+	r.wantError("1", -32000, "20 resources, the most there may be; unsubscribe from one; try again in")
+	subscribe("sandbox://sb-1/files/x") // there already
 	r.want("1", "{}")
-	r.send(`{"jsonrpc":"2.0","id":2,"method":"resources/unsubscribe","params":{"uri":"test://x"}}`)
+	r.send(`{"jsonrpc":"2.0","id":2,"method":"resources/unsubscribe","params":{"uri":"sandbox://sb-1/files/x"}}`)
 	r.want("2", "{}")
-	subscribe("test://one-more")
+	subscribe("sandbox://sb-1/files/one-more")
 	r.want("1", "{}")
 }
 

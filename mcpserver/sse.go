@@ -30,6 +30,7 @@ func (w *web) sse(rw http.ResponseWriter, r *http.Request) {
 		nothing: e.comment,
 		broke:   func(error) { c.cancel() },
 	}
+	c.show(r.Context())
 	w.sessions.add(c, owner)
 	defer w.sessions.end(c.id, owner)
 	s, done := w.sessions.use(c.id, owner)
@@ -53,6 +54,9 @@ func (w *web) events(c *conn) {
 		case n := <-c.notes:
 			c.out.send(nil, c.encode(n), nil)
 		case <-quiet.C:
+			if !c.known(c.ctx) {
+				c.cancel()
+			}
 			c.out.ping()
 		case <-c.ctx.Done():
 			return
@@ -86,5 +90,5 @@ func (w *web) message(rw http.ResponseWriter, r *http.Request) {
 	defer free()
 	rw.WriteHeader(http.StatusAccepted)
 	who, _ := sessions.PrincipalFrom(r.Context()) // his scopes may be others by now
-	s.handle(sessions.WithPrincipal(s.ctx, who), body)
+	s.handle(withCredential(sessions.WithPrincipal(s.ctx, who), credentialFrom(r.Context())), body)
 }

@@ -97,7 +97,7 @@ func (w *web) modern(rw http.ResponseWriter, r *http.Request, sh *share, msg mes
 	}
 	c := w.srv.connect(r.Context(), sh)
 	defer c.close()
-	if msg.Method == string(mcp.MethodSubscriptionsListen) { // which would not end by itself
+	if msg.Method == string(mcp.MethodSubscriptionsListen) { // it would not end by itself
 		defer context.AfterFunc(w.ending, c.cancel)()
 	}
 	w.serve(rw, r, c, newReply(w, rw, r), msg, body)
@@ -222,6 +222,7 @@ func (w *web) listen(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.share.unlisten()
+	s.show(r.Context())
 	e := &events{w: rw, timeout: w.srv.writeTimeout()}
 	quiet := time.NewTicker(keepAlive)
 	defer quiet.Stop()
@@ -230,6 +231,9 @@ func (w *web) listen(rw http.ResponseWriter, r *http.Request) {
 		case n := <-s.notes:
 			err = e.event("message", s.encode(n))
 		case <-quiet.C:
+			if !s.known(r.Context()) {
+				return
+			}
 			err = e.comment()
 		case <-s.ctx.Done():
 			return

@@ -3,7 +3,7 @@ package mcpserver
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -17,101 +17,165 @@ const (
 	maxWatched = 20               // resources that one connection, or one listening request, has subscribed to
 )
 
+// looking is the kind of work that a subscription makes.
+const looking = "subscription"
+
+// watched is a resource that a connection has subscribed to.
+type watched struct{ end func() }
+
 // offerSubscriptions tells those who subscribe to a resource when it has
 // changed. Nothing in a sandbox tells us, so we look: a change that is undone
 // in between is missed, which is what the protocol allows. A subscription to
 // what does not exist is accepted, as it may come to exist.
 func (s *Server) offerSubscriptions(hooks *server.Hooks) {
 	hooks.AddAfterSubscribe(func(ctx context.Context, _ any, req *mcp.SubscribeRequest, _ *mcp.EmptyResult) {
-		if r, ok := server.ClientSessionFromContext(ctx).(*call); ok && !r.conn.watch(ctx, req.Params.URI) {
-			refuse(ctx, tooMany())
+		if r, ok := server.ClientSessionFromContext(ctx).(*call); ok {
+			if problem := r.conn.subscribe(ctx, req.Params.URI); problem != nil {
+				refuse(ctx, problem)
+			}
 		}
 	})
 	hooks.AddAfterUnsubscribe(func(ctx context.Context, _ any, req *mcp.UnsubscribeRequest, _ *mcp.EmptyResult) {
 		if r, ok := server.ClientSessionFromContext(ctx).(*call); ok {
-			r.conn.unwatch(req.Params.URI)
+			r.conn.unsubscribe(req.Params.URI)
 		}
 	})
 	hooks.AddBeforeSubscriptionsListen(func(ctx context.Context, _ any, req *mcp.SubscriptionsListenRequest) {
-		r, ok := server.ClientSessionFromContext(ctx).(*call)
-		uris := req.Params.Notifications.ResourceSubscriptions
-		if len(uris) > maxWatched {
-			req.Params.Notifications.ResourceSubscriptions = uris[:maxWatched] // the acknowledgement says so
-		}
-		for _, uri := range req.Params.Notifications.ResourceSubscriptions {
-			if ok && s.Resources.Find(uri) != nil {
-				go s.watch(ctx, uri, r.notes)
-			}
+		if r, ok := server.ClientSessionFromContext(ctx).(*call); ok {
+			n := r.watchAll(ctx, req.Params.Notifications.ResourceSubscriptions)
+			req.Params.Notifications.ResourceSubscriptions = req.Params.Notifications.ResourceSubscriptions[:n] // the acknowledgement says so
 		}
 	})
 }
 
-func tooMany() *mcp.JSONRPCErrorDetails {
-	problem := mcp.NewJSONRPCErrorDetails(busy, fmt.Sprintf("this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched), nil)
-	return &problem
+// watchAll begins to watch as many of the resources as there may be until the
+// request ends, which it does when the caller may not look any more.
+func (r *call) watchAll(ctx context.Context, uris []string) (n int) {
+	for _, uri := range uris[:min(len(uris), maxWatched)] {
+		if problem := r.conn.follow(ctx, uri, r.notes, func(err error) {
+			if err != nil {
+				r.deny(err)
+			}
+		}); problem != nil {
+			break
+		}
+		n++
+	}
+	return n
 }
 
-// watch begins to watch a resource for the principal of ctx, until the client
-// unsubscribes or is gone. It returns false if there are too many already.
-func (c *conn) watch(ctx context.Context, uri string) bool {
+// subscribe begins to watch a resource for the principal of ctx, until the
+// client unsubscribes or is gone, or the principal may not look any more. It
+// says why if there are too many already.
+func (c *conn) subscribe(ctx context.Context, uri string) *mcp.JSONRPCErrorDetails {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.watched[uri]; ok {
-		return true
+	if c.watched[uri] != nil {
+		return nil
 	}
 	if len(c.watched) >= maxWatched {
-		return false
-	}
-	if c.watched == nil {
-		c.watched = map[string]context.CancelFunc{}
+		return tooMuch(watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
 	}
 	who, _ := sessions.PrincipalFrom(ctx)
-	lasting, cancel := context.WithCancel(sessions.WithPrincipal(c.ctx, who))
-	c.watched[uri] = cancel
-	if c.srv.Resources.Find(uri) != nil {
-		go c.srv.watch(lasting, uri, c.notes)
+	lasting, leave := c.srv.enter(sessions.WithPrincipal(c.ctx, who))
+	w := &watched{leave}
+	if problem := c.follow(lasting, uri, c.notes, func(error) { c.ended(uri, w) }); problem != nil {
+		leave()
+		return problem
 	}
-	return true
+	if c.watched == nil {
+		c.watched = map[string]*watched{}
+	}
+	c.watched[uri] = w
+	return nil
 }
 
-func (c *conn) unwatch(uri string) {
+func (c *conn) unsubscribe(uri string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cancel := c.watched[uri]; cancel != nil {
-		cancel()
+	if w := c.watched[uri]; w != nil {
+		w.end()
 		delete(c.watched, uri)
 	}
 }
 
-// watch sends a notification each time that the resource has changed.
-func (s *Server) watch(ctx context.Context, uri string, notes chan<- mcp.JSONRPCNotification) {
-	last := s.version(ctx, uri)
-	for sleep(ctx, watchEvery) {
-		now := s.version(ctx, uri)
-		if now == last {
-			continue
+// ended forgets a subscription, unless there is another one by now.
+func (c *conn) ended(uri string, w *watched) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.end()
+	if c.watched[uri] == w {
+		delete(c.watched, uri)
+	}
+}
+
+// follow begins to watch a resource until ctx ends, and then calls over, or says
+// why it can't.
+func (c *conn) follow(ctx context.Context, uri string, notes chan<- mcp.JSONRPCNotification, over func(error)) *mcp.JSONRPCErrorDetails {
+	if problem := c.share.look(); problem != nil {
+		return problem
+	}
+	go func() {
+		defer c.share.unlook()
+		over(c.watch(ctx, uri, notes))
+	}()
+	return nil
+}
+
+// watch sends a notification each time that the resource has changed, until ctx
+// ends or it is of a sandbox that has. The error is that the caller may not look
+// any more.
+func (c *conn) watch(ctx context.Context, uri string, notes chan<- mcp.JSONRPCNotification) error {
+	var last string
+	for {
+		now, over, err := c.look(ctx, uri)
+		if ctx.Err() != nil {
+			return nil
 		}
-		select {
-		case notes <- mcp.JSONRPCNotification{JSONRPC: mcp.JSONRPC_VERSION, Notification: mcp.Notification{
-			Method: mcp.MethodNotificationResourceUpdated,
-			Params: mcp.NotificationParams{AdditionalFields: map[string]any{"uri": uri}},
-		}}:
+		if err != nil {
+			return err
+		}
+		switch {
+		case now == "" || now == last:
+		case last == "": // the first look
 			last = now
-		default: // the client reads too slowly; it is told the next time
+		default:
+			select {
+			case notes <- mcp.JSONRPCNotification{JSONRPC: mcp.JSONRPC_VERSION, Notification: mcp.Notification{
+				Method: mcp.MethodNotificationResourceUpdated,
+				Params: mcp.NotificationParams{AdditionalFields: map[string]any{"uri": uri}},
+			}}:
+				last = now
+			default: // the client reads too slowly; it is told the next time
+			}
+		}
+		if over && now == last || !sleep(ctx, watchEvery) {
+			return nil
 		}
 	}
 }
 
-// version returns what differs when the resource does.
-func (s *Server) version(ctx context.Context, uri string) string {
-	ctx, cancel := context.WithTimeout(ctx, callMost)
-	defer cancel()
-	res := s.Resources.Read(ctx, uri)
-	if res.IsError {
-		return res.Outcome // the text may tell how long ago something was
+// look returns what differs when the resource does, empty if that can't be found
+// out now, and whether it is of a sandbox that has ended. Who looks is asked
+// each time, and may do it as one who reads the resource may. The error is that
+// it may not.
+func (c *conn) look(ctx context.Context, uri string) (version string, over bool, err error) {
+	ctx, err = c.asNow(ctx)
+	switch {
+	case errors.Is(err, ErrUnauthenticated):
+		return "", false, ErrUnauthenticated
+	case err != nil:
+		return "", false, nil //nolint:nilerr // it passes
+	}
+	res := c.srv.read(ctx, looking, uri, nil)
+	switch {
+	case res.Outcome == refusedOutcome:
+		return "", false, errors.New(res.Content[0].Text)
+	case res.IsError: // the text may tell how long ago something was
+		return res.Outcome, res.Outcome == sessions.NotFound.String() && c.srv.Resources.Over(ctx, uri), nil
 	}
 	sum := sha256.New()
 	sum.Write([]byte(res.Content[0].Text))
 	sum.Write(res.Content[0].Data)
-	return string(sum.Sum(nil))
+	return string(sum.Sum(nil)), false, nil
 }

@@ -28,7 +28,7 @@ func TestSubscriberIsTold(t *testing.T) {
 		c := s.connect(t.Context(), nil)
 		ask := func(method string) {
 			r := newCall(c, nil, message{}, 0)
-			ctx := s.mcp.WithContext(sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "a"}), r)
+			ctx := s.mcp.WithContext(sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "a", Scopes: []sessions.Scope{sessions.ScopeRead}}), r)
 			answer := s.mcp.HandleMessage(ctx, []byte(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":{"uri":"sandbox://profiles"}}`))
 			if _, ok := answer.(mcp.JSONRPCResponse); !ok {
 				t.Fatalf("%s: %+v", method, answer)

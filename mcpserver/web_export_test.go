@@ -43,3 +43,15 @@ func (w Web) Routes() []string {
 	}
 	return all
 }
+
+// Lasting returns how many streams there are, and resources that are looked at.
+func (w Web) Lasting() (streams, looks int) {
+	w.shares.mu.Lock()
+	defer w.shares.mu.Unlock()
+	for _, sh := range w.shares.byName {
+		sh.mu.Lock()
+		streams, looks = streams+sh.heard, looks+sh.looks
+		sh.mu.Unlock()
+	}
+	return streams, looks
+}

@@ -108,6 +108,24 @@ func (r *Resources) Read(ctx context.Context, uri string) Result {
 	return res
 }
 
+// Over says whether a URI is of a sandbox that is not the caller's, or not any
+// more, so that what it names will never be there. It may be asked of what Read
+// has not found.
+func (r *Resources) Over(ctx context.Context, uri string) bool {
+	found := r.Find(uri)
+	if found == nil {
+		return true
+	}
+	at, _ := found.match(uri)
+	m, err := r.svc.open(ctx)
+	if err != nil || at.sandbox == "" {
+		return false
+	}
+	_, err = m.Get(ctx, at.sandbox, 0)
+	known, ok := errors.AsType[*sessions.Error](err)
+	return ok && known.Kind == sessions.NotFound
+}
+
 // readSandboxes is list_sandboxes for people.
 func readSandboxes(ctx context.Context, m *sessions.Manager, _ place) (Result, error) {
 	list, err := m.List(ctx)
