@@ -140,11 +140,14 @@ func (c *conn) admit(r *call) *mcp.JSONRPCErrorDetails {
 		return &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: fmt.Sprintf("a request with id %s is being served", r.ID)}
 	}
 	if c.shut {
-		return &mcp.JSONRPCErrorDetails{Code: busy, Message: "the connection is ending", Data: again(time.Second)}
+		return ending()
 	}
 	class, limit := c.class(r)
-	if c.count[class] >= limit || class == 0 && c.volume+r.size > maxBytes {
-		return &mcp.JSONRPCErrorDetails{Code: busy, Message: fmt.Sprintf("this connection has %d calls running already; wait for some to end, or run commands with wait_seconds=0", c.count[class]), Data: again(time.Second)}
+	if c.count[class] >= limit {
+		return tooMuch(time.Second, "this connection has %d calls running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", limit)
+	}
+	if class == 0 && c.volume+r.size > maxBytes {
+		return tooMuchToRead(int64(c.volume))
 	}
 	if problem := c.share.enter(class); problem != nil {
 		return problem

@@ -52,10 +52,12 @@ func (w *web) meantForUs(next http.Handler) http.Handler {
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "host %q is not one that this server goes by; the operator can add it to http_allowed_hosts", r.Host)
 		case origin != "" && !w.knownOrigin(origin, r):
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "origin %q may not use this server; the operator can add it to http_allowed_origins", origin)
+		case r.Context().Value(overKey{}) != nil:
+			rw.Header().Set("Connection", "close")
+			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch(connsAfter, "%d connections are open already, the most there may be at a time", w.MaxConns))
 		case !w.gate.enter():
 			rw.Header().Set("Connection", "close")
-			rw.Header().Set("Retry-After", "5")
-			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "the server is ending; sandboxes go on, try again in 5 s")
+			w.refuse(rw, http.StatusServiceUnavailable, nil, ending())
 		default:
 			defer w.gate.leave()
 			if origin != "" && crossOrigin(rw.Header(), origin, r) { // that was the question
@@ -147,8 +149,7 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 			w.invalidToken(rw, r)
 		case err != nil:
 			w.srv.Log.Error("token can't be checked", "err", err)
-			rw.Header().Set("Retry-After", "5")
-			w.fail(rw, http.StatusServiceUnavailable, nil, busy, "tokens can't be checked at the moment; try again in 5 s")
+			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch(5*time.Second, "tokens can't be checked at the moment"))
 		default:
 			again := func(ctx context.Context) (sessions.Principal, error) { return w.Auth.Authenticate(ctx, token) }
 			w.admitted(rw, r.WithContext(withCredential(sessions.WithPrincipal(r.Context(), who), again)), need, next)
@@ -232,10 +233,13 @@ func (w *web) fail(rw http.ResponseWriter, status int, id json.RawMessage, code 
 }
 
 // refuse answers with a JSON-RPC error and an HTTP status, which is
-// [http.StatusTooManyRequests] for what may be tried again.
+// [http.StatusTooManyRequests] for what may be tried again, unless the server as
+// a whole can't serve it.
 func (w *web) refuse(rw http.ResponseWriter, status int, id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
 	if when, ok := problem.Data.(retry); ok {
-		status = http.StatusTooManyRequests
+		if status != http.StatusServiceUnavailable {
+			status = http.StatusTooManyRequests
+		}
 		rw.Header().Set("Retry-After", strconv.Itoa(when.AfterSeconds))
 	}
 	rw.Header().Set("Content-Type", "application/json")

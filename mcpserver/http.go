@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -41,7 +42,8 @@ type HTTP struct {
 	// MaxBody is the size of a request in bytes, at most 96 MiB, which is what
 	// one principal has for all; 0 is 32 MiB.
 	MaxBody int64
-	// MaxConns is how many connections there may be; more wait. 0 is 1000.
+	// MaxConns is how many connections there may be; on more, all is refused. 0
+	// is 1000.
 	MaxConns int
 	// SessionTTL is for how long a session lives that is not used; 0 is 1 h.
 	SessionTTL time.Duration
@@ -103,7 +105,8 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 	// the response to a call or an upload that is still going on, and MaxConns
 	// would count one connection for hundreds of streams.
 	srv.Protocols.SetHTTP1(true)
-	ln = netutil.LimitListener(ln, w.MaxConns)
+	w.countConns(srv)
+	ln = netutil.LimitListener(ln, w.MaxConns+moreConns)
 	failed := make(chan error, 1)
 	go func() {
 		if w.TLS != nil {
@@ -122,6 +125,33 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 			return errors.Join(fmt.Errorf("serve HTTP on %s: %w", ln.Addr(), err), srv.Close())
 		case <-ctx.Done():
 			return w.shutDown(srv, cancelCalls)
+		}
+	}
+}
+
+const (
+	// moreConns is how many connections more there may be, to tell those who ask
+	// on them that there are too many. Who comes after them waits.
+	moreConns = 64
+	// connsAfter is when there may be room for a connection again.
+	connsAfter = 5 * time.Second
+)
+
+// overKey marks the context of a connection that is one too many.
+type overKey struct{}
+
+// countConns marks the connections that are too many when they are made.
+func (w *web) countConns(srv *http.Server) {
+	var open atomic.Int64
+	srv.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		if open.Add(1) > int64(w.MaxConns) {
+			return context.WithValue(ctx, overKey{}, true)
+		}
+		return ctx
+	}
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			open.Add(-1)
 		}
 	}
 }

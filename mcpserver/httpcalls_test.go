@@ -333,15 +333,17 @@ func TestConnectionsAreLimited(t *testing.T) {
 	one := f.peer().initialize("2025-11-25")
 	two := f.peer()
 	two.set("Mcp-Session-Id", one.header.Get("Mcp-Session-Id"))
-	got, _ := two.background(ping)
-	for range 100 {
-		one.post(ping).want(http.StatusOK, "{}")
+	res := two.post(ping)
+	res.want(http.StatusServiceUnavailable, "1 connections are open already, the most there may be at a time; try again in 5 s")
+	if got := res.Header.Get("Retry-After"); got != "5" || !res.Close {
+		t.Errorf("Retry-After %q, and the connection is closed: %v", got, res.Close)
 	}
-	if len(got) > 0 {
-		t.Error("a second connection was served beside the first")
-	}
+	one.post(ping).want(http.StatusOK, "{}")
 	one.client.CloseIdleConnections()
-	(<-got).want(http.StatusOK, "{}")
+	for res = two.post(ping); res.StatusCode != http.StatusOK; res = two.post(ping) {
+		res.want(http.StatusServiceUnavailable, "")
+		time.Sleep(10 * time.Millisecond) // the server must notice
+	}
 }
 
 // A stream may be silent for longer than a client may take to read.

@@ -201,7 +201,7 @@ func (s *share) load(size int64) *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if size > smallBody && s.bytes+size > maxBytes {
-		return tooMuch(time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", s.bytes>>20, maxBytes>>20)
+		return tooMuchToRead(s.bytes)
 	}
 	s.bytes += size
 	return nil
@@ -211,6 +211,23 @@ func (s *share) unload(size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bytes -= size
+}
+
+// tooMuchToRead refuses a request beside others of so many bytes.
+func tooMuchToRead(others int64) *mcp.JSONRPCErrorDetails {
+	return tooMuch(time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", others>>20, maxBytes>>20)
+}
+
+// endingAfter is when it may be worth trying again to reach a server that ends.
+const endingAfter = 5 * time.Second
+
+// ending refuses what is asked of a server that is ending.
+func ending() *mcp.JSONRPCErrorDetails {
+	when := again(endingAfter)
+	return &mcp.JSONRPCErrorDetails{
+		Code: busy, Data: when,
+		Message: fmt.Sprintf("the server is ending; sandboxes go on, try again in %d s", when.AfterSeconds),
+	}
 }
 
 // tooMuch is a refusal that says what the limit is and when to try again.

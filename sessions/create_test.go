@@ -157,7 +157,7 @@ func TestQuotaOfThePrincipal(t *testing.T) {
 					if err == nil && made < 10 {
 						continue
 					}
-					if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, tt.want) || !strings.Contains(msg, "Destroy one with destroy") {
+					if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, tt.want) || !strings.Contains(msg, "Destroy one with destroy, or try again in ") {
 						t.Errorf("error %v %q, want %s", k, msg, tt.want)
 					}
 					break

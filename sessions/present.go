@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"syscall"
 	"time"
@@ -73,12 +74,17 @@ func ended(sb Sandbox, now time.Time) *Error {
 	return Errorf(NotFound, "sandbox %s ended %s (%s); its files are gone; create a new one with create_sandbox", sb.ID, ago(now.Sub(at)), why)
 }
 
-// overQuota lists what the owner has, so that it can choose what to give up.
+// overQuota lists what the owner has, so that it can choose what to give up or
+// wait for the first to end.
 func overQuota(q Quota, want Sandbox, own []Sandbox, now time.Time) *Error {
 	var memory int
+	first := want.MaxEnd
 	list := make([]string, 0, len(own))
 	for _, sb := range own {
 		memory += sb.MemoryMB
+		if sb.End.Before(first) {
+			first = sb.End
+		}
 		what := fmt.Sprintf("%s %s", sb.ID, strings.ToLower(string(sb.State)))
 		if sb.Name != "" {
 			what = fmt.Sprintf("%s (%s) %s", sb.ID, sb.Name, strings.ToLower(string(sb.State)))
@@ -96,7 +102,8 @@ func overQuota(q Quota, want Sandbox, own []Sandbox, now time.Time) *Error {
 	if len(list) == 0 {
 		return Errorf(Exhausted, "quota: %s. Ask for less memory_mb", use)
 	}
-	return Errorf(Exhausted, "quota: %s (%s). Destroy one with destroy, or wait", use, strings.Join(list, "; "))
+	wait := max(1, int(math.Ceil(first.Sub(now).Seconds())))
+	return Errorf(Exhausted, "quota: %s (%s). Destroy one with destroy, or try again in %d s, when the first of them ends", use, strings.Join(list, "; "), wait)
 }
 
 func isCanceled(err error) bool {

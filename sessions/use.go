@@ -32,7 +32,7 @@ func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
 	default:
-		return Errorf(Exhausted, "sandbox %s has %d calls in progress, the most there may be; wait for one to end", id, cap(l.slots))
+		return Errorf(Exhausted, "sandbox %s has %d calls in progress, the most there may be at a time; try again in 1 s, when one may have ended, and run long commands with wait_seconds=0", id, cap(l.slots))
 	}
 	start := m.now()
 	err = m.use(ctx, l, sb, who, fn)

@@ -87,7 +87,7 @@ func TestUseIsBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing)
-		if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, "2 calls in progress") {
+		if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, "2 calls in progress, the most there may be at a time; try again in 1 s") {
 			t.Errorf("third use: %v %q", k, msg)
 		}
 		close(release)

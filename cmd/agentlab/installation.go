@@ -146,6 +146,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		Log:      in.log,
 
 		ReconcileEvery: cfg.ReconcileEvery,
+		MaxUses:        cfg.SandboxMaxCalls,
 		Parallel:       parallel(cfg),
 	}}, nil
 }

@@ -38,6 +38,9 @@ type Config struct {
 	// QuotaMemoryMB limits the memory in MiB of all sandboxes of one user
 	// together, by their profiles. 0 is no limit.
 	QuotaMemoryMB int `yaml:"quota_memory_mb"`
+	// SandboxMaxCalls limits the calls that work in one sandbox at a time, 1 to
+	// 10000.
+	SandboxMaxCalls int `yaml:"sandbox_max_calls"`
 
 	// LocalRunsc is the path of gVisor's runsc. Empty is the one beside our
 	// binary, else the one on PATH.
@@ -82,10 +85,13 @@ func Default() Config {
 		ReconcileEvery: 30 * time.Second,
 		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
-		LocalPlatform:  "systrap",
-		HTTP:           defaultHTTP(),
-		Proxmox:        defaultProxmox(),
-		Profiles:       builtinProfiles(),
+
+		SandboxMaxCalls: 128,
+
+		LocalPlatform: "systrap",
+		HTTP:          defaultHTTP(),
+		Proxmox:       defaultProxmox(),
+		Profiles:      builtinProfiles(),
 	}
 }
 
@@ -117,6 +123,9 @@ func Load(file string) (Config, error) {
 	return c, within(file, err)
 }
 
+// maxSandboxCalls is the largest SandboxMaxCalls.
+const maxSandboxCalls = 10000
+
 // Validate returns every value of the file that can't be, named by its key.
 func (c Config) Validate() error {
 	var p problems
@@ -126,6 +135,7 @@ func (c Config) Validate() error {
 	p.check(c.ReconcileEvery >= time.Second, "reconcile_every: got %v, want at least 1s", c.ReconcileEvery)
 	p.check(c.QuotaSandboxes >= 0, "quota_sandboxes: got %d, want 0 (no limit) or more", c.QuotaSandboxes)
 	p.check(c.QuotaMemoryMB >= 0, "quota_memory_mb: got %d, want 0 (no limit) or more", c.QuotaMemoryMB)
+	p.check(c.SandboxMaxCalls >= 1 && c.SandboxMaxCalls <= maxSandboxCalls, "sandbox_max_calls: got %d, want 1 to %d", c.SandboxMaxCalls, maxSandboxCalls)
 	p.check(slices.Contains([]string{"systrap", "kvm", "ptrace"}, c.LocalPlatform),
 		"local_platform: got %q, want systrap, kvm or ptrace", c.LocalPlatform)
 	p.check(c.LocalRunsc == "" || filepath.IsAbs(c.LocalRunsc), "local_runsc: got %q, want an absolute path", c.LocalRunsc)

@@ -97,6 +97,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"bad-idle", "idle_exit: 1ms", "", `config.yaml: idle_exit: got 1ms, want at least 1s`},
 		{"bad-period", "reconcile_every: 0s", "", `config.yaml: reconcile_every: got 0s, want at least 1s`},
 		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml: quota_memory_mb: got -1`},
+		{"no-calls", "sandbox_max_calls: 0", "", `config.yaml: sandbox_max_calls: got 0, want 1 to 10000`},
+		{"many-calls", "sandbox_max_calls: 10001", "", `config.yaml: sandbox_max_calls: got 10001, want 1 to 10000`},
 		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},
 		{"metrics-to-all", "metrics_listen: 0.0.0.0:9464", "", `config.yaml: metrics_listen: got "0.0.0.0:9464", want IP:PORT with an IP of the loopback`},
 		{"metrics-to-all-v6", `metrics_listen: "[::]:9464"`, "", `metrics_listen: got "[::]:9464"`},

@@ -34,7 +34,7 @@ type HTTP struct {
 	// MaxBodyMB limits a request in MiB. All that are being served of one
 	// principal have 96 MiB, so that one of more would never be.
 	MaxBodyMB int `yaml:"http_max_body_mb"`
-	// MaxConnections limits the connections at a time.
+	// MaxConnections limits the connections at a time. On more all is refused.
 	MaxConnections int `yaml:"http_max_connections"`
 	// SessionTTL is for how long a session lives that is not used.
 	SessionTTL time.Duration `yaml:"http_session_ttl"`
