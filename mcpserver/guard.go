@@ -145,8 +145,7 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 		who, err := w.Auth.Authenticate(r.Context(), token)
 		switch {
 		case errors.Is(err, ErrUnauthenticated):
-			w.srv.Log.Info("token refused", "from", r.RemoteAddr, "err", err)
-			w.invalidToken(rw, r)
+			w.strike(rw, r, err)
 		case err != nil:
 			w.srv.Log.Error("token can't be checked", "err", err)
 			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch(5*time.Second, "tokens can't be checked at the moment"))
@@ -155,6 +154,18 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 			w.admitted(rw, r.WithContext(withCredential(sessions.WithPrincipal(r.Context(), who), again)), need, next)
 		}
 	})
+}
+
+// strike answers a request whose token is none. Who tries many is told to wait,
+// and no more is written down of it.
+func (w *web) strike(rw http.ResponseWriter, r *http.Request, err error) {
+	if wait := w.strikes.strike(r.RemoteAddr); wait > 0 {
+		w.refuse(rw, http.StatusTooManyRequests, nil, tooMuch(wait,
+			"more than %d tokens that are not valid came from this address, and then one each %v", strikesAtOnce, strikeEvery))
+		return
+	}
+	w.srv.Log.Info("token refused", "from", r.RemoteAddr, "err", err)
+	w.invalidToken(rw, r)
 }
 
 // admitted serves a request of somebody whom we know, until its token is revoked.

@@ -160,6 +160,7 @@ func (w *web) countConns(srv *http.Server) {
 func (w *web) sweep() {
 	w.sessions.sweep()
 	w.shares.sweep()
+	w.strikes.sweep()
 }
 
 // shutDown lets the calls end, and ends them when they take too long. New ones
@@ -197,6 +198,7 @@ type web struct {
 	srv      *Server
 	sessions sessionTable
 	shares   shares
+	strikes  strikes
 
 	gate       gate            // requests are let in
 	ending     context.Context // done: what would not end by itself ends

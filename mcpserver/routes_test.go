@@ -75,6 +75,7 @@ func TestAccessToRoutes(t *testing.T) {
 	} {
 		for _, pattern := range patterns {
 			t.Run(role.name+" "+pattern, func(t *testing.T) {
+				web.Forgive()
 				me := p.guest(f, fmt.Sprintf("%s-%d", role.name, len(p.logins)), hour, role.scopes...)
 				own, foreign, absent := me.objects(me.tok), other.objects(me.tok), strangers(p, me.tok)
 				if role.spoil != nil {

@@ -18,10 +18,7 @@ func NewWeb(s *Server, h HTTP) Web {
 func (w Web) ServeOn(ctx context.Context, ln net.Listener) error { return w.serveOn(ctx, ln) }
 
 // Sweep forgets what is not used any more, as the server does from time to time.
-func (w Web) Sweep() {
-	w.sessions.sweep()
-	w.shares.sweep()
-}
+func (w Web) Sweep() { w.sweep() }
 
 // EndSessions ends all sessions.
 func (w Web) EndSessions() { w.sessions.endAll() }
@@ -54,4 +51,11 @@ func (w Web) Lasting() (streams, looks int) {
 		sh.mu.Unlock()
 	}
 	return streams, looks
+}
+
+// Forgive forgets who has shown tokens that are none.
+func (w Web) Forgive() {
+	w.strikes.mu.Lock()
+	defer w.strikes.mu.Unlock()
+	clear(w.strikes.byAddr)
 }

@@ -191,14 +191,16 @@ func (t *Tokens) Authenticate(ctx context.Context, text redact.String) (sessions
 		return sessions.Principal{}, err
 	}
 	tok, err := t.find(ctx, id)
-	if errors.Is(err, ErrNoToken) {
-		return sessions.Principal{}, fmt.Errorf("%w: there is no %s", ErrUnauthenticated, id)
-	}
-	if err != nil {
+	absent := errors.Is(err, ErrNoToken)
+	if err != nil && !absent {
 		return sessions.Principal{}, err
 	}
 	got := hash(text)
-	if subtle.ConstantTimeCompare(got[:], tok.Hash[:]) != 1 {
+	same := subtle.ConstantTimeCompare(got[:], tok.Hash[:]) == 1 // with that of none, too, so that it takes as long
+	if absent {
+		return sessions.Principal{}, fmt.Errorf("%w: there is no %s", ErrUnauthenticated, id)
+	}
+	if !same {
 		return sessions.Principal{}, fmt.Errorf("%w: wrong secret for %s", ErrUnauthenticated, id)
 	}
 	now := t.now()
