@@ -212,6 +212,19 @@ func (c *conn) wait() {
 	c.running.Wait()
 }
 
+// drain ends what would not end by itself and is wait for the rest.
+func (c *conn) drain() {
+	c.mu.Lock()
+	c.shut = true
+	for _, r := range c.calls {
+		if r.listens() {
+			r.cancel()
+		}
+	}
+	c.mu.Unlock()
+	c.wait()
+}
+
 // reject answers with a JSON-RPC error. A nil id is sent as null.
 func (c *conn) reject(id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
 	c.out.send(nil, c.encode(refusal(id, problem)), nil)

@@ -71,7 +71,8 @@ func newFixture(t *testing.T, set ...func(*mcpserver.Server)) *fixture {
 	}
 	f.Server = &mcpserver.Server{
 		Version: "1.2.3", Instructions: "how to use it", Tools: f.tools(),
-		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Grace: time.Millisecond, // most tests leave something running
+		Log:   slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, set := range set {
 		set(f.Server)

@@ -47,8 +47,6 @@ type HTTP struct {
 	MaxConns int
 	// SessionTTL is for how long a session lives that is not used; 0 is 1 h.
 	SessionTTL time.Duration
-	// Grace is how long calls may go on when the server ends; 0 is 5 s.
-	Grace time.Duration
 }
 
 // ErrExposed means that others than this machine's users can reach the listener,
@@ -75,7 +73,7 @@ const (
 // /sse, to all who connect to ln, until ctx ends or ln fails. It closes ln.
 //
 // When ctx ends, new calls are refused and those running may go on for
-// [HTTP.Grace]; then they are cancelled. It returns when all are done: nil if
+// [Server.Grace]; then they are cancelled. It returns when all are done: nil if
 // it was ctx that ended it.
 //
 // Errors: ErrExposed.
@@ -170,7 +168,7 @@ func (w *web) shutDown(srv *http.Server, cancelCalls func()) error {
 	w.endStreams()
 	select {
 	case <-empty:
-	case <-time.After(w.Grace):
+	case <-time.After(w.srv.grace()):
 	}
 	cancelCalls()
 	ctx, cancel := context.WithTimeout(context.Background(), w.srv.writeTimeout())
@@ -211,7 +209,6 @@ func newWeb(s *Server, h HTTP) *web {
 	defaults(&w.MaxConns, 1000)
 	w.shares.streams = max(1, w.MaxConns/2)
 	defaults(&w.SessionTTL, time.Hour)
-	defaults(&w.Grace, 5*time.Second)
 	w.sessions.ttl = w.SessionTTL
 	w.ending, w.endStreams = context.WithCancel(context.Background())
 	return w

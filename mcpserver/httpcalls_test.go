@@ -188,7 +188,7 @@ func TestRateOfAPrincipal(t *testing.T) {
 
 // When the server ends, calls get the time to end, and new ones are refused.
 func TestEndDrainsCalls(t *testing.T) {
-	f := startHTTP(t, mcpserver.HTTP{Grace: soon})
+	f := startHTTP(t, mcpserver.HTTP{}, func(s *mcpserver.Server) { s.Grace = soon })
 	p := f.peer().modern("tools/call", "block")
 	got, _ := p.background(modernCall("1", "block", "{}"))
 	heard, say := f.peer().openSSE()
@@ -217,7 +217,7 @@ func TestEndDrainsCalls(t *testing.T) {
 
 // Calls that take too long are cancelled at the end.
 func TestEndCancelsCalls(t *testing.T) {
-	f := startHTTP(t, mcpserver.HTTP{Grace: time.Millisecond})
+	f := startHTTP(t, mcpserver.HTTP{})
 	for _, call := range callers(f) {
 		call(t)
 		<-f.started

@@ -23,7 +23,7 @@ import (
 // serveMCP serves what is in m over HTTP.
 func serveMCP(t *testing.T, m *server.MCPServer) (url string, stop func() error) {
 	t.Helper()
-	s := &Server{Log: slog.New(slog.DiscardHandler)}
+	s := &Server{Log: slog.New(slog.DiscardHandler), Grace: time.Hour}
 	s.once.Do(func() { s.mcp = m })
 	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +32,7 @@ func serveMCP(t *testing.T, m *server.MCPServer) (url string, stop func() error)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	served := make(chan error, 1)
-	go func() { served <- s.ServeHTTPOn(ctx, ln, HTTP{Grace: time.Hour}) }()
+	go func() { served <- s.ServeHTTPOn(ctx, ln, HTTP{}) }()
 	return "http://" + ln.Addr().String() + "/mcp", func() error { cancel(); return <-served }
 }
 

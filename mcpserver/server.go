@@ -43,6 +43,7 @@ type Server struct {
 	Version      string
 	Log          *slog.Logger
 	WriteTimeout time.Duration // for a client to read one message, before it is disconnected; 0 is 30 s
+	Grace        time.Duration // how long calls may go on when the server ends, on every transport; 0 is 5 s
 
 	// Called, if set, is told of each call of one of Tools that has ended: the
 	// outcome as the log has it, which is one of few.
@@ -66,17 +67,23 @@ func (s *Server) Clients() int { return int(s.clients.Load()) }
 func (s *Server) Conns() int { return int(s.conns.Load()) }
 
 // ServeListener serves each connection to ln, which must be a Unix socket,
-// until ctx ends or ln fails. It closes ln, and returns when all connections
-// are done: nil if it was ctx that ended it.
+// until ctx ends or ln fails. It closes ln. Then new calls are refused and those
+// running may go on for [Server.Grace]. It returns when all connections are
+// done: nil if it was ctx that ended it.
 //
 // Only processes of our own user are served; the principal of their calls is
 // "local:<uid>".
 func (s *Server) ServeListener(ctx context.Context, ln net.Listener) error {
 	s.once.Do(s.build)
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, end := context.WithCancel(ctx)
+	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelCalls()
 	var conns sync.WaitGroup
-	defer conns.Wait()
-	defer cancel()
+	defer func() {
+		end()
+		defer time.AfterFunc(s.grace(), cancelCalls).Stop()
+		conns.Wait()
+	}()
 	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
 	for {
 		c, err := ln.Accept()
@@ -94,13 +101,13 @@ func (s *Server) ServeListener(ctx context.Context, ln net.Listener) error {
 		s.clients.Add(1)
 		conns.Go(func() {
 			defer s.clients.Add(-1)
-			s.serveUnix(ctx, c)
+			s.serveUnix(calls, c, ctx.Done())
 		})
 	}
 }
 
-// serveUnix checks who is at the other end and serves it.
-func (s *Server) serveUnix(ctx context.Context, c net.Conn) {
+// serveUnix checks who is at the other end and serves it until ending.
+func (s *Server) serveUnix(ctx context.Context, c net.Conn, ending <-chan struct{}) {
 	defer c.Close()
 	unix, ok := c.(*net.UnixConn)
 	if !ok {
@@ -116,7 +123,7 @@ func (s *Server) serveUnix(ctx context.Context, c net.Conn) {
 		s.Log.Warn("connection refused: another user's", "uid", uid, "pid", pid)
 		return
 	}
-	s.serveLines(withLocalPrincipal(ctx, uid), unix)
+	s.serveLines(withLocalPrincipal(ctx, uid), unix, ending)
 }
 
 func (s *Server) writeTimeout() time.Duration {
@@ -124,6 +131,13 @@ func (s *Server) writeTimeout() time.Duration {
 		return s.WriteTimeout
 	}
 	return 30 * time.Second
+}
+
+func (s *Server) grace() time.Duration {
+	if s.Grace > 0 {
+		return s.Grace
+	}
+	return 5 * time.Second
 }
 
 // build makes the MCPServer.

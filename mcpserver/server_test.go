@@ -284,6 +284,35 @@ func TestLogHasNoArguments(t *testing.T) {
 	}
 }
 
+// When the server ends, calls get the time to end, and new ones are refused. Who
+// has nothing running, or does nothing but listen, is let go at once.
+func TestEndDrainsCallsOfASocket(t *testing.T) {
+	f := start(t, offering, func(s *mcpserver.Server) { s.Grace = soon })
+	idle, busy := f.dial(t), f.dial(t)
+	idle.send(`{"jsonrpc":"2.0","id":7,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["sandbox://sandboxes"]},` + modernMeta + `}}`)
+	if got := idle.line(); !strings.Contains(got, "acknowledged") {
+		t.Fatal(got)
+	}
+	busy.send(callLine("1", "block", "{}"))
+	<-f.started
+	f.stop()
+	if rest, err := io.ReadAll(idle.in); err != nil || !strings.Contains(string(rest), `"id":7`) {
+		t.Errorf("who listens is told %s, error %v", rest, err)
+	}
+	busy.send(callLine("2", "whoami", "{}"))
+	busy.wantError("2", -32000, "the server is ending; sandboxes go on, try again in 5 s")
+	if c, err := new(net.Dialer).DialContext(t.Context(), "unix", f.path); err == nil {
+		c.Close()
+		t.Error("somebody new is let in")
+	}
+	close(f.release)
+	busy.want("1", "released")
+	if rest, err := io.ReadAll(busy.in); err != nil || len(rest) > 0 {
+		t.Errorf("after the answer: %s, error %v", rest, err)
+	}
+}
+
+// Calls that take too long are cancelled at the end.
 func TestEndOfServerEndsConnections(t *testing.T) {
 	f := start(t)
 	r := f.dial(t)

@@ -15,9 +15,10 @@ import (
 )
 
 // serveLines serves one client over a socket, one message a line, until it is
-// gone. A client that has closed only its writing side still gets the answers
-// to what it had asked; when it is gone altogether, its calls are cancelled.
-func (s *Server) serveLines(ctx context.Context, nc *net.UnixConn) {
+// gone, or from ending until all that it had asked is answered. A client that
+// has closed only its writing side still gets the answers to what it had asked;
+// when it is gone altogether, its calls are cancelled.
+func (s *Server) serveLines(ctx context.Context, nc *net.UnixConn, ending <-chan struct{}) {
 	c := s.connect(ctx, nil)
 	defer c.close()
 	stop := context.AfterFunc(c.ctx, func() { _ = nc.Close() })
@@ -36,6 +37,14 @@ func (s *Server) serveLines(ctx context.Context, nc *net.UnixConn) {
 	c.out.send(nil, []byte("agentlab "+s.Version+"\n"), nil)
 	var watch sync.WaitGroup
 	watch.Go(c.broadcasts)
+	watch.Go(func() {
+		select {
+		case <-ending:
+			c.drain()
+			c.cancel()
+		case <-c.ctx.Done():
+		}
+	})
 	if err := c.readLines(nc); err != nil {
 		s.Log.Debug("connection broke", "conn", c.name(), "err", err)
 		c.cancel()

@@ -40,7 +40,7 @@ func (w *web) sse(rw http.ResponseWriter, r *http.Request) {
 	defer done()
 	c.out.write(func() error { return e.event("endpoint", []byte(w.path("/message")+"?sessionId="+c.id)) })
 	defer c.out.end()
-	defer c.wait()
+	defer c.drain()
 	w.events(c)
 }
 

@@ -39,13 +39,14 @@ func launch(configFile string) (said string, err error) {
 		return "", err
 	}
 	go func() { _ = cmd.Wait() }() // leave no zombie while we live on
-	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	wait := handover(configFile) + patience
+	if err := r.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return "", err
 	}
 	const most = 64 << 10
 	text, err := io.ReadAll(io.LimitReader(r, most))
 	if os.IsTimeout(err) {
-		return "", fmt.Errorf("it was not ready within %v: %s", patience, text)
+		return "", fmt.Errorf("it was not ready within %v: %s", wait, text)
 	}
 	return string(text), err
 }

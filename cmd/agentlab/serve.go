@@ -56,8 +56,15 @@ type daemon struct {
 	auto  bool
 }
 
-// handover is how long a daemon waits for another, that is ending, to end.
-const handover = 5 * time.Second
+// handover is how long a daemon waits for another, that is ending, to end: it
+// lets its calls end first.
+func handover(configFile string) time.Duration {
+	cfg, err := config.Load(configFile)
+	if err != nil {
+		cfg = config.Default()
+	}
+	return cfg.Grace + 5*time.Second
+}
 
 // run serves until ctx ends or, for one that a bridge started, nobody needs it.
 func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
@@ -143,7 +150,7 @@ func (ls listeners) close() error {
 func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flock.Flock, error) {
 	var wait time.Duration
 	if d.auto {
-		wait = handover
+		wait = handover(d.paths.Config)
 	}
 	lock, err := hold(ctx, dir, d.paths.Socket+".lock", in.note(), wait)
 	var held errHeld
@@ -164,20 +171,15 @@ func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flo
 func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ls listeners) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	server := &mcpserver.Server{
-		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
-		Resources:    tools.AllResources(in.Manager, in.log),
-		Prompts:      tools.AllPrompts(in.log),
-		Completer:    tools.NewCompleter(in.Manager, in.log),
-		Files:        &tools.Files{Open: in.Manager},
-		Instructions: tools.Instructions(cfg.Recipes()),
-		Version:      version(),
-		Log:          in.log,
-	}
-	in.revoked = server.End
+	server := newServer(in, cfg)
 	door := &door{Listener: ls.socket}
+	var keeper errgroup.Group // of the sandboxes, which the last calls still use
+	kept, letGo := context.WithCancel(context.WithoutCancel(ctx))
+	keeper.Go(func() error {
+		defer stop()
+		return in.run(kept)
+	})
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return in.run(ctx) })
 	if ls.metrics != nil {
 		watch := obs.New(obs.Daemon{Version: version(), Clients: server.Conns, Store: in.records, Log: in.log})
 		server.Called = watch.ToolCall
@@ -202,5 +204,24 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 			return untilIdle(ctx, cfg.IdleExit, in, door, server.Clients)
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	letGo()
+	return errors.Join(err, keeper.Wait())
+}
+
+// newServer returns the server of an installation, which need not be open yet.
+func newServer(in *installation, cfg config.Config) *mcpserver.Server {
+	server := &mcpserver.Server{
+		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
+		Resources:    tools.AllResources(in.Manager, in.log),
+		Prompts:      tools.AllPrompts(in.log),
+		Completer:    tools.NewCompleter(in.Manager, in.log),
+		Files:        &tools.Files{Open: in.Manager},
+		Instructions: tools.Instructions(cfg.Recipes()),
+		Version:      version(),
+		Log:          in.log,
+		Grace:        cfg.Grace,
+	}
+	in.revoked = server.End
+	return server
 }

@@ -32,7 +32,7 @@ func listenHTTP(ctx context.Context, all config.Config, auth mcpserver.Authentic
 		PublicURL: cfg.PublicURL, Hosts: cfg.AllowedHosts, Origins: cfg.AllowedOrigins,
 		Limits:  mcpserver.Limits{Rate: float64(cfg.RateLimit), Calls: cfg.MaxCalls},
 		MaxBody: int64(cfg.MaxBodyMB) << 20, MaxConns: cfg.MaxConnections,
-		SessionTTL: cfg.SessionTTL, Grace: cfg.Grace,
+		SessionTTL: cfg.SessionTTL,
 	}}
 	if cfg.Auth != config.AuthNone {
 		w.http.Auth = auth

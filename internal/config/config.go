@@ -27,6 +27,8 @@ type Config struct {
 	// IdleExit is how long a daemon that was started by a client stays when it
 	// has neither sandbox nor client. At least 1s.
 	IdleExit time.Duration `yaml:"idle_exit"`
+	// Grace is how long calls may go on when the daemon ends, up to 2m.
+	Grace time.Duration `yaml:"grace"`
 	// ReconcileEvery is how often the records are compared with the machines
 	// there are. At least 1s.
 	ReconcileEvery time.Duration `yaml:"reconcile_every"`
@@ -82,6 +84,7 @@ func Default() Config {
 	return Config{
 		LogLevel:       "info",
 		IdleExit:       5 * time.Minute,
+		Grace:          5 * time.Second,
 		ReconcileEvery: 30 * time.Second,
 		DefaultProfile: sessions.BuiltinProfiles()[0].Name,
 		QuotaSandboxes: 64,
@@ -123,8 +126,10 @@ func Load(file string) (Config, error) {
 	return c, within(file, err)
 }
 
-// maxSandboxCalls is the largest SandboxMaxCalls.
-const maxSandboxCalls = 10000
+const (
+	maxSandboxCalls = 10000           // the largest SandboxMaxCalls
+	maxGrace        = 2 * time.Minute // no call takes longer
+)
 
 // Validate returns every value of the file that can't be, named by its key.
 func (c Config) Validate() error {
@@ -132,6 +137,7 @@ func (c Config) Validate() error {
 	p.check(c.LogLevel == "debug" || c.LogLevel == "info" || c.LogLevel == "warn" || c.LogLevel == "error",
 		"log_level: got %q, want debug, info, warn or error", c.LogLevel)
 	p.check(c.IdleExit >= time.Second, "idle_exit: got %v, want at least 1s", c.IdleExit)
+	p.check(c.Grace > 0 && c.Grace <= maxGrace, "grace: got %v, want more than 0s and at most %v", c.Grace, maxGrace)
 	p.check(c.ReconcileEvery >= time.Second, "reconcile_every: got %v, want at least 1s", c.ReconcileEvery)
 	p.check(c.QuotaSandboxes >= 0, "quota_sandboxes: got %d, want 0 (no limit) or more", c.QuotaSandboxes)
 	p.check(c.QuotaMemoryMB >= 0, "quota_memory_mb: got %d, want 0 (no limit) or more", c.QuotaMemoryMB)

@@ -79,7 +79,7 @@ func TestLoadSetsWhatIsNamed(t *testing.T) {
 func TestMistakesAreNamed(t *testing.T) {
 	for _, tt := range []struct{ name, config, profile, want string }{
 		{"unknown-key", "\nquota_sandboxs: 3", "", `config.yaml:2: unknown key "quota_sandboxs"; did you mean "quota_sandboxes"?`},
-		{"far-key", "colour: red", "", `config.yaml:1: unknown key "colour"; the keys are: default_profile, http_allowed_hosts,`},
+		{"far-key", "colour: red", "", `config.yaml:1: unknown key "colour"; the keys are: default_profile, grace, http_allowed_hosts,`},
 		{"profile-key", "", "memory_md: 1", `p.yaml:1: unknown key "memory_md"; did you mean "memory_mb"?`},
 		{"text-for-number", "quota_sandboxes: many", "", `config.yaml:1: quota_sandboxes: got "many", want a whole number`},
 		{"fraction", "", "cores: 1.5", `p.yaml:1: cores: got "1.5", want a whole number`},
@@ -97,6 +97,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"bad-idle", "idle_exit: 1ms", "", `config.yaml: idle_exit: got 1ms, want at least 1s`},
 		{"bad-period", "reconcile_every: 0s", "", `config.yaml: reconcile_every: got 0s, want at least 1s`},
 		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml: quota_memory_mb: got -1`},
+		{"no-grace", "grace: 0s", "", `config.yaml: grace: got 0s, want more than 0s and at most 2m0s`},
+		{"long-grace", "grace: 3m", "", `config.yaml: grace: got 3m0s`},
 		{"no-calls", "sandbox_max_calls: 0", "", `config.yaml: sandbox_max_calls: got 0, want 1 to 10000`},
 		{"many-calls", "sandbox_max_calls: 10001", "", `config.yaml: sandbox_max_calls: got 10001, want 1 to 10000`},
 		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},

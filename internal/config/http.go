@@ -38,8 +38,6 @@ type HTTP struct {
 	MaxConnections int `yaml:"http_max_connections"`
 	// SessionTTL is for how long a session lives that is not used.
 	SessionTTL time.Duration `yaml:"http_session_ttl"`
-	// Grace is how long calls may go on when the daemon ends.
-	Grace time.Duration `yaml:"http_grace"`
 }
 
 // The values of HTTP.Auth.
@@ -49,7 +47,7 @@ const (
 )
 
 func defaultHTTP() HTTP {
-	return HTTP{Auth: AuthToken, RateLimit: 100, MaxCalls: 256, MaxBodyMB: 32, MaxConnections: 1000, SessionTTL: time.Hour, Grace: 5 * time.Second}
+	return HTTP{Auth: AuthToken, RateLimit: 100, MaxCalls: 256, MaxBodyMB: 32, MaxConnections: 1000, SessionTTL: time.Hour}
 }
 
 // validate adds what is wrong with the values.
@@ -71,7 +69,6 @@ func (h HTTP) validate(ps *problems) {
 	ps.check(h.MaxBodyMB >= 1 && h.MaxBodyMB <= 96, "http_max_body_mb: got %d, want 1 to 96", h.MaxBodyMB)
 	ps.check(h.MaxConnections >= 1, "http_max_connections: got %d, want at least 1", h.MaxConnections)
 	ps.check(h.SessionTTL >= time.Second, "http_session_ttl: got %v, want at least 1s", h.SessionTTL)
-	ps.check(h.Grace > 0, "http_grace: got %v, want more than 0s", h.Grace)
 }
 
 func validListen(s string) bool {

@@ -35,8 +35,6 @@ func TestMistakesInHTTPAreNamed(t *testing.T) {
 		{"large-body", "http_max_body_mb: 97", `http_max_body_mb: got 97, want 1 to 96`},
 		{"connections", "http_max_connections: 0", `http_max_connections: got 0`},
 		{"ttl", "http_session_ttl: 1ms", `http_session_ttl: got 1ms, want at least 1s`},
-		{"grace", "http_grace: -1s", `http_grace: got -1s`},
-		{"no-grace", "http_grace: 0s", `http_grace: got 0s, want more than 0s`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config}))
