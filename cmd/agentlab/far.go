@@ -80,3 +80,26 @@ func trusting(file string) (*tls.Config, error) {
 	}
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
 }
+
+// mendTLS says what mends a connection that was not made secure, so that nothing
+// was sent on it; empty is that it was not that.
+func mendTLS(err error) string {
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	invalid, bad := errors.AsType[x509.CertificateInvalidError](err)
+	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
+	_, header := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case unknown:
+		return "; name a file with the certificate of the authority that signed the server's with --ca"
+	case name:
+		return "; ask for it in --server by a name that is in its certificate"
+	case bad && invalid.Reason == x509.Expired:
+		return "; its operator must renew its certificate, unless the clock of this machine is wrong"
+	case bad, verify:
+		return "; its operator must give it another certificate (http_tls_cert)"
+	case header, strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"): // net/http has no other name for it
+		return "; it does not speak TLS: its operator must give it a certificate (http_tls_cert)"
+	}
+	return ""
+}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -63,7 +64,7 @@ func serveFar(t *testing.T, addr string, h mcpserver.HTTP, all []tools.Tool) (ur
 	go func() { served <- s.ServeHTTPOn(ctx, ln, h) }()
 	stop = func() {
 		cancel()
-		if err := <-served; err != nil {
+		if err := within(t, "the end of the server", served); err != nil {
 			t.Error(err)
 		}
 		served <- nil
@@ -77,8 +78,21 @@ type client struct {
 	*remote
 	t    *testing.T
 	in   *io.PipeWriter
-	said *bufio.Reader
+	said <-chan string // lines; closed at the end
 	done chan error
+}
+
+// within returns what comes, and fails if nothing does for so long that only
+// what is broken lets it pass.
+func within[T any](t *testing.T, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(time.Minute):
+		t.Fatalf("waited in vain for %s", what)
+		panic("not reached")
+	}
 }
 
 func join(t *testing.T, far farServer, env map[string]string) *client {
@@ -90,7 +104,14 @@ func join(t *testing.T, far farServer, env map[string]string) *client {
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	b.out = outW
-	c := &client{b, t, inW, bufio.NewReader(outR), make(chan error, 1)}
+	said := make(chan string, 100) // more than any test leaves unread, so that nothing waits for a reader
+	go func() {
+		defer close(said)
+		for in := bufio.NewScanner(outR); in.Scan(); {
+			said <- in.Text()
+		}
+	}()
+	c := &client{b, t, inW, said, make(chan error, 1)}
 	go func() { c.done <- b.run(t.Context(), inR); outW.Close() }()
 	t.Cleanup(func() { inW.Close() })
 	return c
@@ -105,17 +126,20 @@ func (c *client) say(line string) {
 
 func (c *client) hear(text string) {
 	c.t.Helper()
-	line, err := c.said.ReadString('\n')
-	if err != nil || !strings.Contains(line, text) {
-		c.t.Fatalf("heard %s, error %v; want %s", line, err, text)
+	if line := within(c.t, text, c.said); !strings.Contains(line, text) {
+		c.t.Fatalf("heard %s; want %s", line, text)
 	}
 }
 
 // end closes the client's side and returns what else was said.
 func (c *client) end() (rest string, err error) {
+	c.t.Helper()
 	c.in.Close()
-	all, _ := io.ReadAll(c.said)
-	return string(all), <-c.done
+	err = within(c.t, "the end of the bridge", c.done)
+	for line := range c.said {
+		rest += line + "\n"
+	}
+	return rest, err
 }
 
 const (
@@ -173,9 +197,9 @@ func TestRemoteCancels(t *testing.T) {
 				c.say(ready)
 			}
 			c.say(farCall("1", "block", modern))
-			<-started
+			within(t, "the call", started)
 			c.say(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
-			<-ended
+			within(t, "the end of the call", ended)
 			if rest, err := c.end(); rest != "" || err != nil {
 				t.Errorf("at the end: %q, error %v", rest, err)
 			}

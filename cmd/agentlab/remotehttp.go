@@ -70,8 +70,9 @@ func (b *remote) unreachable(err error, refused bool) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // it says the URL, too
 	}
-	err = fmt.Errorf("%s can't be reached: %w", b.url, err)
-	if !refused {
+	mend := mendTLS(err)
+	err = fmt.Errorf("%s can't be reached: %w%s", b.url, err, mend)
+	if !refused && mend == "" {
 		err = fmt.Errorf("%w; whether it has done what was asked is not known", err)
 	}
 	b.mu.Lock()
