@@ -124,7 +124,6 @@ func (c *conn) start(ctx context.Context, msg message, line []byte) {
 		if problem.Code == mcp.INVALID_REQUEST {
 			id = nil // it belongs to the request that is running
 		}
-		c.share.refused(ctx)
 		c.reject(id, problem)
 		return
 	}

@@ -181,6 +181,13 @@ func (w *web) admitted(rw http.ResponseWriter, r *http.Request, need sessions.Sc
 	}
 	ctx, leave := w.srv.enter(r.Context())
 	defer leave()
+	sh := w.shares.of(principal(ctx))
+	defer sh.letGo()
+	if problem := sh.turn(ctx); problem != nil {
+		rw.Header().Set("Connection", "close")
+		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
+		return
+	}
 	next(rw, r.WithContext(ctx))
 }
 

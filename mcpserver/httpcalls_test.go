@@ -183,6 +183,9 @@ func TestRateOfAPrincipal(t *testing.T) {
 	if got := res.Header.Get("Retry-After"); len(got) != 3 && got != "1000" {
 		t.Errorf("Retry-After: %s", got)
 	}
+	c := f.dialHTTP(t) // a large body is not waited for to say so
+	c.say("POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+	c.want(http.StatusTooManyRequests, "more than 0.001 requests a second; try again in ")
 	f.as("b").modern("tools/call", "whoami").post(call).want(http.StatusOK, "token:b")
 }
 

@@ -38,10 +38,11 @@ type shares struct {
 type share struct {
 	limits  Limits
 	streams int
-	rate    *rate.Limiter // nil is no limit, as are refusals then
-	// refusals are spaced out, so that who asks again at once takes little from
+	rate    *rate.Limiter // nil is no limit, and no pace
+	// pace spaces all requests out, those that are refused and those that may
+	// come at once alike, so that who asks for much at once takes little from
 	// others: a refusal costs almost as much as a call that does nothing.
-	refusals *rate.Limiter
+	pace *rate.Limiter
 
 	mu    sync.Mutex
 	holds int    // who has a pointer to it
@@ -60,7 +61,7 @@ func (s *shares) of(name string) *share {
 		sh = &share{limits: s.Limits, streams: s.streams}
 		if s.Rate > 0 {
 			sh.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate*10)))
-			sh.refusals = rate.NewLimiter(rate.Limit(max(100, s.Rate*10)), 1)
+			sh.pace = rate.NewLimiter(rate.Limit(max(100, s.Rate*3)), unpaced)
 		}
 		if s.byName == nil {
 			s.byName = map[string]*share{}
@@ -105,6 +106,42 @@ func (s *share) letGo() {
 	}
 }
 
+const (
+	unpaced = 20              // requests that may come at once without waiting for their turn
+	maxTurn = 5 * time.Second // that a request waits for its turn; more are refused
+)
+
+// turn returns when it is the turn of a request, or says why it will not be. It
+// is asked before anything is done for it.
+func (s *share) turn(ctx context.Context) *mcp.JSONRPCErrorDetails {
+	if s.pace == nil {
+		return nil
+	}
+	r := s.pace.Reserve()
+	wait := r.Delay()
+	if wait > maxTurn {
+		r.Cancel()
+		return tooMuch(wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
+	}
+	if wait > 0 {
+		sleep(ctx, wait) // false means that nobody waits for the answer
+	}
+	return nil
+}
+
+// often says why a request would be refused for how often its principal asks,
+// and takes nothing.
+func (s *share) often() *mcp.JSONRPCErrorDetails {
+	if s.rate == nil || s.rate.Tokens() >= 1 {
+		return nil
+	}
+	return s.tooOften(time.Duration((1 - s.rate.Tokens()) / s.limits.Rate * float64(time.Second)))
+}
+
+func (s *share) tooOften(wait time.Duration) *mcp.JSONRPCErrorDetails {
+	return tooMuch(wait, "more than %g requests a second", s.limits.Rate)
+}
+
 // enter takes room for a request of that class until leave, or says why there
 // is none.
 func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
@@ -115,7 +152,7 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 		r := s.rate.Reserve()
 		if wait := r.Delay(); wait > 0 {
 			r.Cancel()
-			return tooMuch(wait, "more than %g requests a second", s.limits.Rate)
+			return s.tooOften(wait)
 		}
 	}
 	s.mu.Lock()
@@ -174,13 +211,6 @@ func (s *share) unlook() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.looks--
-	}
-}
-
-// refused returns when a refusal may be sent.
-func (s *share) refused(ctx context.Context) {
-	if s != nil && s.refusals != nil {
-		_ = s.refusals.Wait(ctx) // an error means that nobody waits for it
 	}
 }
 

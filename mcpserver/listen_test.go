@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,4 +229,46 @@ func TestLoadIsBounded(t *testing.T) {
 	if problem := s.load(maxLine); problem != nil {
 		t.Errorf("after one has ended: %+v", problem)
 	}
+}
+
+// No more wait for their turn than get it in time.
+func TestTurnsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := shares{Limits: Limits{Rate: 10}} // 100 turns a second
+		s := all.of("a")
+		var refused atomic.Int64
+		var group sync.WaitGroup
+		for range 1000 {
+			group.Go(func() {
+				if problem := s.turn(t.Context()); problem != nil {
+					refused.Add(1)
+				}
+			})
+		}
+		start := time.Now()
+		group.Wait()
+		if took, n := time.Since(start), refused.Load(); took > maxTurn || n != 1000-unpaced-500 {
+			t.Errorf("%d refused, the last turn after %v", n, took)
+		}
+	})
+}
+
+// What is said before a large body is read is what is said after a small one.
+func TestOftenIsAsEnterSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := shares{Limits: Limits{Rate: 0.1}} // one at once
+		s := all.of("a")
+		if problem := s.often(); problem != nil {
+			t.Errorf("at first: %+v", problem)
+		}
+		if problem := s.enter(0); problem != nil {
+			t.Fatal(problem)
+		}
+		if problem := s.often(); problem == nil || problem.Data != (retry{10}) {
+			t.Errorf("then: %+v", problem)
+		}
+		if problem := s.enter(0); problem == nil || problem.Data != (retry{10}) {
+			t.Errorf("which enter says: %+v", problem)
+		}
+	})
 }

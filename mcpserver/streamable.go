@@ -25,6 +25,9 @@ func (w *web) post(rw http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 	msg, problem := parse(body)
+	if problem == nil && msg.ID != nil && msg.Method != "" { // else it may be a cancellation
+		problem = sh.often() // admit says so too, and at more cost
+	}
 	version := r.Header.Get(mcp.HeaderProtocolVersion)
 	switch {
 	case problem != nil:
@@ -56,6 +59,12 @@ func (w *web) body(rw http.ResponseWriter, r *http.Request, sh *share) (body []b
 	if size > w.MaxBody {
 		tooLarge()
 		return nil, nil
+	}
+	if size > smallBody {
+		if problem := sh.often(); problem != nil {
+			w.refuse(rw, http.StatusTooManyRequests, nil, problem)
+			return nil, nil
+		}
 	}
 	if problem := sh.load(size); problem != nil {
 		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
@@ -199,7 +208,6 @@ func (w *web) serve(rw http.ResponseWriter, r *http.Request, c *conn, p *reply, 
 	if problem := c.admit(call); problem != nil {
 		call.cancel()
 		p.decide(false)
-		c.share.refused(r.Context())
 		w.refuse(rw, http.StatusBadRequest, msg.ID, problem)
 		return
 	}
