@@ -61,7 +61,7 @@ func (s *shares) of(name string) *share {
 		sh = &share{limits: s.Limits, streams: s.streams}
 		if s.Rate > 0 {
 			sh.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate*10)))
-			sh.pace = rate.NewLimiter(rate.Limit(max(100, s.Rate*3)), unpaced)
+			sh.pace = rate.NewLimiter(rate.Limit(max(100, s.Rate*5)), unpaced)
 		}
 		if s.byName == nil {
 			s.byName = map[string]*share{}

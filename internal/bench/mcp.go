@@ -99,7 +99,7 @@ func timed(into *sample, do func() error) error {
 // crowd compares the slowest calls of one principal while another asks as fast
 // as it can, which is far more often than it may, with those while it does not.
 func (b *bench) crowd(ctx context.Context) (_ []figure, err error) {
-	const rounds, each, pace, flood = 14, 60, 10 * time.Millisecond, 1000
+	const rounds, each, pace, flood = 18, 120, 10 * time.Millisecond, 1000 // 10,000 requests of the other, at the pace it has
 	url, stop, err := serveOurs(ctx, mcpserver.Limits{Rate: 100, Calls: 256})
 	if err != nil {
 		return nil, err
