@@ -114,7 +114,7 @@ const (
 // turn returns when it is the turn of a request, or says why it will not be. It
 // is asked before anything is done for it.
 func (s *share) turn(ctx context.Context) *mcp.JSONRPCErrorDetails {
-	if s.pace == nil {
+	if s.pace == nil || s.pace.Allow() {
 		return nil
 	}
 	r := s.pace.Reserve()
@@ -123,9 +123,7 @@ func (s *share) turn(ctx context.Context) *mcp.JSONRPCErrorDetails {
 		r.Cancel()
 		return tooMuch(wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
 	}
-	if wait > 0 {
-		sleep(ctx, wait) // false means that nobody waits for the answer
-	}
+	sleep(ctx, wait) // false means that nobody waits for the answer
 	return nil
 }
 
@@ -135,11 +133,12 @@ func (s *share) often() *mcp.JSONRPCErrorDetails {
 	if s.rate == nil || s.rate.Tokens() >= 1 {
 		return nil
 	}
-	return s.tooOften(time.Duration((1 - s.rate.Tokens()) / s.limits.Rate * float64(time.Second)))
+	return s.tooOften()
 }
 
-func (s *share) tooOften(wait time.Duration) *mcp.JSONRPCErrorDetails {
-	return tooMuch(wait, "more than %g requests a second", s.limits.Rate)
+func (s *share) tooOften() *mcp.JSONRPCErrorDetails {
+	wait := (1 - s.rate.Tokens()) / s.limits.Rate // seconds
+	return tooMuch(time.Duration(wait*float64(time.Second)), "more than %g requests a second", s.limits.Rate)
 }
 
 // enter takes room for a request of that class until leave, or says why there
@@ -148,12 +147,8 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 	if s == nil {
 		return nil
 	}
-	if s.rate != nil {
-		r := s.rate.Reserve()
-		if wait := r.Delay(); wait > 0 {
-			r.Cancel()
-			return s.tooOften(wait)
-		}
+	if s.rate != nil && !s.rate.Allow() {
+		return s.tooOften()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
