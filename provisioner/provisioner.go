@@ -40,7 +40,9 @@ type Provisioner interface {
 
 	// Destroy removes the machine and all that belongs to it. It returns nil
 	// if the machine is already gone, and ErrNotOurs if the papers on the
-	// machine that ref names don't agree with it; that one is left as it is.
+	// machine that ref names don't agree with it; that one is left as it is. If
+	// ref has no handle and something that may be it can't be read now, the
+	// error is ErrUnavailable, until all was looked at.
 	Destroy(ctx context.Context, ref Ref) error
 
 	// List returns every machine of this installation, whole or half-made, and

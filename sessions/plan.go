@@ -50,8 +50,10 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 		if sb.Handle == "" {
 			sb.Handle = mach.Handle
 		}
-		// What can't be read now has neither vanished nor died.
-		unread := !there && slices.ContainsFunc(dark, func(d provisioner.Machine) bool { return provisioner.SameHandle(d.Handle, sb.Handle) })
+		// What can't be read now has neither vanished nor died. Without a handle it may be any.
+		unread := !there && slices.ContainsFunc(dark, func(d provisioner.Machine) bool {
+			return sb.Handle == "" || provisioner.SameHandle(d.Handle, sb.Handle)
+		})
 		if a := judge(sb, there || unread, mach.Running || unread, now, patience); a.do != "" {
 			todo = append(todo, a)
 		}

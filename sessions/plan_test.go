@@ -82,6 +82,9 @@ func TestPlan(t *testing.T) {
 	}
 	for _, s := range []State{Timeout, Failed, Destroying} {
 		rows[fmt.Sprintf("%s-unread", s)] = row{rec(s), unread, time.Minute, "remove " + string(s)}
+		unnamed := rec(s)
+		unnamed[0].Handle = ""
+		rows[fmt.Sprintf("%s-without-a-handle-unread", s)] = row{unnamed, unread, time.Minute, "remove " + string(s)}
 	}
 	other := rec(Ready)
 	other[0].Handle = "h2"

@@ -32,21 +32,21 @@ func (p *Provisioner) destroy(ctx context.Context, ref provisioner.Ref) error {
 	if _, err := p.glance(ctx); err != nil {
 		errs = append(errs, err)
 	}
-	vms := p.all(ref.Sandbox)
 	if ref.Handle != "" {
 		if _, err := p.landed(ctx, ref.Handle); err != nil {
 			return err
 		}
-		m, err := p.find(ctx, ref)
-		switch {
-		case err == nil && !slices.Contains(vms, m.vm):
-			vms = append(vms, m.vm)
-		case errors.Is(err, errCloning):
-			errs = append(errs, fmt.Errorf("%w, or a clone was cut short; if that lasts, run on its node: qm unlock %[2]d && qm destroy %[2]d --purge --destroy-unreferenced-disks: %[3]w",
-				err, m.vm.ID, provisioner.ErrUnavailable))
-		case err != nil && !errors.Is(err, provisioner.ErrNotFound):
-			errs = append(errs, err)
-		}
+	}
+	m, err := p.find(ctx, ref)
+	vms := p.all(ref.Sandbox)
+	switch {
+	case err == nil && !slices.Contains(vms, m.vm):
+		vms = append(vms, m.vm)
+	case errors.Is(err, errCloning):
+		errs = append(errs, fmt.Errorf("%w, or a clone was cut short; if that lasts, run on its node: qm unlock %[2]d && qm destroy %[2]d --purge --destroy-unreferenced-disks: %[3]w",
+			err, m.vm.ID, provisioner.ErrUnavailable))
+	case err != nil && !errors.Is(err, provisioner.ErrNotFound):
+		errs = append(errs, err)
 	}
 	for _, vm := range vms {
 		if err := p.remove(ctx, vm, ref.Sandbox); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -107,6 +108,8 @@ var (
 	errHidden = errors.New("machine can't be seen")
 	// errCloning: the machine is being cloned and has no papers yet.
 	errCloning = errors.New("machine is being cloned")
+	// errDark: machines that may be the one can't be read now.
+	errDark = errors.New("machines that may be it can't be read now")
 )
 
 // inspect reads the config of a machine and checks that it is ours.
@@ -159,25 +162,45 @@ func (p *Provisioner) find(ctx context.Context, ref provisioner.Ref) (live, erro
 	return m, err
 }
 
-// search returns the machine of a sandbox of which no handle is known.
+// search returns the machine of a sandbox of which no handle is known. Only if
+// all that may be it could be looked at is there none.
+//
+// Errors: ErrNotFound, errDark; those of inspect.
 func (p *Provisioner) search(ctx context.Context, sandbox string) (live, error) {
 	inv, err := p.look(ctx)
 	if err != nil {
 		return live{}, err
 	}
 	found, dark, err := p.survey(ctx, inv, 0)
+	if err != nil {
+		return live{}, err
+	}
 	for _, e := range found {
 		if e.papers.Sandbox == sandbox {
 			return p.inspect(ctx, e.vm)
 		}
 	}
-	switch {
-	case err == nil && len(dark) > 0:
-		err = fmt.Errorf("VM %s, and %d others, can't be read now: %w", dark[0].VM(), len(dark)-1, errSilent)
-	case err == nil:
-		err = provisioner.ErrNotFound
+	if len(dark) > 0 {
+		return live{}, fmt.Errorf("%w: %s", errDark, places(dark))
 	}
-	return live{}, err
+	if err := p.sighted(ctx); err != nil {
+		return live{}, err
+	}
+	return live{}, provisioner.ErrNotFound
+}
+
+// places says of machines where they are.
+func places(all []pve.Resource) string {
+	var names []string
+	for _, r := range all {
+		names = append(names, r.VM().String())
+	}
+	slices.Sort(names)
+	const most = 5
+	if len(names) > most {
+		names = append(names[:most], fmt.Sprintf("and %d more", len(all)-most))
+	}
+	return strings.Join(names, ", ")
 }
 
 // locate finds the node of a machine and inspects it there.

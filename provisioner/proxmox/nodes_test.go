@@ -225,3 +225,29 @@ func TestAGuestThatDoesNotBootAnywhere(t *testing.T) {
 		t.Errorf("left over: %v", left)
 	}
 }
+
+// A sandbox of which no handle is known is gone only when all that may be its
+// machine was looked at, and with it goes what was on the node that was away.
+func TestDestroyWithoutAHandleWaitsForEveryNode(t *testing.T) {
+	l, first, second := twoNodes(t, &pvetest.Server{Staleness: -1})
+	l.node("pve2", func(n *pvetest.Node) { n.Down = true })
+	for _, sandbox := range []string{second.Sandbox, "sb-never"} {
+		err := l.provisioner().Destroy(t.Context(), provisioner.Ref{Sandbox: sandbox})
+		if !errors.Is(err, provisioner.ErrUnavailable) || !strings.Contains(err.Error(), second.Handle+" on pve2") || strings.Contains(err.Error(), first.Handle) {
+			t.Errorf("Destroy of %s while a node is down: %v", sandbox, err)
+		}
+	}
+	l.node("pve2", func(n *pvetest.Node) { n.Down = false })
+	for _, sandbox := range []string{second.Sandbox, "sb-never"} {
+		if err := l.provisioner().Destroy(t.Context(), provisioner.Ref{Sandbox: sandbox}); err != nil {
+			t.Errorf("Destroy of %s: %v", sandbox, err)
+		}
+	}
+	if left := l.configs(); left[handleID(t, second)] != nil || left[handleID(t, first)] == nil {
+		t.Errorf("left: %v", left)
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) { c.Roles["R-pool-"+testPool].Privs = nil })
+	if err := l.provisioner().Destroy(t.Context(), provisioner.Ref{Sandbox: first.Sandbox}); !errors.Is(err, provisioner.ErrUnavailable) || !strings.Contains(err.Error(), "VM.Audit") {
+		t.Errorf("Destroy by who sees no machine: %v", err)
+	}
+}
