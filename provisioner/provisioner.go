@@ -79,6 +79,16 @@ type Guarder interface {
 	Guard(ctx context.Context)
 }
 
+// Trimmer is the ability to remove a machine that a sandbox has besides its own.
+// A backend has it that lists any as Spare.
+type Trimmer interface {
+	// Trim removes the machine that ref names, if it is spare, and leaves the
+	// sandbox its own. It returns nil if the machine is already gone.
+	//
+	// Errors: ErrNotOurs, also of a machine that is not spare; ErrUnavailable.
+	Trim(ctx context.Context, ref Ref) error
+}
+
 // Ref names one machine. Handle is the backend's own name for it: a word, which
 // stays the same, and maybe more while the machine is being made.
 type Ref struct {
@@ -99,6 +109,11 @@ type Machine struct {
 	// that of a node which is down. Of the rest only Handle is set, and nothing
 	// may be concluded from it, nor from the absence of whatever it may be.
 	Unread bool
+
+	// Spare: the sandbox has another machine, which is its own; this one came
+	// into being by a call whose answer was lost, and nobody has ever used it.
+	// See [Trimmer].
+	Spare bool
 }
 
 // SameHandle reports whether two handles of one backend name the same machine.

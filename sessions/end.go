@@ -88,7 +88,7 @@ func (m *Manager) detach(sb Sandbox) {
 }
 
 // remove begins to remove the machine of a sandbox that has ended, unless that
-// is under way. It is the only function that destroys machines.
+// is under way. Besides trim it is the only function that destroys machines.
 func (m *Manager) remove(sb Sandbox) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,18 +159,43 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox) error {
 	return nil
 }
 
-// destroyMachine asks the backend, which has its own deadline for each machine
-// and a slot for only so many: one that hangs delays no other for longer.
+// destroyMachine asks the backend.
 func (m *Manager) destroyMachine(ctx context.Context, sb Sandbox) error {
 	p, slots, err := m.backend(sb)
 	if err != nil {
 		return err
 	}
+	return m.inTurn(ctx, slots, func(ctx context.Context) error { return p.Destroy(ctx, sb.Ref()) })
+}
+
+// inTurn removes a machine with a deadline of its own and in one of the slots
+// that a backend has for it: one that hangs delays no other for longer.
+func (m *Manager) inTurn(ctx context.Context, slots *backendSlots, remove func(context.Context) error) error {
 	if err := slots.remove.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer slots.remove.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, m.DestroyTimeout)
 	defer cancel()
-	return p.Destroy(ctx, sb.Ref())
+	return remove(ctx)
+}
+
+// trim begins to remove a machine that a living sandbox has besides its own,
+// unless that is under way. If it fails, the next look comes back to it.
+func (m *Manager) trim(backend string, spare provisioner.Ref) {
+	t, ok := provisioner.As[provisioner.Trimmer](m.Backends[backend])
+	key := spare.Sandbox + " " + spare.Handle
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !ok || m.removing[key] || m.stopped {
+		return
+	}
+	m.removing[key] = true
+	m.tasks.Go(func() {
+		err := m.inTurn(m.ctx, m.slots[backend], func(ctx context.Context) error { return t.Trim(ctx, spare) })
+		m.Log.Warn("sandbox had a second machine", "id", spare.Sandbox, "handle", spare.Handle, "err", err)
+		m.mu.Lock()
+		delete(m.removing, key)
+		m.mu.Unlock()
+	})
 }

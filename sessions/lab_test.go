@@ -33,6 +33,7 @@ type world struct {
 
 	mu       sync.Mutex
 	machines map[string]provisioner.Machine
+	spare    []provisioner.Machine
 	handles  []string // that creates and destroys were given
 	dialled  []string // handles
 	calls    map[string]int
@@ -87,6 +88,10 @@ func (w *world) Destroy(ctx context.Context, ref provisioner.Ref) error {
 	return w.do(ctx, "destroy", ref.Sandbox, func() { delete(w.machines, ref.Sandbox) })
 }
 
+func (w *world) Trim(ctx context.Context, ref provisioner.Ref) error {
+	return w.do(ctx, "trim", ref.Sandbox, func() { w.spare = slices.DeleteFunc(w.spare, func(m provisioner.Machine) bool { return m.Ref == ref }) })
+}
+
 func (w *world) given(handle string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -94,7 +99,7 @@ func (w *world) given(handle string) {
 }
 
 func (w *world) List(ctx context.Context) (list []provisioner.Machine, err error) {
-	err = w.do(ctx, "list", "", func() { list = slices.Collect(maps.Values(w.machines)) })
+	err = w.do(ctx, "list", "", func() { list = slices.AppendSeq(slices.Clone(w.spare), maps.Values(w.machines)) })
 	return list, err
 }
 

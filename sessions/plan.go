@@ -15,6 +15,7 @@ const (
 	doExpire verb = "expire" // TIMEOUT, and remove the machine
 	doFail   verb = "fail"   // FAILED, and remove the machine
 	doRemove verb = "remove" // remove the machine
+	doTrim   verb = "trim"   // remove a machine that it has besides its own
 	doFinish verb = "finish" // DESTROYED: there is no machine
 	doAdopt  verb = "adopt"  // record a sandbox for the machine
 )
@@ -34,13 +35,17 @@ type action struct {
 // vanished. patience is the longest that making may take.
 func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patience time.Duration) []action {
 	machines := make(map[string]provisioner.Machine, len(seen))
+	spare := make(map[string]provisioner.Machine)
 	var dark []provisioner.Machine
 	for _, mach := range seen {
-		if mach.Unread {
+		switch {
+		case mach.Unread:
 			dark = append(dark, mach)
-			continue
+		case mach.Spare:
+			spare[mach.Sandbox] = mach // one at a time
+		default:
+			machines[mach.Sandbox] = mach
 		}
-		machines[mach.Sandbox] = mach
 	}
 	var todo []action
 	known := make(map[string]bool, len(recorded))
@@ -54,12 +59,17 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 		unread := !there && slices.ContainsFunc(dark, func(d provisioner.Machine) bool {
 			return sb.Handle == "" || provisioner.SameHandle(d.Handle, sb.Handle)
 		})
-		if a := judge(sb, there || unread, mach.Running || unread, now, patience); a.do != "" {
+		a := judge(sb, there || unread, mach.Running || unread, now, patience)
+		if two, ok := spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
+			sb.Handle = two.Handle
+			a = action{do: doTrim, sb: sb}
+		}
+		if a.do != "" {
 			todo = append(todo, a)
 		}
 	}
 	for _, mach := range seen {
-		if !mach.Unread && !known[mach.Sandbox] {
+		if !mach.Unread && !mach.Spare && !known[mach.Sandbox] {
 			todo = append(todo, orphan(mach, now, patience))
 		}
 	}

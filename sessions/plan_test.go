@@ -86,6 +86,27 @@ func TestPlan(t *testing.T) {
 		unnamed[0].Handle = ""
 		rows[fmt.Sprintf("%s-without-a-handle-unread", s)] = row{unnamed, unread, time.Minute, "remove " + string(s)}
 	}
+	// A second machine goes when the sandbox lives and the first is on record.
+	two := func(own, spare string) []provisioner.Machine {
+		m := mach(true)
+		m[0].Handle = own
+		m = append(m, m[0])
+		m[1].Handle, m[1].Running, m[1].Spare = spare, false, true
+		return m
+	}
+	for s := range next {
+		want := "trim " + string(s)
+		switch {
+		case s.making():
+			want = "make " + string(s)
+		case !s.Live():
+			want = "remove " + string(s)
+		}
+		rows[fmt.Sprintf("%s-spare", s)] = row{rec(s), two("h", "h2"), time.Minute, want}
+	}
+	rows["spare-on-record"] = row{rec(Ready), two("h2", "h"), time.Minute, ""}
+	rows["spare-past-end"] = row{rec(Ready), two("h", "h2"), time.Hour, "expire READY"}
+	rows["spare-without-a-record"] = row{nil, two("h", "h2"), time.Minute, "adopt READY"}
 	other := rec(Ready)
 	other[0].Handle = "h2"
 	rows["another-unread"] = row{other, unread, time.Minute, "fail READY doubt"}
@@ -97,8 +118,12 @@ func TestPlan(t *testing.T) {
 				if a.doubt {
 					got += " doubt"
 				}
-				if tt.seen != nil && !tt.seen[0].Unread && a.sb.Handle != "h" {
-					t.Errorf("handle of the seen machine is lost: %+v", a.sb)
+				want := "h"
+				if a.do == doTrim {
+					want = "h2"
+				}
+				if tt.seen != nil && !tt.seen[0].Unread && !provisioner.SameHandle(a.sb.Handle, want) {
+					t.Errorf("handle %q, want that of the seen machine, %q", a.sb.Handle, want)
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {

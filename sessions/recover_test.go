@@ -252,6 +252,32 @@ func TestMachineThatComesBack(t *testing.T) {
 	})
 }
 
+// A second machine of a sandbox goes, once and later if it can't be done at
+// first, and the sandbox lives on.
+func TestSpareMachine(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		spare, _ := l.world.machine(sb.ID)
+		spare.Handle, spare.Spare = "h-spare", true
+		l.world.mu.Lock()
+		l.world.spare = append(l.world.spare, spare)
+		l.world.mu.Unlock()
+		l.world.fail("trim", provisioner.ErrUnavailable)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if tries := l.world.count("trim"); tries != 2 || len(l.world.spare) != 1 {
+			t.Errorf("%d tries in two periods; spare %v", tries, l.world.spare)
+		}
+		l.world.onStep(nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if tries := l.world.count("trim"); tries != 3 || len(l.world.spare) != 0 {
+			t.Errorf("%d tries; spare %v", tries, l.world.spare)
+		}
+		l.mustBe(t, sb.ID, sessions.Ready)
+	})
+}
+
 // One look is not enough to give up a sandbox whose machine is not to be seen.
 func TestVanishedMachine(t *testing.T) {
 	for name, vanish := range map[string]func(l *lab, id string){

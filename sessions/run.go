@@ -189,6 +189,8 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 	case doRemove:
 		a.sb.Backend = backend
 		m.remove(a.sb)
+	case doTrim:
+		m.trim(backend, a.sb.Ref())
 	case doFinish:
 		if !m.busy(a.sb.ID) {
 			_, err = m.move(ctx, a.sb.ID, Destroyed, Change{})

@@ -56,6 +56,29 @@ func (p *Provisioner) destroy(ctx context.Context, ref provisioner.Ref) error {
 	return errors.Join(errs...)
 }
 
+// Trim implements [provisioner.Trimmer]. Spare is a draft beside a whole machine.
+func (p *Provisioner) Trim(ctx context.Context, ref provisioner.Ref) error {
+	p.init()
+	unlock, err := p.machine.Lock(ctx, ref.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m, err := p.find(ctx, ref)
+	switch {
+	case errors.Is(err, provisioner.ErrNotFound):
+		return nil
+	case err == nil && (m.stage != draft || !p.hasWhole(ref.Sandbox)):
+		err = fmt.Errorf("VM %s is not spare: %w", m.vm, provisioner.ErrNotOurs)
+	case err == nil:
+		err = p.remove(ctx, m.vm, ref.Sandbox)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the spare machine of %s: %w", ref.Sandbox, sentinel(err))
+	}
+	return nil
+}
+
 // halts is how often a machine is stopped that is found running again: one that
 // is managed by HA stops some time after its stop task has ended
 // (PVE/API2/Qemu.pm, hastop).
@@ -76,7 +99,9 @@ func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) err
 		return err
 	}
 	p.bury(vm)
-	p.ways.forget(sandbox)
+	if len(p.all(sandbox)) == 0 { // else its guest is still there
+		p.ways.forget(sandbox)
+	}
 	return nil
 }
 

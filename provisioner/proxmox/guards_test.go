@@ -3,10 +3,13 @@ package proxmox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
@@ -181,22 +184,105 @@ func TestDestroyedMachinesAreForgotten(t *testing.T) {
 // Whatever bears the sandbox's papers goes with it, such as a clone whose
 // answer was lost.
 func TestDestroyTakesTwinsToo(t *testing.T) {
-	l := newLab(t, &pvetest.Server{Staleness: -1})
-	m, _ := makeOne(t, l.provisioner(), 1)
-	const twin = 5990
-	text, err := l.provisioner().seal(twin, draft, m.Papers)
+	l, _, m := withTwin(t, 5990)
+	if err := l.provisioner().Destroy(t.Context(), m.Ref); err != nil {
+		t.Error(err)
+	}
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// withTwin makes a machine and a draft of it under the given VMID, which is seen
+// when the sandbox lives: a clone whose answer was lost took effect late.
+func withTwin(t *testing.T, twin int) (l *lab, p *Provisioner, own provisioner.Machine) {
+	l = newLab(t, &pvetest.Server{Staleness: -1})
+	p = l.provisioner()
+	own, _ = makeOne(t, p, 1)
+	text, err := p.seal(twin, draft, own.Papers)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.srv.Edit(func(c *pvetest.Cluster) {
-		c.AddVM("pve", twin, "twin").Config["description"] = text
+		vm := c.AddVM("pve", twin, "twin")
+		vm.Config["description"] = text
+		vm.Config["scsi0"] = fmt.Sprintf("local:%[1]d/vm-%[1]d-disk-0.qcow2,size=2G", twin)
+		c.Volumes[fmt.Sprintf("local:%[1]d/vm-%[1]d-disk-0.qcow2", twin)] = &pvetest.Volume{Storage: "local", Node: "pve", VMID: twin, Size: 2 << 30, Format: "qcow2", Content: "images"}
 		c.Pools[testPool].VMs[twin] = true
 	})
-	if err := l.provisioner().Destroy(t.Context(), m.Ref); err != nil {
+	return l, p, own
+}
+
+// A second machine of a sandbox goes as soon as it is listed, and leaves the
+// sandbox its own and how that is reached.
+func TestTrim(t *testing.T) {
+	l, p, own := withTwin(t, 5990)
+	p.ways.settle(own.Sandbox)
+	var spare provisioner.Ref
+	list, err := p.List(t.Context())
+	for _, m := range list {
+		if m.Spare {
+			spare = m.Ref
+		}
+	}
+	if err != nil || spare.Handle != "5990" || spare.Sandbox != own.Sandbox {
+		t.Fatalf("List: %+v, %v", list, err)
+	}
+	for range 2 {
+		if err := p.Trim(t.Context(), spare); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err = p.List(t.Context())
+	if diff := cmp.Diff([]provisioner.Machine{own}, list); diff != "" || err != nil || !p.ways.settled(own.Sandbox) {
+		t.Errorf("List afterwards: %v\n%s", err, diff)
+	}
+	if err := p.Destroy(t.Context(), own.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.configs()[twin]; left != nil {
+	if left := l.leftovers(); len(left) > 0 {
 		t.Errorf("left over: %v", left)
+	}
+}
+
+// What is not spare stays: a sandbox's own machine, its only one though half
+// made, and one that becomes another's while it is being removed.
+func TestTrimSpares(t *testing.T) {
+	for name, tt := range map[string]struct {
+		handle string // empty is the own machine's
+		spoil  func(l *lab, own int)
+	}{
+		"own":  {"", func(*lab, int) {}},
+		"only": {"5990", func(l *lab, own int) { l.srv.Edit(func(c *pvetest.Cluster) { delete(c.VMs, own) }) }},
+		"papers": {"5990", func(l *lab, _ int) {
+			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[5990].Config["description"] = "mine" })
+		}},
+		"papers-later": {"5990", func(l *lab, _ int) {
+			l.onCall(func(r *http.Request) *pvetest.Fault {
+				if callName(r) == "POST stop" {
+					l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[5990].Config["description"] = "mine" })
+				}
+				return nil
+			})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, _, own := withTwin(t, 5990)
+			tt.spoil(l, handleID(t, own))
+			n := len(l.configs())
+			p := l.provisioner()
+			if _, err := p.List(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ref := own.Ref
+			if tt.handle != "" {
+				ref.Handle = tt.handle
+			}
+			err := p.Trim(t.Context(), ref)
+			if !errors.Is(err, provisioner.ErrNotOurs) || len(l.configs()) != n {
+				t.Errorf("Trim: %v; %d machines of %d are left", err, len(l.configs()), n)
+			}
+		})
 	}
 }
 

@@ -104,6 +104,7 @@ func (p *Provisioner) list(ctx context.Context) ([]provisioner.Machine, error) {
 		}
 	}
 	machines, err := p.powered(ctx, inv, found)
+	machines = append(machines, p.spares(inv, found)...)
 	for _, r := range dark {
 		machines = append(machines, provisioner.Machine{Ref: provisioner.Ref{Handle: handle{id: int(r.VMID)}.String()}, Unread: true})
 	}
@@ -253,6 +254,36 @@ func (p *Provisioner) ours(inv *inventory) []entry {
 		}
 	}
 	return slices.Collect(maps.Values(best))
+}
+
+// spares returns the drafts in an inventory beside the whole machines in found.
+func (p *Provisioner) spares(inv *inventory, found []entry) (all []provisioner.Machine) {
+	own := map[string]bool{}
+	for _, e := range found {
+		own[e.papers.Sandbox] = e.stage == whole
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range inv.vms {
+		if e := p.known[int(r.VMID)]; e.ours && e.stage == draft && own[e.papers.Sandbox] {
+			m := p.describe(e.vm.ID, e.papers, false)
+			m.Spare = true
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// hasWhole reports whether a whole machine of a sandbox is known.
+func (p *Provisioner) hasWhole(sandbox string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.known {
+		if e.ours && e.stage == whole && e.papers.Sandbox == sandbox {
+			return true
+		}
+	}
+	return false
 }
 
 // all returns every machine that bears the papers of a sandbox.

@@ -10,7 +10,8 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
-// Of several machines with the papers of a sandbox, the whole one is listed.
+// Of several machines with the papers of a sandbox, the whole one is listed as
+// its own.
 func TestListPrefersWholeMachines(t *testing.T) {
 	for _, twin := range []int{testRange.First, testRange.Last} {
 		l := newLab(t, &pvetest.Server{Staleness: -1})
@@ -25,8 +26,8 @@ func TestListPrefersWholeMachines(t *testing.T) {
 			c.AddVM("pve", twin, "twin").Config["description"] = text
 			c.Pools[testPool].VMs[twin] = true
 		})
-		if list, err := l.provisioner().List(t.Context()); err != nil || len(list) != 1 || list[0].Handle != m.Handle {
-			t.Errorf("List beside %d: %+v, %v; want %s", twin, list, err, m.Handle)
+		if list, err := l.provisioner().List(t.Context()); err != nil || len(list) != 2 || list[0].Handle != m.Handle || list[0].Spare || !list[1].Spare {
+			t.Errorf("List beside %d: %+v, %v; want %s, and the other as spare", twin, list, err, m.Handle)
 		}
 	}
 }

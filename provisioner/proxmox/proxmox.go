@@ -91,6 +91,7 @@ var (
 	_ provisioner.Provisioner = (*Provisioner)(nil)
 	_ provisioner.Relabeler   = (*Provisioner)(nil)
 	_ provisioner.Checker     = (*Provisioner)(nil)
+	_ provisioner.Trimmer     = (*Provisioner)(nil)
 )
 
 // Range is the VMIDs from First to Last.
