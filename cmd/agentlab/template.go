@@ -64,8 +64,9 @@ It needs more rights than sandboxes do: log in with --password-file as for
 agentlab proxmox setup, or name a token with --token-file. What is missing is
 told before anything is made.
 
-Run again after an interruption it goes on; what fails leaves nothing, and a
-template that is there already is left alone. --image names one that is
+Run again after an interruption it goes on, or on another node begins anew; what
+fails leaves nothing, what can't be removed now is named, and a template that is
+there already is left alone. --image names one that is
 published (` + strings.Join(template.Published(), ", ") + `), whose checksum is read over
 https; --url and --checksum name any other of Debian or Ubuntu.
 ` + exitCodes,
@@ -161,6 +162,9 @@ func (f *templateFlags) run(ctx context.Context, paths config.Paths, stdin io.Re
 		b.Try = f.tries(cfg, client, key, id)
 	}
 	result, err := b.Build(ctx)
+	for _, left := range result.Left {
+		_, _ = fmt.Fprintf(stderr, "left     %s\n", left)
+	}
 	if err != nil {
 		return err
 	}
@@ -260,7 +264,8 @@ func (f *templateFlags) tell(w io.Writer, r template.Result) error {
 			Node     string          `json:"node"`
 			Existing bool            `json:"existing"`
 			Steps    []template.Step `json:"steps"`
-		}{r.Name, r.VM.ID, r.VM.Node, r.Existing, r.Steps})
+			Left     []string        `json:"left,omitempty"`
+		}{r.Name, r.VM.ID, r.VM.Node, r.Existing, r.Steps, r.Left})
 	}
 	what := "is ready"
 	if r.Existing {

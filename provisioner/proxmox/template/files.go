@@ -11,10 +11,16 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
-// imageName is what the image is called while it is here: ours, and by its
-// content.
-func (r *build) imageName() (string, error) {
+// keptMark is in the names of images that are to outlive their build.
+const keptMark = "kept-"
+
+// imageName is what the image is called while it is here: ours, whether it is to
+// be kept, and by its content.
+func (r *build) imageName(kept bool) (string, error) {
 	prefix, err := filePrefix(r.Key)
+	if kept {
+		prefix += keptMark
+	}
 	return prefix + r.spec.Image.Checksum[:16] + r.spec.Image.extension(), err
 }
 
@@ -23,17 +29,13 @@ func (r *build) driveName() (string, error) {
 	return prefix + r.spec.Name + ".iso", err
 }
 
-// fetch has the node download the image. One that is here already is kept if it
+// fetch has the node download the image. One that is here already is taken if it
 // is the right one, which PVE finds out.
 func (r *build) fetch(ctx context.Context) (string, error) {
 	if r.phase != "" {
 		return "", nil
 	}
-	name, err := r.imageName()
-	if err != nil {
-		return "", err
-	}
-	before, err := r.find(ctx, r.files.Name, "import", name)
+	name, before, err := r.imageFile(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -57,6 +59,21 @@ func (r *build) fetch(ctx context.Context) (string, error) {
 	return r.image, nil
 }
 
+// imageFile returns what the image is to be called, and the volume if it is
+// there: one that was kept, or that this build or an interrupted one had got.
+func (r *build) imageFile(ctx context.Context) (name, volume string, err error) {
+	for _, kept := range []bool{true, false} {
+		if name, err = r.imageName(kept); err != nil {
+			return "", "", err
+		}
+		volume, err = r.find(ctx, r.files.Name, "import", name)
+		if err != nil || volume != "" || kept && r.KeepImage {
+			break
+		}
+	}
+	return name, volume, err
+}
+
 // tail returns the last words of a task's log: what a tool has said is often
 // only there.
 func (r *build) tail(ctx context.Context, id pve.UPID) string {
@@ -78,9 +95,9 @@ func (r *build) tail(ctx context.Context, id pve.UPID) string {
 
 // find returns the volume of a file, or nothing.
 func (r *build) find(ctx context.Context, storage, content, name string) (string, error) {
-	list, err := r.Client.Volumes(ctx, r.spec.Node, storage, content, 0)
+	list, err := r.volumes(ctx, r.spec.Node, storage, content)
 	if err != nil {
-		return "", fmt.Errorf("list storage %s: %w", storage, err)
+		return "", err
 	}
 	i := slices.IndexFunc(list, func(v pve.Volume) bool { return v.Content == content && path.Base(v.ID) == name })
 	if i < 0 {
@@ -89,39 +106,17 @@ func (r *build) find(ctx context.Context, storage, content, name string) (string
 	return list[i].ID, nil
 }
 
-// tidy removes the files that only the build needed.
+func (r *build) volumes(ctx context.Context, node, storage, content string) ([]pve.Volume, error) {
+	list, err := r.Client.Volumes(ctx, node, storage, content, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list storage %s: %w", storage, err)
+	}
+	return list, nil
+}
+
+// tidy removes the files that only the build needed, and what earlier ones left.
 func (r *build) tidy(ctx context.Context) (string, error) {
-	return "what only the build needed is gone", r.removeFiles(ctx)
-}
-
-func (r *build) removeFiles(ctx context.Context) error {
-	drive, err := r.driveName()
-	if err != nil {
-		return err
-	}
-	err = r.removeFile(ctx, r.isos.Name, "iso", drive)
-	if r.KeepImage {
-		return err
-	}
-	image, ierr := r.imageName()
-	if ierr == nil {
-		ierr = r.removeFile(ctx, r.files.Name, "import", image)
-	}
-	return errors.Join(err, ierr)
-}
-
-func (r *build) removeFile(ctx context.Context, storage, content, name string) error {
-	volume, err := r.find(ctx, storage, content, name)
-	if err != nil || volume == "" {
-		return err
-	}
-	_, err = r.insist(ctx, func(ctx context.Context) (pve.UPID, error) {
-		return r.Client.DeleteVolume(ctx, r.spec.Node, storage, volume)
-	}, nil)
-	if err != nil {
-		return fmt.Errorf("remove %s: %w", volume, err)
-	}
-	return nil
+	return "what only the build needed is gone", r.sweep(ctx)
 }
 
 // undoAll removes what the build has made, and what an interrupted one had made
@@ -142,7 +137,7 @@ func (r *build) undoAll(ctx context.Context) error {
 	if r.vm.ID != 0 && r.phase != whole {
 		errs = append(errs, r.remove(ctx, r.vm))
 	}
-	if err := errors.Join(append(errs, r.removeFiles(ctx))...); err != nil {
+	if err := errors.Join(append(errs, r.sweep(ctx))...); err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
 	return nil

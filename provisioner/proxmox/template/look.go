@@ -34,7 +34,7 @@ func (r *build) look(ctx context.Context) (string, error) {
 	}
 	switch {
 	case r.done: // the files may be left if an earlier build was killed at its very end
-		return fmt.Sprintf("%s is this template", r.vm), r.removeFiles(ctx)
+		return fmt.Sprintf("%s is this template", r.vm), r.sweep(ctx)
 	case r.vm.ID != 0:
 		return fmt.Sprintf("goes on with %s, which is %s", r.vm, r.phase), nil
 	}
@@ -79,7 +79,7 @@ func (r *build) resume(ctx context.Context, vm pve.VM, p papers) error {
 	if err != nil {
 		return err
 	}
-	wanted := p.name == r.spec.Name && p.recipe == r.recipe && (r.spec.VMID == 0 || r.spec.VMID == vm.ID)
+	wanted := vm.Node == r.spec.Node && p.name == r.spec.Name && p.recipe == r.recipe && (r.spec.VMID == 0 || r.spec.VMID == vm.ID)
 	if wanted && r.vm.ID == 0 && (p.phase == clean || unlocked.Running()) {
 		r.vm, r.phase = vm, p.phase
 		return nil
@@ -111,12 +111,13 @@ func (r *build) awaitCreations(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name, err := r.imageName()
-	if err != nil {
+	name, err := r.imageName(false)
+	kept, kerr := r.imageName(true)
+	if err := errors.Join(err, kerr); err != nil {
 		return err
 	}
 	for _, t := range tasks {
-		if t.Type() != "qmcreate" && (t.Type() != "download" || t.ID() != name) {
+		if t.Type() != "qmcreate" && (t.Type() != "download" || t.ID() != name && t.ID() != kept) {
 			continue
 		}
 		if _, err := r.Client.Wait(ctx, t); ctx.Err() != nil {

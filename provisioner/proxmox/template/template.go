@@ -13,8 +13,8 @@
 // What is made says whose it is: the machine by a description that is bound to
 // its ID and to the installation's key, besides a tag; files by a name that
 // only the key gives. How far a build got is in the description, so that one
-// that was interrupted is gone on with, or is removed. What fails leaves
-// nothing.
+// that was interrupted is gone on with, or is removed, also if it was begun on
+// another node. What fails leaves nothing.
 //
 // What PVE does was measured on 8.4 and 9.2 or names the source it was read
 // from.
@@ -69,6 +69,8 @@ type Builder struct {
 
 	pause time.Duration // between two looks at a booting guest
 	undo  time.Duration // what removing may take
+
+	nodeTime time.Duration // see defaultNodeTime
 }
 
 // Event is the begin or the end of a step.
@@ -84,6 +86,7 @@ type Result struct {
 	Name     string
 	Existing bool // it was there already, and nothing was changed
 	Steps    []Step
+	Left     []string // what earlier builds left that can't be removed now, and what does it later
 }
 
 // Step is what a part of the build took.
@@ -113,6 +116,7 @@ type build struct {
 	task  pve.UPID // under way
 	image string   // volume
 	steps []Step
+	left  []string
 }
 
 // Build builds the template, or goes on with a build that was interrupted. If
@@ -124,7 +128,7 @@ func (b *Builder) Build(ctx context.Context) (Result, error) {
 	if err != nil && !b.Keep {
 		err = errors.Join(err, r.undoAll(ctx))
 	}
-	return Result{VM: r.vm, Name: b.Spec.Name, Existing: r.done, Steps: r.steps}, err
+	return Result{VM: r.vm, Name: b.Spec.Name, Existing: r.done, Steps: r.steps, Left: r.left}, err
 }
 
 // step is a part of a build. What it returns says what came of it; nothing is
