@@ -45,12 +45,12 @@ func (f *adminFlags) client(ctx context.Context, stdin io.Reader) (*pve.Client, 
 	if err != nil {
 		return nil, err
 	}
+	if name, realm, _ := strings.Cut(f.login, "@"); name == "" || realm == "" {
+		return nil, fmt.Errorf("--login: got %q, want NAME@REALM such as root@pam", f.login)
+	}
 	password, err := f.readPassword(stdin)
 	if err != nil {
 		return nil, err
-	}
-	if name, realm, _ := strings.Cut(f.login, "@"); name == "" || realm == "" {
-		return nil, fmt.Errorf("--login: got %q, want NAME@REALM such as root@pam", f.login)
 	}
 	auth, err := pve.Login(ctx, f.url, trust, f.login, password)
 	if errors.Is(err, pve.Untrusted) {

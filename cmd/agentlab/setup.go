@@ -119,6 +119,9 @@ func (f *setupFlags) show(w io.Writer) error {
 
 // run makes all over the API.
 func (f *setupFlags) run(ctx context.Context, cfg config.Config, stdin io.Reader, stdout io.Writer) error {
+	if err := f.want.Validate(); err != nil {
+		return err
+	}
 	client, err := f.setupClient(ctx, cfg, stdin)
 	if err != nil {
 		return err

@@ -128,7 +128,37 @@ func (f *templateFlags) check() error {
 	}
 	f.spec.Name = cmp.Or(f.spec.Name, f.image)
 	f.spec.Packages = f.packages
-	return nil
+	return ofFlags(errors.Join(f.checkImage(), f.spec.Validate()))
+}
+
+// checkImage says what of the image can't be, without looking for it.
+func (f *templateFlags) checkImage() error {
+	if f.url == "" {
+		return template.CheckPublished(f.image)
+	}
+	image, err := f.otherImage()
+	return cmp.Or(err, image.Validate())
+}
+
+// otherImage is the one of --url and --checksum.
+func (f *templateFlags) otherImage() (template.Image, error) {
+	algorithm, sum, err := template.ParseChecksum(f.sum)
+	return template.Image{URL: f.url, Checksum: sum, Algorithm: algorithm}, err
+}
+
+// ofFlags makes errors about fields ones about the flags of the same names.
+func ofFlags(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range joined.Unwrap() {
+			errs = append(errs, ofFlags(e))
+		}
+		return errors.Join(errs...)
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("--%w", err)
 }
 
 // errBuilding is that another process builds a template for this installation.
@@ -223,8 +253,7 @@ func (f *templateFlags) findImage(ctx context.Context) (template.Image, error) {
 	if f.url == "" {
 		return template.Find(ctx, &http.Client{Timeout: time.Minute}, f.image)
 	}
-	algorithm, sum, err := template.ParseChecksum(f.sum)
-	return template.Image{URL: f.url, Checksum: sum, Algorithm: algorithm}, err
+	return f.otherImage()
 }
 
 // tries makes a sandbox as the daemon would, but with the rights of whoever

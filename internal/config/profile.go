@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/names"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -116,9 +117,9 @@ func (p *Profile) check(ps *problems) {
 		return
 	}
 	ps.check(slices.Contains(networks, p.Network), "network: got %q, want one that backend %s has: %s", p.Network, p.Backend, strings.Join(networks, ", "))
-	ps.check(p.Template == "" || templateForm.MatchString(p.Template), "template: got %q, want %s", p.Template, templateWant)
+	ps.name("template", p.Template, names.Template)
 	ps.check(slices.Contains([]string{"", "linked", "full"}, p.Clone), "clone: got %q, want linked or full", p.Clone)
-	ps.check(p.Storage == "" || nameForm.MatchString(p.Storage), "storage: got %q, want the name of a storage", p.Storage)
+	ps.name("storage", p.Storage, names.Storage)
 	ps.check(p.Storage == "" || p.Clone == "full", "storage: got %q, but a linked clone is where its template is; set clone: full", p.Storage)
 	ps.check(slices.Contains([]string{"", "ssh", "agent", "auto"}, p.Channel), "channel: got %q, want ssh, agent or auto", p.Channel)
 	ps.check(p.Channel != "ssh" || p.Network != "none", "channel: got \"ssh\", but network none has no way for it; set network: internet, or channel: agent")

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/agentlab-mcp/agentlab/internal/redact"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/names"
 )
 
 // TokenEnv names the variable that an API token is taken from before all else.
@@ -86,16 +87,11 @@ func (r *VMIDs) UnmarshalText(text []byte) error {
 var (
 	tokenForm       = regexp.MustCompile(`^[^\s@!=:/]+@[A-Za-z][A-Za-z0-9._-]+![A-Za-z][A-Za-z0-9._-]+=[\x21-\x7e]+$`)
 	fingerprintForm = regexp.MustCompile(`^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$|^[0-9A-Fa-f]{64}$`)
-	poolForm        = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}$`)
-	hostForm        = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	templateForm    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
-	nameForm        = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`)
 )
 
 const (
-	tokenWant    = "USER@REALM!NAME=SECRET, both parts as Proxmox showed them when the token was made"
-	templateWant = "the name or the VMID of a template"
-	absolute     = "an absolute path"
+	tokenWant = "USER@REALM!NAME=SECRET, both parts as Proxmox showed them when the token was made"
+	absolute  = "an absolute path"
 )
 
 // validate adds what is wrong with the values. What is merely missing is told
@@ -116,18 +112,23 @@ func (p Proxmox) validate(ps *problems) {
 	ps.check(set <= 1, "proxmox_tls_ca, proxmox_tls_fingerprint, proxmox_tls_insecure: got %d of them, want one", set)
 	_, err := p.SSHAddr()
 	ps.check(p.SSH == "" || err == nil, "proxmox_ssh: got %q, want HOST, HOST:PORT or root@HOST; pvesh is for root", p.SSH)
-	ps.check(p.Node == "" || hostForm.MatchString(p.Node), "proxmox_node: got %q, want the name of a node", p.Node)
-	ps.check(poolForm.MatchString(p.Pool), "proxmox_pool: got %q, want the name of a pool: letters, digits, '.', '-' and '_'", p.Pool)
+	ps.name("proxmox_node", p.Node, names.Node)
+	ps.check(names.Pool.Match(p.Pool), "proxmox_pool: got %q, want %s", p.Pool, names.Pool.Want)
 	ps.check(minVMID <= p.VMIDs.First && p.VMIDs.First <= p.VMIDs.Last && p.VMIDs.Last <= maxVMID,
 		"proxmox_vmid_range: got %v, want FIRST-LAST from %d to %d", p.VMIDs, minVMID, maxVMID)
-	ps.check(p.Template == "" || templateForm.MatchString(p.Template), "proxmox_template: got %q, want %s", p.Template, templateWant)
-	ps.check(p.Bridge == "" || nameForm.MatchString(p.Bridge), "proxmox_bridge: got %q, want the name of a bridge such as vmbr0", p.Bridge)
+	ps.name("proxmox_template", p.Template, names.Template)
+	ps.name("proxmox_bridge", p.Bridge, names.Bridge)
 	for _, f := range []struct{ key, path string }{
 		{"proxmox_api_token_file", p.APITokenFile}, {"proxmox_tls_ca", p.TLSCA},
 		{"proxmox_ssh_key", p.SSHKey}, {"proxmox_ssh_known_hosts", p.SSHKnownHosts},
 	} {
 		ps.check(f.path == "" || filepath.IsAbs(f.path), "%s: got %q, want %s", f.key, f.path, absolute)
 	}
+}
+
+// name checks a name of something in Proxmox, which may be left out.
+func (p *problems) name(key, got string, form names.Form) {
+	p.check(got == "" || form.Match(got), "%s: got %q, want %s", key, got, form.Want)
 }
 
 func validURL(s string) bool {

@@ -31,7 +31,7 @@ type Setup struct {
 // changes nothing. When a step fails, the error says what was not done; those
 // before it stay done, and a repeat goes on from there.
 func (s *Setup) Apply(ctx context.Context) (changed bool, err error) {
-	if err := s.Want.validate(); err != nil {
+	if err := s.Want.Validate(); err != nil {
 		return false, err
 	}
 	v, err := s.Client.Version(ctx)

@@ -104,7 +104,7 @@ const scriptHead = `# Run this as root on any node of the cluster. That somethin
 // Script returns all steps as commands for a shell of root on a node, of
 // whatever version it is.
 func Script(want Want) (string, error) {
-	if err := want.validate(); err != nil {
+	if err := want.Validate(); err != nil {
 		return "", err
 	}
 	for _, t := range want.Templates {

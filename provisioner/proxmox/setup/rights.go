@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/names"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
@@ -84,36 +85,32 @@ type Want struct {
 // TokenID returns USER!TOKEN.
 func (w Want) TokenID() string { return w.User + "!" + w.Token }
 
-var forms = map[string]*regexp.Regexp{
-	"pool":     regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}$`),
-	"template": regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`),
-	"storage":  regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]$`),
-	"bridge":   regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*/)?[A-Za-z][A-Za-z0-9._-]*$`),
-	"user":     regexp.MustCompile(`^[^\s@!=:/]+@[A-Za-z][A-Za-z0-9._-]+$`),
-	"token":    regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]+$`), // one letter is refused (measured)
-}
+var (
+	userForm  = regexp.MustCompile(`^[^\s@!=:/]+@[A-Za-z][A-Za-z0-9._-]+$`)
+	tokenForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]+$`) // one letter is refused (measured)
+)
 
-var allowed = map[string]string{
-	"pool": "letters, digits, '.', '-' and '_'", "template": "a VMID or the name of a template", "storage": "the name of a storage",
-	"bridge": "the name of a bridge such as vmbr0, or ZONE/VNET", "user": "NAME@REALM such as agentlab@pve",
-	"token": "a letter and at least one more letter, digit, '.', '-' or '_'",
-}
-
-func (w Want) validate() error {
+// Validate says what can't be, each field by the name of its flag. It makes no
+// calls.
+func (w Want) Validate() error {
 	var errs []error
-	check := func(field string, values ...string) {
-		for _, v := range values {
-			if !forms[field].MatchString(v) {
-				errs = append(errs, fmt.Errorf("%s: got %q, want %s", field, v, allowed[field]))
-			}
+	check := func(ok bool, field, got, want string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s: got %q, want %s", field, got, want))
 		}
 	}
-	check("pool", w.Pool)
-	check("template", w.Templates...)
-	check("storage", w.Storages...)
-	check("bridge", w.Bridges...)
-	check("user", w.User)
-	check("token", w.Token)
+	check(names.Pool.Match(w.Pool), "pool", w.Pool, names.Pool.Want)
+	for _, of := range []struct {
+		field  string
+		values []string
+		form   names.Form
+	}{{"template", w.Templates, names.Template}, {"storage", w.Storages, names.Storage}, {"bridge", w.Bridges, names.Network}} {
+		for _, v := range of.values {
+			check(of.form.Match(v), of.field, v, of.form.Want)
+		}
+	}
+	check(userForm.MatchString(w.User), "user", w.User, "NAME@REALM such as agentlab@pve")
+	check(tokenForm.MatchString(w.Token), "token", w.Token, "a letter and at least one more letter, digit, '.', '-' or '_'")
 	return errors.Join(errs...)
 }
 

@@ -168,7 +168,7 @@ func TestRefusals(t *testing.T) {
 		"disabled-user":    {func(c *pvetest.Cluster, _ *setup.Want) { c.Users["agentlab@pve"] = &pvetest.User{Disabled: true} }, "--enable 1"},
 		"all-of-the-users": {func(c *pvetest.Cluster, _ *setup.Want) { c.AddToken("agentlab@pve!agentlab", false) }, "--privsep 1"},
 		"no-secret":        {func(c *pvetest.Cluster, _ *setup.Want) { c.AddToken("agentlab@pve!agentlab", true) }, "its secret can't be had again"},
-		"pool-name":        {func(_ *pvetest.Cluster, w *setup.Want) { w.Pool = "a b" }, `pool: got "a b", want letters`},
+		"pool-name":        {func(_ *pvetest.Cluster, w *setup.Want) { w.Pool = "a b" }, `pool: got "a b", want the name of a pool`},
 		"token-name":       {func(_ *pvetest.Cluster, w *setup.Want) { w.Token = "x" }, `token: got "x", want a letter and`},
 		"user-name":        {func(_ *pvetest.Cluster, w *setup.Want) { w.User = "joe" }, `user: got "joe", want NAME@REALM`},
 		"bridge-name":      {func(_ *pvetest.Cluster, w *setup.Want) { w.Bridges = []string{"a/b/c"} }, `bridge: got "a/b/c"`},

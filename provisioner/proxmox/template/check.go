@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/names"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
 var (
-	validName    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
 	validPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	validSize    = regexp.MustCompile(`^[1-9][0-9]{0,5}[MGT]$`)
 )
@@ -25,9 +25,9 @@ const (
 	firstVMID   = 9000 // where a free one is looked for
 )
 
-// validate says what of the spec can't be, and fills in what needs no look at
-// the node.
-func (s *Spec) validate() error {
+// Validate says what of the spec besides the image can't be, each field by the
+// name of its flag, and fills in what needs no look at the node. It makes no calls.
+func (s *Spec) Validate() error {
 	s.Cores, s.MemoryMB, s.Size = cmp.Or(s.Cores, 2), cmp.Or(s.MemoryMB, 2048), cmp.Or(s.Size, "8G")
 	var errs []error
 	need := func(ok bool, format string, args ...any) {
@@ -35,7 +35,13 @@ func (s *Spec) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	need(validName.MatchString(s.Name) && len(s.Name) <= 253, "name: got %q, want a DNS name: letters, digits, '-' and '.'", s.Name)
+	need(names.Template.Match(s.Name) && len(s.Name) <= 253, "name: got %q, want a DNS name: letters, digits, '-' and '.'", s.Name)
+	for _, n := range []struct {
+		field, name string
+		form        names.Form
+	}{{"node", s.Node, names.Node}, {"storage", s.Storage, names.Storage}, {"image-storage", s.ImageStorage, names.Storage}, {"bridge", s.Bridge, names.Bridge}} {
+		need(n.name == "" || n.form.Match(n.name), "%s: got %q, want %s", n.field, n.name, n.form.Want)
+	}
 	for _, p := range s.Packages {
 		need(validPackage.MatchString(p), "packages: got %q, want names of Debian packages", p)
 	}
@@ -43,13 +49,12 @@ func (s *Spec) validate() error {
 	need(s.Cores > 0 && s.Cores <= maxCores, "cores: got %d, want 1 to %d", s.Cores, maxCores)
 	need(s.MemoryMB >= minMemoryMB, "memory: got %d MB, want at least %d", s.MemoryMB, minMemoryMB)
 	need(validSize.MatchString(s.Size), "size: got %q, want a number and M, G or T, such as 8G", s.Size)
-	errs = append(errs, s.Image.validate())
 	return errors.Join(errs...)
 }
 
 // check finds out whether what is wanted can be built, before anything is made.
 func (r *build) check(ctx context.Context) (string, error) {
-	if err := r.spec.validate(); err != nil {
+	if err := errors.Join(r.spec.Validate(), r.spec.Image.Validate()); err != nil {
 		return "", err
 	}
 	var err error

@@ -35,16 +35,24 @@ var published = map[string]struct{ url, sums, algorithm string }{
 // Published returns the names that [Find] knows.
 func Published() []string { return slices.Sorted(maps.Keys(published)) }
 
+// CheckPublished returns nil if [Find] knows the name.
+func CheckPublished(name string) error {
+	if _, ok := published[name]; !ok {
+		return fmt.Errorf("image: got %q, want one of %s, or a URL with a checksum", name, strings.Join(Published(), ", "))
+	}
+	return nil
+}
+
 // maxSums is far above the longest list of checksums.
 const maxSums = 1 << 20
 
 // Find returns the newest build of a published image. Its checksum is read over
 // https by the client, from where the image is.
 func Find(ctx context.Context, client *http.Client, name string) (Image, error) {
-	p, ok := published[name]
-	if !ok {
-		return Image{}, fmt.Errorf("image: got %q, want one of %s, or a URL with a checksum", name, strings.Join(Published(), ", "))
+	if err := CheckPublished(name); err != nil {
+		return Image{}, err
 	}
+	p := published[name]
 	u, err := url.Parse(p.url)
 	if err != nil {
 		return Image{}, err
@@ -57,7 +65,7 @@ func Find(ctx context.Context, client *http.Client, name string) (Image, error) 
 		return Image{}, fmt.Errorf("read the checksum of %s: %w; a URL and a checksum can be given instead", name, err)
 	}
 	image := Image{p.url, sum, p.algorithm}
-	return image, image.validate()
+	return image, image.Validate()
 }
 
 // onlyHTTPS lets mirrors be redirected to, but none where the answer could be
@@ -99,19 +107,20 @@ func findSum(ctx context.Context, client *http.Client, from, file string) (strin
 // ParseChecksum reads ALGORITHM:HEX.
 func ParseChecksum(text string) (algorithm, sum string, err error) {
 	algorithm, sum, _ = strings.Cut(text, ":")
-	err = Image{URL: "https://host/image.qcow2", Checksum: sum, Algorithm: algorithm}.validate()
+	err = Image{URL: "https://host/image.qcow2", Checksum: sum, Algorithm: algorithm}.Validate()
 	return algorithm, strings.ToLower(sum), err
 }
 
 var sumSizes = map[string]int{"sha256": sha256.Size, "sha384": sha512.Size384, "sha512": sha512.Size}
 
-func (i Image) validate() error {
+// Validate says what of an image can't be. It makes no calls.
+func (i Image) Validate() error {
 	u, err := url.Parse(i.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return fmt.Errorf("image URL: got %q, want http://HOST/PATH or https://HOST/PATH", i.URL)
+		return fmt.Errorf("url: got %q, want http://HOST/PATH or https://HOST/PATH", i.URL)
 	}
 	if e := strings.ToLower(path.Ext(u.Path)); slices.Contains([]string{".xz", ".gz", ".bz2", ".zst", ".zip", ".tar"}, e) {
-		return fmt.Errorf("image URL: %s is packed (%s), which Proxmox VE does not import; name a .qcow2, .img or .raw", u.Path, e)
+		return fmt.Errorf("url: %s is packed (%s), which Proxmox VE does not import; name a .qcow2, .img or .raw", u.Path, e)
 	}
 	raw, err := hex.DecodeString(i.Checksum)
 	if size := sumSizes[i.Algorithm]; err != nil || size == 0 || len(raw) != size {

@@ -99,7 +99,7 @@ func TestPublished(t *testing.T) {
 	for _, name := range Published() {
 		p := published[name]
 		i := Image{p.url, strings.Repeat("00", sumSizes[p.algorithm]), p.algorithm}
-		if err := i.validate(); err != nil || i.extension() != ".qcow2" {
+		if err := i.Validate(); err != nil || i.extension() != ".qcow2" {
 			t.Errorf("%s: %v, %s", name, err, i.extension())
 		}
 	}
