@@ -258,13 +258,17 @@ func (f *templateFlags) findImage(ctx context.Context) (template.Image, error) {
 
 // tries makes a sandbox as the daemon would, but with the rights of whoever
 // builds: AgentLab's own are given for a template that is there already.
-func (f *templateFlags) tries(cfg config.Config, client *pve.Client, key provisioner.Key, id string) func(context.Context, pve.VM) error {
-	return func(ctx context.Context, vm pve.VM) error {
+func (f *templateFlags) tries(cfg config.Config, client *pve.Client, key provisioner.Key, id string) func(context.Context, pve.VM, bool) error {
+	return func(ctx context.Context, vm pve.VM, full bool) error {
 		p := &proxmox.Provisioner{
 			Client: &pve.Client{Transport: client.Transport}, Key: key, Instance: id, Pool: cfg.Proxmox.Pool, VMIDs: proxmox.Range(cfg.Proxmox.VMIDs), Nodes: []string{vm.Node},
 			Channel: func(string) string { return "agent" },
 		}
-		r := (&doctor.Proxmox{Backend: p}).Try(ctx, strconv.Itoa(vm.ID), "template")
+		root := strconv.Itoa(vm.ID)
+		if full {
+			root += ",full=1"
+		}
+		r := (&doctor.Proxmox{Backend: p}).Try(ctx, root, "template")
 		if r.Status == doctor.Failed {
 			return errors.New(r.Detail)
 		}

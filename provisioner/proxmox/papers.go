@@ -67,7 +67,8 @@ func (p *Provisioner) open(id int, cfg pve.Config) (provisioner.Papers, stage, e
 	notOurs := func(why string) (provisioner.Papers, stage, error) {
 		return provisioner.Papers{}, "", fmt.Errorf("VM %d %s: %w", id, why, provisioner.ErrNotOurs)
 	}
-	lines := strings.Split(strings.TrimSpace(cfg["description"]), "\n") // whatever PVE or an editor has put at its end
+	text := strings.ReplaceAll(cfg["description"], "\r\n", "\n") // as some editors of notes write them
+	lines := strings.Split(strings.TrimSpace(text), "\n")         // whatever PVE or an editor has put at its end
 	if len(lines) != 4 {
 		return notOurs("has no papers")
 	}

@@ -32,6 +32,7 @@ func TestPapersProveNothingElse(t *testing.T) {
 		ours bool
 	}{
 		"as-written":       {good, true},
+		"other-line-ends":  {strings.ReplaceAll(good, "\n", "\r\n") + "\r\n", true},
 		"other-id":         {seal(5002, whole, papers), false},
 		"other-instance":   {seal(5001, whole, elsewhere), false},
 		"other-stage":      {strings.Replace(good, "\nwhole ", "\ndraft ", 1), false},

@@ -112,19 +112,22 @@ func (t knownTemplate) flaws(r root) (all []Flaw) {
 	if !t.cfg.AgentEnabled() {
 		all = append(all, Flaw{What: "has the guest agent switched off (qemu-guest-agent must be installed in it, too)", Run: "pvesh set " + machine + "/config --agent enabled=1"})
 	}
-	var system []disk
+	var linked, system []disk // a clone copies the other disks whole, always
 	for _, d := range t.disks {
-		if !d.cloudinit {
+		if !d.cloudinit && !strings.HasPrefix(d.option, "tpmstate") {
+			linked = append(linked, d)
+		}
+		if !d.cloudinit && !stateDisk.MatchString(d.option) {
 			system = append(system, d)
 		}
 	}
 	switch {
 	case len(system) == 0:
 		all = append(all, Flaw{What: "has no disk", Do: "make another as docs/proxmox.md says"})
-	case len(system) == len(t.disks):
+	case !slices.ContainsFunc(t.disks, func(d disk) bool { return d.cloudinit }):
 		all = append(all, Flaw{What: "has no cloud-init drive", Run: fmt.Sprintf("pvesh set %s/config --ide2 %s:cloudinit", machine, system[0].storage.Storage)})
 	}
-	for _, d := range system {
+	for _, d := range linked {
 		if !r.full && !pve.Linkable(d.storage.PluginType) {
 			all = append(all, Flaw{
 				What: fmt.Sprintf("has %s on storage %s, whose type %s makes no linked clones", d.option, d.storage.Storage, d.storage.PluginType),

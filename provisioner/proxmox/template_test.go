@@ -3,6 +3,7 @@ package proxmox
 import (
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,13 @@ func TestCheckSaysWhatMends(t *testing.T) {
 		want  string
 	}{
 		"fine":            {func(*pvetest.Cluster, *Provisioner) {}, ""},
+		"cloudinit-scsi":  {config(func(c map[string]string) { c["scsi1"] = c["ide2"]; delete(c, "ide2") }), ""},
+		"cloudinit-sata":  {config(func(c map[string]string) { c["sata0"] = c["ide2"]; delete(c, "ide2") }), ""},
+		"agent-options":   {config(func(c map[string]string) { c["agent"] = "1,fstrim_cloned_disks=1" }), ""},
+		"agent-type":      {config(func(c map[string]string) { c["agent"] = "type=isa,enabled=1" }), ""},
+		"agent-off":       {config(func(c map[string]string) { c["agent"] = "enabled=0,type=virtio" }), "--agent enabled=1"},
+		"no-serial":       {config(func(c map[string]string) { delete(c, "serial0"); delete(c, "vga") }), ""},
+		"state-only":      {config(func(c map[string]string) { c["efidisk0"] = c["scsi0"]; delete(c, "scsi0") }), "has no disk"},
 		"no-template":     {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "fedora" }, "VM.Audit and VM.Clone"},
 		"none-named":      {func(_ *pvetest.Cluster, p *Provisioner) { p.Template = "" }, ""},
 		"not-converted":   {func(c *pvetest.Cluster, p *Provisioner) { p.Template = "9000"; delete(c.VMs[9000].Config, "template") }, "run on a node: pvesh create /nodes/pve/qemu/9000/template"},
@@ -102,6 +110,15 @@ func TestUnlinkableStorage(t *testing.T) {
 	}
 	if err := tpl.usable(root{full: true}); err != nil {
 		t.Errorf("full: %v", err)
+	}
+	// The state of a TPM is always copied (PVE/API2/Qemu.pm clone_vm), that of EFI is not.
+	tpl.disks[1].storage.PluginType = "zfspool"
+	for option, links := range map[string]bool{"tpmstate0": true, "efidisk0": false} {
+		with := tpl
+		with.disks = append(slices.Clone(tpl.disks), disk{option: option, storage: pve.Resource{Storage: "san", PluginType: "lvm"}})
+		if err := with.usable(root{}); (err == nil) != links {
+			t.Errorf("linked, with %s on lvm: %v", option, err)
+		}
 	}
 }
 

@@ -51,6 +51,7 @@ type Node struct {
 // Storage is a place for volumes, of type dir.
 type Storage struct {
 	ID      string
+	Type    string   // empty is dir; the others are a dir that goes by another name
 	Content string   // comma-separated content types
 	Nodes   []string // empty is all
 	Size    int64    // bytes

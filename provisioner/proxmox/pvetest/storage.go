@@ -1,6 +1,7 @@
 package pvetest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -41,13 +42,16 @@ func (st *Storage) activate() error {
 	return nil
 }
 
+// plugin is the type of the storage.
+func (st *Storage) plugin() string { return cmp.Or(st.Type, "dir") }
+
 func (st *Storage) figures() map[string]any {
 	avail := st.Size - st.Used
 	if st.Full {
 		avail = 0
 	}
 	return map[string]any{
-		"content": st.Content, "type": "dir", "active": 1, "enabled": 1, "shared": number(st.Shared),
+		"content": st.Content, "type": st.plugin(), "active": 1, "enabled": 1, "shared": number(st.Shared),
 		"total": st.Size, "used": st.Size - avail, "avail": avail,
 	}
 }
@@ -80,7 +84,7 @@ func (c *call) storageResources() []map[string]any {
 				continue
 			}
 			f := st.figures()
-			e := map[string]any{"id": "storage/" + n.Name + "/" + st.ID, "storage": st.ID, "node": n.Name, "type": "storage", "plugintype": "dir",
+			e := map[string]any{"id": "storage/" + n.Name + "/" + st.ID, "storage": st.ID, "node": n.Name, "type": "storage", "plugintype": st.plugin(),
 				"content": st.Content, "shared": number(st.Shared), "status": "available", "disk": f["used"], "maxdisk": f["total"]}
 			if n.Down || n.Mute || st.Away {
 				e["status"] = "unknown"
@@ -101,7 +105,7 @@ func editStorage(c *call) (any, error) {
 	if c.p.has("content") {
 		st.Content = c.p.str("content")
 	}
-	return map[string]any{"storage": st.ID, "type": "dir"}, nil
+	return map[string]any{"storage": st.ID, "type": st.plugin()}, nil
 }
 
 // store is the storage the path names.
@@ -288,6 +292,8 @@ func (c *call) newFile() (*Storage, string, error) {
 	content, name := c.p.str("content"), c.p.str("filename")
 	name = unsafeName.ReplaceAllString(name[strings.LastIndex(name, "/")+1:], "_")
 	switch {
+	case st.plugin() == "lvm" || st.plugin() == "esxi":
+		return nil, "", die("can't upload to storage type '%s', not a file based storage!", st.plugin())
 	case !slices.Contains(splitList(st.Content), content):
 		return nil, "", die("storage '%s' is not configured for content-type '%s'", st.ID, content)
 	case content == "import" && !importName.MatchString(name):

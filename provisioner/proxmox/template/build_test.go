@@ -48,6 +48,34 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// A storage that makes no linked clones will do if there is no other: the
+// sandbox is a full clone then, and that profiles must say so is told. What is
+// no storage for files is not taken for one, though it has images to import.
+func TestOtherStorages(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.Storages[0].Content = "iso,import"
+		c.Storages = append(c.Storages, &pvetest.Storage{ID: "esx", Type: "esxi", Content: "import", Size: 1 << 50},
+			&pvetest.Storage{ID: "san", Type: "lvm", Content: "images", Size: 1 << 40})
+		grant(c, "/storage/san", "Datastore.AllocateSpace", "Datastore.Audit")
+		grant(c, "/storage/esx", "Datastore.Allocate", "Datastore.AllocateTemplate", "Datastore.Audit")
+	})
+	b := l.builder()
+	said := map[string]string{}
+	b.Report = func(e Event) { said[e.Step] = e.Detail }
+	if _, err := b.Build(l.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said["check"], "disk on san, image on local, drive on local") || !strings.Contains(said["verify"], "san makes no linked clones, so that profiles need clone: full") {
+		t.Errorf("told: %q", said)
+	}
+	b = l.builder()
+	b.Spec.ImageStorage = "esx"
+	if _, err := b.Build(l.ctx()); err == nil || !strings.Contains(err.Error(), "no storage esx on node pve that is active, can hold content import") {
+		t.Errorf("with an image storage that keeps no files: %v", err)
+	}
+}
+
 // Nothing that identifies the machine is left on the disk.
 func TestDiskIsClean(t *testing.T) {
 	l := newLab(t, &pvetest.Server{})

@@ -82,6 +82,8 @@ func (r *build) check(ctx context.Context) (string, error) {
 }
 
 // onFiles are the types of storage that keep files, and so may take any content.
+// No other takes a download, also if it has images to import as an ESXi has
+// (PVE/API2/Storage/Status.pm).
 var onFiles = []string{"dir", "nfs", "cifs", "cephfs", "btrfs", "glusterfs"}
 
 func (r *build) chooseStorages(ctx context.Context) error {
@@ -99,6 +101,7 @@ func (r *build) chooseStorages(ctx context.Context) error {
 	if r.disk, err = r.chooseStorage(all, "images", r.spec.Storage); err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, func(s pve.Storage) bool { return !slices.Contains(onFiles, s.Type) })
 	if r.files, err = r.chooseStorage(all, "import", r.spec.ImageStorage); err != nil {
 		return err
 	}
@@ -126,7 +129,7 @@ func (r *build) chooseStorage(all []pve.Storage, content, name string) (pve.Stor
 	what := "no storage of node " + r.spec.Node
 	switch {
 	case name != "" && !slices.ContainsFunc(all, func(s pve.Storage) bool { return s.Name == name }):
-		return pve.Storage{}, fmt.Errorf("there is no storage %s on node %s that is active and that we may see", name, r.spec.Node)
+		return pve.Storage{}, fmt.Errorf("there is no storage %s on node %s that is active, can hold content %s and may be seen by us", name, r.spec.Node, content)
 	case name != "":
 		what = "storage " + name
 	}

@@ -46,7 +46,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		}, "boot: the first boot failed: apt-get .* update\nE: Unable to locate package"},
 		"unclean": {func(l *lab, _ *Builder) { l.program("cloud-init", "") }, `clean: the guest could not be cleaned \(exit code 1, signal 0\): /var/lib/cloud/instance is still there`},
 		"no-use": {func(_ *lab, b *Builder) {
-			b.Try = func(context.Context, pve.VM) error { return errors.New("it does not answer") }
+			b.Try = func(context.Context, pve.VM, bool) error { return errors.New("it does not answer") }
 		}, "verify: it does not answer"},
 		"vmid-race": {func(l *lab, b *Builder) {
 			b.Spec.VMID = 9100

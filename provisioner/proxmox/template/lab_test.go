@@ -151,7 +151,7 @@ func (l *lab) builder() *Builder {
 			Name: "debian-12", Packages: []string{"curl", "git"},
 			Image: Image{URL: l.web.URL + "/stock.img", Checksum: hex.EncodeToString(sum[:]), Algorithm: "sha512"},
 		},
-		Try: func(ctx context.Context, vm pve.VM) error { return l.try(ctx, c, vm) },
+		Try: func(ctx context.Context, vm pve.VM, full bool) error { return l.try(ctx, c, vm, full) },
 		Report: func(e Event) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -163,13 +163,13 @@ func (l *lab) builder() *Builder {
 }
 
 // try makes a sandbox of the template with the provisioner itself.
-func (l *lab) try(ctx context.Context, c *pve.Client, vm pve.VM) error {
-	_, err := l.trial(ctx, c, vm, "none", "true")
+func (l *lab) try(ctx context.Context, c *pve.Client, vm pve.VM, full bool) error {
+	_, err := l.trial(ctx, c, root(vm, full), "none", "true")
 	return err
 }
 
 // trial returns what a script prints in a sandbox that is made for it.
-func (l *lab) trial(ctx context.Context, c *pve.Client, vm pve.VM, network, script string) (out string, err error) {
+func (l *lab) trial(ctx context.Context, c *pve.Client, root, network, script string) (out string, err error) {
 	p := &proxmox.Provisioner{
 		Client: c, Key: provisionertest.Key(l.t, 1), Instance: "inst-1", Pool: testPool, VMIDs: proxmox.Range{First: 5000, Last: 5999},
 		Channel: func(string) string { return "agent" },
@@ -177,7 +177,7 @@ func (l *lab) trial(ctx context.Context, c *pve.Client, vm pve.VM, network, scri
 	now := time.Now().Truncate(time.Second).UTC()
 	m, err := p.Create(ctx, provisioner.Spec{
 		Papers:   provisioner.Papers{Instance: "inst-1", Sandbox: strings.ToLower(rand.Text()), Owner: "o", Profile: "p", Created: now, End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour)},
-		Hostname: "box", Root: fmt.Sprint(vm.ID), Network: network,
+		Hostname: "box", Root: root, Network: network,
 	})
 	if err != nil {
 		return "", err
@@ -204,8 +204,16 @@ func run(ctx context.Context, conn guest.Conn, script string) (string, error) {
 	return out.String(), err
 }
 
+// root is what machines of a template are made from.
+func root(vm pve.VM, full bool) string {
+	if full {
+		return fmt.Sprintf("%d,full=1", vm.ID)
+	}
+	return fmt.Sprint(vm.ID)
+}
+
 // noTry is a Try that makes no sandbox.
-func noTry(ctx context.Context, _ pve.VM) error { return ctx.Err() }
+func noTry(ctx context.Context, _ pve.VM, _ bool) error { return ctx.Err() }
 
 // everything names all that is there besides what a lab begins with.
 func (l *lab) everything() (all []string) {

@@ -120,7 +120,7 @@ func (r *build) sweepMachine(ctx context.Context, vm pve.VM, silent error) {
 func (r *build) places(all []pve.Resource) []pve.Resource {
 	all = slices.DeleteFunc(slices.Clone(all), func(res pve.Resource) bool {
 		s := pve.Storage{Content: res.Content}
-		return res.Type != "storage" || !s.Holds("import") && !s.Holds("iso")
+		return res.Type != "storage" || !slices.Contains(onFiles, res.PluginType) || !s.Holds("import") && !s.Holds("iso")
 	})
 	rank := func(res pve.Resource) int {
 		switch {

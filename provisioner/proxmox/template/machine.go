@@ -223,6 +223,9 @@ func (r *build) verify(ctx context.Context) (string, error) {
 		}
 		detail = "a sandbox was made, used and destroyed"
 	}
+	if r.full() {
+		detail += fmt.Sprintf("; %s makes no linked clones, so that profiles need clone: full", r.disk.Name)
+	}
 	return detail, r.reach(ctx, whole, pve.Change{Delete: []string{"tags"}})
 }
 
@@ -246,5 +249,8 @@ func (r *build) try(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
-	return r.Try(ctx, r.vm)
+	return r.Try(ctx, r.vm, r.full())
 }
+
+// full reports whether linked clones can't be made.
+func (r *build) full() bool { return !pve.Linkable(r.disk.Type) }

@@ -54,9 +54,9 @@ type Builder struct {
 	Key    provisioner.Key // required: what we made is known by it
 	Spec   Spec
 
-	// Try makes a sandbox of the template, uses it and destroys it. Nil leaves
-	// that out.
-	Try func(ctx context.Context, template pve.VM) error
+	// Try makes a sandbox of the template, a full clone if linked ones can't be
+	// made of it, uses it and destroys it. Nil leaves that out.
+	Try func(ctx context.Context, template pve.VM, full bool) error
 	// Pool is where Try makes it. If it is missing, it is made for that time.
 	Pool string
 

@@ -62,15 +62,15 @@ func TestTemplateOnVMs(t *testing.T) {
 	b.Spec.Image = Image{URL: fmt.Sprintf("http://%s/%s", images, filepath.Base(image.Disk)), Checksum: sum512(t, image.Disk), Algorithm: "sha512"}
 	b.Report = func(e Event) { t.Logf("%s %.1f s: %s", e.Step, e.Took.Seconds(), e.Detail) }
 	var first, second string
-	b.Try = func(ctx context.Context, vm pve.VM) error {
+	b.Try = func(ctx context.Context, vm pve.VM, full bool) error {
 		cleanDisk(t, guests.Dir)
 		var both errgroup.Group
 		both.Go(func() (err error) {
-			first, err = l.trial(ctx, b.Client, vm, "none", "[ ! -e /sys/class/net/eth0 ] || exit\n"+identity)
+			first, err = l.trial(ctx, b.Client, root(vm, full), "none", "[ ! -e /sys/class/net/eth0 ] || exit\n"+identity)
 			return err
 		})
 		both.Go(func() (err error) {
-			second, err = l.trial(ctx, b.Client, vm, "internet", identity+"ip -4 -o addr show eth0\n")
+			second, err = l.trial(ctx, b.Client, root(vm, full), "internet", identity+"ip -4 -o addr show eth0\n")
 			return err
 		})
 		return both.Wait()
