@@ -50,6 +50,35 @@ func TestDestroyWaitsForOthers(t *testing.T) {
 	}
 }
 
+// Whatever state somebody or an error has put a machine into, it can go.
+func TestDestroyInAnyState(t *testing.T) {
+	for name, edit := range map[string]func(*pvetest.VM){
+		"paused":     func(vm *pvetest.VM) { vm.QMPStatus = "paused" },
+		"prelaunch":  func(vm *pvetest.VM) { vm.QMPStatus = "prelaunch" },
+		"io-error":   func(vm *pvetest.VM) { vm.QMPStatus = "io-error" },
+		"hibernated": func(vm *pvetest.VM) { vm.Running, vm.QMPStatus, vm.Config["lock"] = false, "", "suspended" },
+		"snapshots": func(vm *pvetest.VM) {
+			vm.Snapshots, vm.Parent = []*pvetest.Snapshot{{Name: "by-hand", Config: map[string]string{"memory": "16"}}}, "by-hand"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{Staleness: -1})
+			p := l.provisioner()
+			m, id := makeOne(t, p, 1)
+			l.srv.Edit(func(c *pvetest.Cluster) { edit(c.VMs[id]) })
+			if list, err := l.provisioner().List(t.Context()); err != nil || len(list) != 1 || list[0].Running != (name != "hibernated") {
+				t.Errorf("List: %+v, %v", list, err)
+			}
+			if err := p.Destroy(t.Context(), m.Ref); err != nil {
+				t.Error(err)
+			}
+			if left := l.leftovers(); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
+
 // A machine migrates before a Destroy, or in its middle.
 func TestDestroyFollowsAMigration(t *testing.T) {
 	for name, at := range map[string]string{"before": "GET config", "after-the-stop": "DELETE "} {
