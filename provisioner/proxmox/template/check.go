@@ -210,8 +210,14 @@ func (r *build) checkPrivileges(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("look what we may do: %w", err)
 		}
-		missing := slices.DeleteFunc(slices.Clone(g.Privs), func(p string) bool { _, ok := perms[g.Path][p]; return ok })
+		missing := slices.DeleteFunc(slices.Clone(g.Privs), func(p string) bool {
+			below, ok := perms[g.Path][p]
+			return ok && (g.Path != "/vms" || bool(below))
+		})
 		lack := strings.Join(missing, ", ") + " on " + g.Path
+		if g.Path == "/vms" {
+			lack += " and below (propagate)"
+		}
 		if len(missing) > 0 && !strings.HasPrefix(g.Path, "/sdn/") && !slices.Contains(lacks, lack) { // bridges are listed only if we may use them
 			lacks = append(lacks, lack)
 		}

@@ -224,6 +224,20 @@ func TestEachPrivilegeIsNeededAndNamed(t *testing.T) {
 	}
 }
 
+// What holds for /vms alone is of no use for the machines there.
+func TestPrivilegesMustPropagate(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		for i := range c.ACL {
+			c.ACL[i].Propagate = c.ACL[i].Path != "/vms"
+		}
+	})
+	if _, err := l.builder().Build(l.ctx()); err == nil || !strings.HasPrefix(err.Error(), "check: ") || !strings.Contains(err.Error(), "VM.Allocate, VM.Audit, ") || !strings.Contains(err.Error(), "on /vms and below (propagate)") {
+		t.Errorf("error %v", err)
+	}
+	l.empty()
+}
+
 func TestOldProxmox(t *testing.T) {
 	l := newLab(t, &pvetest.Server{Version: "8.3.5"})
 	_, err := l.builder().Build(l.ctx())
