@@ -29,6 +29,8 @@ func advise(err error) error {
 		advice = fmt.Sprintf("a drive of the template is %s: bring it back, or take it out of the template", name)
 	case e.Kind == pve.StorageAway:
 		advice = fmt.Sprintf("bring the storage %s back, or use a template that is on another", name)
+	case e.Kind == pve.Permission && strings.Contains(e.Message, "for modifying tag"): // not the right that it names, which is all of the datacenter's
+		advice = "the datacenter does not let the token give machines these tags: agentlab doctor --create shows the command that does"
 	case e.Kind == pve.Permission && e.Path != "":
 		advice = fmt.Sprintf("give the token %s on %s (agentlab proxmox setup prints how)", e.Privilege, e.Path)
 	default:

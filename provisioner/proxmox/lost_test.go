@@ -183,6 +183,8 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 			c.VMs[9000].Config["net0"] = "virtio=BC:24:11:00:00:01,bridge=vmbr7"
 			grant(c, "/sdn/zones/localnetwork/vmbr7", "SDN.Use")
 		}, []string{"bridge 'vmbr7' does not exist", "set proxmox_bridge"}},
+		"tags": {"", func(c *pvetest.Cluster) { c.Options["user-tag-access"] = "user-allow=none" },
+			[]string{"does not let the token give machines these tags", "agentlab doctor --create"}},
 		"pool": {"", func(c *pvetest.Cluster) { delete(c.Pools, testPool) }, []string{"pool 'agentlab' does not exist", "agentlab proxmox setup"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -193,6 +195,9 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 			spec := testSpec(1)
 			spec.Root, spec.Network = tt.root, "internet"
 			_, err := l.provisioner().Create(t.Context(), spec)
+			if err != nil && strings.Contains(err.Error(), "give the token Sys.Modify") {
+				t.Errorf("Create advises to let the token change the datacenter: %v", err)
+			}
 			for _, say := range tt.says {
 				if err == nil || !strings.Contains(err.Error(), say) {
 					t.Errorf("Create: %v\nwhich lacks %q", err, say)
