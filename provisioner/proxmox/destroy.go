@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -170,7 +171,7 @@ func (p *Provisioner) delete(ctx context.Context, m live) error {
 	defer cancel()
 	task, err := p.Client.Delete(call, m.vm)
 	if err == nil {
-		_, err = p.Client.Wait(ctx, task)
+		err = p.deleted(ctx, m.vm, task)
 	}
 	if errors.Is(err, pve.StorageAway) || errors.Is(err, pve.Failed) && task != "" { // not all that are away are named
 		err = p.deleteReferenced(ctx, m, err)
@@ -211,9 +212,24 @@ func (p *Provisioner) deleteReferenced(ctx context.Context, m live, why error) e
 	}
 	task, err := p.Client.DeleteReferenced(call, m.vm)
 	if err == nil {
-		_, err = p.Client.Wait(ctx, task)
+		err = p.deleted(ctx, m.vm, task)
 	}
 	return err
+}
+
+// deleted awaits the end of a machine. That a disk could not be removed, such as
+// one that is busy, is but a warning of the task (PVE/QemuServer.pm destroy_vm);
+// nothing is left then that would let us remove it, so an operator is told.
+func (p *Provisioner) deleted(ctx context.Context, vm pve.VM, task pve.UPID) error {
+	t, err := p.Client.Wait(ctx, task)
+	if err != nil || !strings.HasPrefix(t.Exit, "WARNINGS") {
+		return err
+	}
+	said, err := p.Client.TaskLog(ctx, task, 20)
+	said = slices.DeleteFunc(said, func(line string) bool { return !strings.HasPrefix(line, "WARN") })
+	p.log.WarnContext(ctx, "a machine is gone, but not all of it may be; what is left can be removed on its node with: pvesm free VOLUME",
+		"vm", vm, "said", strings.Join(said, "; "), "err", err)
+	return nil
 }
 
 func scsi(n int) string { return "scsi" + strconv.Itoa(n) }

@@ -1,7 +1,10 @@
 package proxmox
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -76,6 +79,27 @@ func TestDestroyInAnyState(t *testing.T) {
 				t.Errorf("left over: %v", left)
 			}
 		})
+	}
+}
+
+// A disk that can't be removed is but a warning of the task: the machine is gone,
+// and what is left of it is told with what removes it.
+func TestDestroyTellsWhatIsLeft(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	var said bytes.Buffer
+	p := l.provisioner()
+	p.Log = slog.New(slog.NewTextHandler(&said, nil))
+	m, id := makeOne(t, p, 1)
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		for _, v := range c.Volumes {
+			v.Busy = v.VMID == id
+		}
+	})
+	if err := p.Destroy(t.Context(), m.Ref); err != nil || l.configs()[id] != nil {
+		t.Errorf("Destroy: %v", err)
+	}
+	if log := said.String(); !strings.Contains(log, fmt.Sprintf("Could not remove disk 'local:9000/base-9000-disk-0.qcow2/%d/vm-%[1]d-disk-0.qcow2', check manually", id)) || !strings.Contains(log, "pvesm free") {
+		t.Errorf("log %s", log)
 	}
 }
 

@@ -68,7 +68,7 @@ func (p *Provisioner) open(id int, cfg pve.Config) (provisioner.Papers, stage, e
 		return provisioner.Papers{}, "", fmt.Errorf("VM %d %s: %w", id, why, provisioner.ErrNotOurs)
 	}
 	text := strings.ReplaceAll(cfg["description"], "\r\n", "\n") // as some editors of notes write them
-	lines := strings.Split(strings.TrimSpace(text), "\n")         // whatever PVE or an editor has put at its end
+	lines := strings.Split(strings.TrimSpace(text), "\n")        // whatever PVE or an editor has put at its end
 	if len(lines) != 4 {
 		return notOurs("has no papers")
 	}

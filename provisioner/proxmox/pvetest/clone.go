@@ -371,7 +371,7 @@ func (cl *cloneJob) undo() {
 	delete(cl.s.c.VMs, cl.newid)
 }
 
-// removeVolumes frees all volumes of a VM.
+// removeVolumes frees all volumes of a VM that can be.
 func (c *Cluster) removeVolumes(vmid int) {
-	maps.DeleteFunc(c.Volumes, func(_ string, v *Volume) bool { return v.VMID == vmid })
+	maps.DeleteFunc(c.Volumes, func(_ string, v *Volume) bool { return v.VMID == vmid && !v.Busy })
 }

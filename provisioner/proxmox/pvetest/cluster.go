@@ -72,6 +72,7 @@ type Volume struct {
 	Content string
 	Parent  string // base volume of a linked clone
 	Stock   bool   // as it was published: nothing was installed in it yet, such as a guest agent
+	Busy    bool   // it can't be removed
 	Data    []byte // of a file that was uploaded
 	booted  bool
 	CTime   time.Time

@@ -66,6 +66,10 @@ func (c *call) destroy(j *job) error {
 			j.printf("WARN: Could not remove disk '%s', check manually: storage '%s' is not online", vol.ID, st.ID)
 			continue
 		}
+		if vol.Busy {
+			j.warn(fmt.Sprintf("Could not remove disk '%s', check manually: zfs error: cannot destroy '%s': dataset is busy", vol.ID, vol.ID))
+			continue
+		}
 		c.s.c.freeVolume(vol.ID)
 	}
 	if c.p.flag("destroy-unreferenced-disks") { // looks at all that have images (Storage.pm vdisk_list)
