@@ -57,21 +57,7 @@ func (c *call) destroy(j *job) error {
 		j.printf("purging VM %d from related configurations..", vm.ID)
 		c.s.c.purgeBackups(vm.ID)
 	}
-	for _, v := range vm.Config {
-		vol := c.s.c.Volumes[parseDrive("", v).file]
-		if vol == nil || vol.VMID != vm.ID {
-			continue
-		}
-		if st := c.s.c.storage(vol.Storage); st != nil && st.Away { // only a warning (QemuServer.pm destroy_vm)
-			j.printf("WARN: Could not remove disk '%s', check manually: storage '%s' is not online", vol.ID, st.ID)
-			continue
-		}
-		if vol.Busy {
-			j.warn(fmt.Sprintf("Could not remove disk '%s', check manually: zfs error: cannot destroy '%s': dataset is busy", vol.ID, vol.ID))
-			continue
-		}
-		c.s.c.freeVolume(vol.ID)
-	}
+	c.freeDisks(j, vm)
 	if c.p.flag("destroy-unreferenced-disks") { // looks at all that have images (Storage.pm vdisk_list)
 		for _, st := range c.s.c.Storages {
 			if st.on(vm.Node) && strings.Contains(st.Content, "images") {
@@ -89,6 +75,26 @@ func (c *call) destroy(j *job) error {
 	}
 	c.s.c.dropACL(fmt.Sprintf("/vms/%d", vm.ID))
 	return nil
+}
+
+// freeDisks removes the disks that the config names, as far as they can be
+// (QemuServer.pm destroy_vm).
+func (c *call) freeDisks(j *job, vm *VM) {
+	for _, v := range vm.Config {
+		vol := c.s.c.Volumes[parseDrive("", v).file]
+		if vol == nil || vol.VMID != vm.ID {
+			continue
+		}
+		if st := c.s.c.storage(vol.Storage); st != nil && st.Away { // only a warning (QemuServer.pm destroy_vm)
+			j.printf("WARN: Could not remove disk '%s', check manually: storage '%s' is not online", vol.ID, st.ID)
+			continue
+		}
+		if vol.Busy {
+			j.warn(fmt.Sprintf("Could not remove disk '%s', check manually: zfs error: cannot destroy '%s': dataset is busy", vol.ID, vol.ID))
+			continue
+		}
+		c.s.c.freeVolume(vol.ID)
+	}
 }
 
 // usedBase is a base volume of vm that linked clones are made of.
