@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Scope is a kind of thing that a principal may do.
@@ -24,6 +25,10 @@ type Principal struct {
 	Name   string  // "local:1000", "token:ci/tok-a2b3c4d5e6"
 	Scopes []Scope // what it may do; none is nothing
 	Quota  Quota   // its own limits; zero values are the installation's
+
+	// Expires is when the token that it asks with is over, and with it what was
+	// made for its holder to pass on; zero is never.
+	Expires time.Time
 }
 
 // May says whether the principal has a scope, by itself or in a wider one.

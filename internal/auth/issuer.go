@@ -106,7 +106,9 @@ func (i *Issuer) Authenticate(ctx context.Context, text redact.String) (sessions
 	case !validSubject(c.Subject):
 		return sessions.Principal{}, fmt.Errorf("%w: claim sub is empty, longer than %d bytes or not printable", ErrUnauthenticated, maxSubject)
 	}
-	return sessions.Principal{Name: "oidc:" + i.URL + "#" + c.Subject, Scopes: i.scopes(append(c.Scope, c.Scp...))}, nil
+	return sessions.Principal{
+		Name: "oidc:" + i.URL + "#" + c.Subject, Scopes: i.scopes(append(c.Scope, c.Scp...)), Expires: c.ExpiresAt.Add(leeway),
+	}, nil
 }
 
 // validSubject keeps out of names and logs what is not text.

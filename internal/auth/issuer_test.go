@@ -55,7 +55,11 @@ func TestTokensOfAnIssuer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p.issuer.Scopes = tt.table
 			got, err := p.authenticate(p.token(tt.by, tt.change, nil))
-			want := sessions.Principal{Name: "oidc:" + p.URL + "#alice", Scopes: tt.want}
+			exp, ok := tt.change["exp"].(int64)
+			if !ok {
+				exp = p.now.Add(time.Hour).Unix()
+			}
+			want := sessions.Principal{Name: "oidc:" + p.URL + "#alice", Scopes: tt.want, Expires: time.Unix(exp, 0).Add(time.Minute)}
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
 				t.Errorf("principal (-want +got):\n%s%v", diff, err)
 			}

@@ -34,7 +34,7 @@ type Token struct {
 // may be given again after a revocation, and whoever has it then must not find
 // the sandboxes of another.
 func (t Token) Principal() sessions.Principal {
-	return sessions.Principal{Name: "token:" + t.Name + "/" + t.ID, Scopes: t.Scopes, Quota: t.Quota}
+	return sessions.Principal{Name: "token:" + t.Name + "/" + t.ID, Scopes: t.Scopes, Quota: t.Quota, Expires: t.Expires}
 }
 
 // State is "live", "expired" or "revoked".

@@ -69,7 +69,7 @@ func (o *office) wants(text redact.String, name, refused string) {
 		}
 		return
 	}
-	want := sessions.Principal{Name: name, Scopes: []sessions.Scope{sessions.ScopeWrite}, Quota: sessions.Quota{Sandboxes: 2, MemoryMB: 300}}
+	want := sessions.Principal{Name: name, Scopes: []sessions.Scope{sessions.ScopeWrite}, Quota: sessions.Quota{Sandboxes: 2, MemoryMB: 300}, Expires: p.Expires}
 	if diff := cmp.Diff(want, p); err != nil || diff != "" {
 		o.t.Errorf("principal (-want +got):\n%s%v", diff, err)
 	}
@@ -79,6 +79,9 @@ func TestTokenLives(t *testing.T) {
 	o := newOffice(t)
 	text, tok := o.create("ci", time.Hour)
 	o.wants(text, "token:ci/"+tok.ID, "")
+	if p, err := o.Authenticate(o.ctx(), text); err != nil || !p.Expires.Equal(o.now.Add(time.Hour)) {
+		t.Errorf("its holder's time is over at %v, error %v", p.Expires, err)
+	}
 	o.now = o.now.Add(time.Hour - 1)
 	o.wants(text, "token:ci/"+tok.ID, "")
 	o.now = o.now.Add(1)
