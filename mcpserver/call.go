@@ -70,8 +70,8 @@ func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	}
 	s.Log.Log(ctx, level, "call", w.kind, w.name, "principal", who.Name, "sandbox", short(res.Sandbox), "request", requestID(ctx),
 		"outcome", outcome, "ms", took.Milliseconds())
-	if s.Called != nil && w.kind == "tool" {
-		s.Called(w.name, outcome, took)
+	if w.kind == "tool" {
+		s.Watch.ToolCall(w.name, outcome, took)
 	}
 	return res
 }

@@ -143,7 +143,7 @@ func (c *conn) admit(r *call) *mcp.JSONRPCErrorDetails {
 	}
 	class, limit := c.class(r)
 	if c.count[class] >= limit {
-		return tooMuch(time.Second, "this connection has %d calls running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", limit)
+		return tooMuch("connection_calls", time.Second, "this connection has %d calls running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", limit)
 	}
 	if class == 0 && c.volume+r.size > maxBytes {
 		return tooMuchToRead(int64(c.volume))
@@ -226,6 +226,7 @@ func (c *conn) drain() {
 
 // reject answers with a JSON-RPC error. A nil id is sent as null.
 func (c *conn) reject(id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
+	c.srv.limited(problem)
 	c.out.send(nil, c.encode(refusal(id, problem)), nil)
 }
 

@@ -1,6 +1,7 @@
 package mcpserver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -20,6 +22,8 @@ import (
 
 // filesPath is where tickets are used.
 const filesPath = "/files/"
+
+const notAnyMore = "this URL is not valid any more"
 
 // withLinks lets tools make URLs that lead here.
 func (w *web) withLinks(r *http.Request) *http.Request {
@@ -34,6 +38,7 @@ func (w *web) withLinks(r *http.Request) *http.Request {
 func (w *web) file(rw http.ResponseWriter, r *http.Request) {
 	t, err := w.srv.tickets.Parse(r.PathValue("ticket"))
 	if err != nil {
+		w.srv.Watch.AuthFailure("ticket")
 		w.srv.Log.Info("ticket refused", "from", r.RemoteAddr, "err", err)
 		w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "this URL is not valid, or not any more; call upload_url or download_url for a new one")
 		return
@@ -44,65 +49,65 @@ func (w *web) file(rw http.ResponseWriter, r *http.Request) {
 	}
 	ctx := sessions.WithPrincipal(r.Context(), sessions.Principal{Name: t.Principal, Scopes: []sessions.Scope{need}})
 	if err := w.srv.allow(ctx, r.Method+" "+filesPath, need); err != nil {
-		w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "this URL is not valid any more")
+		w.srv.Watch.AuthFailure("ticket")
+		w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "%s", notAnyMore)
 		return
 	}
 	ctx, leave := w.srv.enter(ctx)
 	defer leave()
 	share := w.shares.of(t.Principal)
 	defer share.letGo()
-	if problem := share.enter(0); problem != nil {
+	problem := share.turn(ctx)
+	if problem == nil {
+		problem = share.enter(0)
+	}
+	if problem != nil {
 		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
 		return
 	}
 	defer share.leave(0)
+	tr := w.srv.transfer(ctx, rw, t)
+	defer tr.over()
 	r = r.WithContext(ctx)
 	switch {
 	case !t.Write && (r.Method == http.MethodGet || r.Method == http.MethodHead):
-		w.download(rw, r, t)
+		w.download(tr, r)
 	case t.Write && r.Method == http.MethodPut:
-		w.upload(rw, r, t)
+		w.upload(tr, r)
 	default:
 		allowed := "GET, HEAD"
 		if t.Write {
 			allowed = "PUT"
 		}
 		rw.Header().Set("Allow", allowed)
-		w.fail(rw, http.StatusMethodNotAllowed, nil, mcp.INVALID_REQUEST, "this URL is for %s", allowed)
+		w.fail(tr, http.StatusMethodNotAllowed, nil, mcp.INVALID_REQUEST, "this URL is for %s", allowed)
 	}
 }
 
+// maxRanges is how many ranges of a file can be asked for at once; each is
+// opened by itself. Who asks for more gets the whole file (RFC 9110, section 14.2).
+const maxRanges = 16
+
 // download answers with the file, or the ranges of it that are asked for.
-func (w *web) download(rw http.ResponseWriter, r *http.Request, t auth.Ticket) {
-	err := w.srv.Files.Download(r.Context(), t, func(size int64, changed time.Time, content io.ReadSeeker) {
-		h := rw.Header()
+func (w *web) download(tr *transfer, r *http.Request) {
+	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+		r.Header.Del("Range")
+	}
+	err := w.srv.Files.Download(r.Context(), tr.ticket, func(ctx context.Context, size int64, changed time.Time, content io.ReadSeeker) error {
+		defer tr.until(ctx)()
+		h := tr.Header()
 		// What a guest made must not act as a page of ours.
 		h.Set("Content-Type", "application/octet-stream")
-		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename*=UTF-8''%s", percent(path.Base(t.Path))))
+		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename*=UTF-8''%s", percent(path.Base(tr.ticket.Path))))
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "private, no-store")
 		h.Set("ETag", fmt.Sprintf(`"%x-%x"`, changed.UnixNano(), size))
-		http.ServeContent(&paced{rw, w.srv.writeTimeout()}, r, "", changed, content)
+		http.ServeContent(tr, r, "", changed, content)
+		return tr.broken()
 	})
-	w.transferFailed(rw, err)
+	w.transferFailed(tr, err)
 }
-
-// paced is a response that a client may take any time to read, as long as it
-// reads.
-type paced struct {
-	http.ResponseWriter
-	patience time.Duration
-}
-
-// Write is part of io.Writer.
-func (p *paced) Write(b []byte) (int, error) {
-	_ = http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(p.patience)) // fails when closed, as Write then does
-	return p.ResponseWriter.Write(b)
-}
-
-// Unwrap is for http.ResponseController.
-func (p *paced) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
 // percent encodes a file name for a header (RFC 8187, section 3.2).
 func percent(name string) string {
@@ -127,107 +132,102 @@ type uploaded struct {
 // upload writes the file, or with Content-Range a part of it: "bytes 0-99/250"
 // is one, and "bytes */250" with no body asks how much is there. As long as
 // that is not all, the answer is 308 with a Range that tells it.
-func (w *web) upload(rw http.ResponseWriter, r *http.Request, t auth.Ticket) {
-	part, length, err := contentRange(r.Header.Get("Content-Range"))
+func (w *web) upload(tr *transfer, r *http.Request) {
+	part, err := contentRange(r.Header.Get("Content-Range"))
 	switch {
 	case err != nil:
-		w.fail(rw, http.StatusBadRequest, nil, mcp.INVALID_REQUEST, "Content-Range: %v", err)
+		w.fail(tr, http.StatusBadRequest, nil, mcp.INVALID_REQUEST, "Content-Range: %v", err)
 		return
-	case part != nil && r.ContentLength != length:
-		w.fail(rw, http.StatusBadRequest, nil, mcp.INVALID_REQUEST, "Content-Length is %d, and the range has %d bytes", r.ContentLength, length)
+	case part != nil && r.ContentLength < 0:
+		w.fail(tr, http.StatusLengthRequired, nil, mcp.INVALID_REQUEST, "a part needs a Content-Length, which is %d here", part.Length)
+		return
+	case part != nil && r.ContentLength != part.Length:
+		w.fail(tr, http.StatusBadRequest, nil, mcp.INVALID_REQUEST, "Content-Length is %d, and the range has %d bytes", r.ContentLength, part.Length)
 		return
 	case r.ContentLength > tools.MaxTransfer || part != nil && part.Total > tools.MaxTransfer:
-		w.transferFailed(rw, &http.MaxBytesError{Limit: tools.MaxTransfer})
+		w.transferFailed(tr, &http.MaxBytesError{Limit: tools.MaxTransfer})
 		return
 	}
-	body := http.MaxBytesReader(rw, &patient{r.Body, rw, w.srv.writeTimeout()}, tools.MaxTransfer)
-	res := uploaded{Path: t.Path}
+	limited := http.MaxBytesReader(tr.ResponseWriter, r.Body, tools.MaxTransfer)
+	open := func(ctx context.Context) io.Reader { return tr.body(ctx, limited) }
+	res := uploaded{Path: tr.ticket.Path}
 	if part == nil {
-		res.Bytes, err = w.srv.Files.Upload(r.Context(), t, body)
+		res.Bytes, err = w.srv.Files.Upload(r.Context(), tr.ticket, open)
 		res.Done = err == nil
 	} else {
-		res.Bytes, err = w.srv.Files.Append(r.Context(), t, *part, body)
-		res.Done = err == nil && part.From >= 0 && res.Bytes >= part.Total
+		res.Bytes, res.Done, err = w.srv.Files.Append(r.Context(), tr.ticket, *part, open)
 	}
-	// The deadline of a request that came in time.
-	_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
-	status := http.StatusCreated
 	if part != nil && !res.Done && res.Bytes > 0 {
-		rw.Header().Set("Range", fmt.Sprintf("bytes=0-%d", res.Bytes-1))
+		tr.Header().Set("Range", fmt.Sprintf("bytes=0-%d", res.Bytes-1))
 	}
 	switch {
 	case errors.Is(err, tools.ErrGap):
-		w.fail(rw, http.StatusConflict, nil, mcp.INVALID_REQUEST, "%d bytes are there, so the next part begins at %d", res.Bytes, res.Bytes)
+		w.fail(tr, http.StatusConflict, nil, mcp.INVALID_REQUEST, "%d bytes are there, so the next part begins at %d", res.Bytes, res.Bytes)
 		return
 	case err != nil:
-		w.transferFailed(rw, err)
+		w.transferFailed(tr, err)
 		return
-	case !res.Done:
-		status = http.StatusPermanentRedirect // as uploads in parts have it, without a Location
 	}
-	rw.Header().Set("Content-Type", "application/json")
-	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(res) // to a client that may be gone
+	tr.Header().Set("Content-Type", "application/json")
+	if res.Done {
+		tr.WriteHeader(http.StatusCreated)
+	} else {
+		tr.WriteHeader(http.StatusPermanentRedirect) // as uploads in parts have it, without a Location
+	}
+	_ = json.NewEncoder(tr).Encode(res) // to a client that may be gone
 }
 
-// contentRange reads the header Content-Range (RFC 9110, section 14.4) of an
-// upload, nil if there is none, and how long its body must be.
-func contentRange(header string) (part *tools.Part, length int64, err error) {
+// partForm is the header Content-Range (RFC 9110, section 14.4) of an upload.
+var partForm = regexp.MustCompile(`^bytes (?:(\d{1,15})-(\d{1,15})|\*)/(\d{1,15})$`)
+
+// contentRange reads the header of an upload; there is no part if it is empty.
+func contentRange(header string) (*tools.Part, error) {
 	if header == "" {
-		return nil, -1, nil
+		return nil, nil
 	}
-	m := regexp.MustCompile(`^bytes (?:(\d{1,15})-(\d{1,15})|\*)/(\d{1,15})$`).FindStringSubmatch(header)
+	m := partForm.FindStringSubmatch(header)
 	if m == nil {
-		return nil, 0, fmt.Errorf(`got %q, want "bytes FIRST-LAST/TOTAL" or "bytes */TOTAL"`, short(header))
+		return nil, fmt.Errorf(`got %q, want "bytes FIRST-LAST/TOTAL" or "bytes */TOTAL"`, short(header))
 	}
 	number := func(text string) int64 { n, _ := strconv.ParseInt(text, 10, 64); return n } // the digits fit
-	part = &tools.Part{From: -1, Total: number(m[3])}
+	part := &tools.Part{From: -1, Total: number(m[3])}
 	if m[1] == "" {
-		return part, 0, nil
+		return part, nil
 	}
 	last := number(m[2])
 	part.From = number(m[1])
 	if last < part.From || last >= part.Total {
-		return nil, 0, fmt.Errorf("got %q, want FIRST <= LAST < TOTAL", header)
+		return nil, fmt.Errorf("got %q, want FIRST <= LAST < TOTAL", header)
 	}
-	return part, last - part.From + 1, nil
+	part.Length = last - part.From + 1
+	return part, nil
 }
 
-// patient is a body whose sender may take any time, as long as it sends.
-type patient struct {
-	io.ReadCloser
-	rw       http.ResponseWriter
-	patience time.Duration
-}
-
-// Read is part of io.Reader.
-func (p *patient) Read(b []byte) (int, error) {
-	rc := http.NewResponseController(p.rw)
-	_ = rc.SetReadDeadline(time.Now().Add(p.patience)) // fails when closed, as Read then does
-	n, err := p.ReadCloser.Read(b)
-	if errors.Is(err, io.EOF) { // what is done with it may take longer
-		_ = rc.SetReadDeadline(time.Time{})
-	}
-	return n, err
-}
-
-// transferFailed answers with what went wrong, unless there is an answer.
-func (w *web) transferFailed(rw http.ResponseWriter, err error) {
-	var large *http.MaxBytesError
-	switch {
-	case err == nil:
-		return
-	case errors.As(err, &large):
-		w.fail(rw, http.StatusRequestEntityTooLarge, nil, mcp.INVALID_REQUEST, "a file may have %d MiB", large.Limit>>20)
+// transferFailed answers with what went wrong, unless an answer has begun.
+func (w *web) transferFailed(tr *transfer, err error) {
+	if err == nil {
 		return
 	}
 	kind, text := tools.Explain(err)
-	status, ok := map[sessions.Kind]int{
+	status := map[sessions.Kind]int{
 		sessions.Invalid: http.StatusBadRequest, sessions.NotFound: http.StatusNotFound, sessions.Conflict: http.StatusConflict,
 		sessions.Exhausted: http.StatusInsufficientStorage, sessions.Unavailable: http.StatusServiceUnavailable,
 	}[kind]
-	if !ok {
+	var large *http.MaxBytesError
+	switch {
+	case errors.Is(context.Cause(tr.ctx), auth.ErrUnauthenticated):
+		status, text, tr.outcome = http.StatusForbidden, notAnyMore, "revoked"
+	case errors.As(err, &large):
+		status, text, kind = http.StatusRequestEntityTooLarge, fmt.Sprintf("a file may have %d MiB", large.Limit>>20), sessions.Invalid
+	case status == 0 && tr.broken() != nil, errors.Is(err, context.Canceled):
+		status, text, tr.outcome = http.StatusRequestTimeout, "the body did not come to its end; ask what is there with Content-Range: bytes */TOTAL", "interrupted"
+	case status == 0:
 		status, text = http.StatusInternalServerError, fmt.Sprintf("internal error (ref %s)", w.srv.internal(err))
 	}
-	w.fail(rw, status, nil, mcp.INVALID_REQUEST, "%s", text)
+	if tr.outcome == "" {
+		tr.outcome = kind.String()
+	}
+	if tr.status == 0 {
+		w.fail(tr, status, nil, mcp.INVALID_REQUEST, "%s", text)
+	}
 }

@@ -3,11 +3,16 @@ package mcpserver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
@@ -17,14 +22,19 @@ import (
 
 // startFiles serves files of an installation that is broken: what gets as far
 // as that is answered with 503.
-func startFiles(t *testing.T) *httpFixture {
-	return startHTTP(t, mcpserver.HTTP{Auth: tokens{"a"}}, func(s *mcpserver.Server) {
+func startFiles(t *testing.T, h mcpserver.HTTP, w mcpserver.Watcher) *httpFixture {
+	return startHTTP(t, h, brokenFiles(w))
+}
+
+func brokenFiles(w mcpserver.Watcher) func(*mcpserver.Server) {
+	return func(s *mcpserver.Server) {
+		s.Watch = w
 		s.Files = &tools.Files{Open: func(context.Context) (*sessions.Manager, error) { return nil, errors.New("secret detail") }}
-	})
+	}
 }
 
 func TestTicketsAreAllThatIsNeeded(t *testing.T) {
-	f := startFiles(t)
+	f := startFiles(t, mcpserver.HTTP{Auth: tokens{"a"}}, nil)
 	ticket := auth.Ticket{Principal: "token:a", Sandbox: "sb-1", Path: "/x", Expires: time.Now().Add(time.Hour)}
 	read := "/files/" + mcpserver.SignTicket(f.Server, ticket)
 	ticket.Write = true
@@ -51,6 +61,7 @@ func TestTicketsAreAllThatIsNeeded(t *testing.T) {
 		{"GET", read[:len(read)-2] + "xx", "", 403, "not valid"},
 		{"GET", "/files/x", "", 403, "not valid"},
 		{"GET", "/files/", "", 404, ""},
+		{"PUT", write, "bytes */10", 400, "the range has 0 bytes"},
 		{"PUT", write, "bytes 0-9/10", 400, "the range has 10 bytes"},
 		{"PUT", write, "bytes 4-0/10", 400, "FIRST <= LAST"},
 		{"PUT", write, "bytes 6-10/10", 400, "FIRST <= LAST"},
@@ -72,8 +83,94 @@ func TestTicketsAreAllThatIsNeeded(t *testing.T) {
 			t.Errorf("%s %s: %s", tt.method, tt.path, got)
 		}
 	}
+	// Of a part it must be known how long it is.
+	p := f.peer()
+	p.set("Content-Range", "bytes 0-4/10")
+	p.do("PUT", write, io.MultiReader(strings.NewReader("12345"))).want(http.StatusLengthRequired, "Content-Length, which is 5 here")
 	f.End("token:a")
 	f.peer().do("GET", read, nil).want(http.StatusForbidden, "not valid any more")
+}
+
+// told is a Watcher that remembers what it was told.
+type told struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (w *told) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, fmt.Sprintf(format, args...))
+}
+
+func (w *told) ToolCall(tool, outcome string, _ time.Duration) { w.note("%s %s", tool, outcome) }
+func (w *told) Transfer(direction, outcome string, bytes int64, _ time.Duration) {
+	w.note("%s %s %d", direction, outcome, bytes)
+}
+func (w *told) LimitRefusal(limit string) { w.note("limit %s", limit) }
+func (w *told) AuthFailure(reason string) { w.note("auth %s", reason) }
+
+func (w *told) want(t *testing.T, all ...string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if diff := cmp.Diff(all, w.all); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	w.all = nil
+}
+
+// A transfer is a line in the log, which has neither path nor ticket, and what
+// is refused is counted.
+func TestTransfersAreLogged(t *testing.T) {
+	w := &told{}
+	f := startFiles(t, mcpserver.HTTP{Auth: tokens{"a"}}, w)
+	ticket := auth.Ticket{Principal: "token:a", Sandbox: "sb-1", Path: "/hidden", Expires: time.Now().Add(time.Hour)}
+	url := "/files/" + mcpserver.SignTicket(f.Server, ticket)
+	f.peer().do("GET", url, nil).want(http.StatusServiceUnavailable, "")
+	f.peer().do("PUT", url, strings.NewReader("x")).want(http.StatusMethodNotAllowed, "")
+	f.peer().do("GET", url+"x", nil).want(http.StatusForbidden, "")
+	f.peer().post("{}").want(http.StatusUnauthorized, "")
+	f.as("b").post("{}").want(http.StatusUnauthorized, "")
+	f.as("down").post("{}").want(http.StatusServiceUnavailable, "")
+	f.stop() // and all of it is logged
+	f.served <- <-f.served
+	w.want(t, "download unavailable 0", "download invalid 0", "auth ticket", "auth missing", "auth invalid", "auth unavailable")
+	log := f.log.String()
+	if !strings.Contains(log, "msg=transfer direction=download principal=token:a sandbox=sb-1 bytes=0 outcome=unavailable ms=") {
+		t.Errorf("no line of the transfer in\n%s", log)
+	}
+	if strings.Contains(log, "hidden") || strings.Contains(log, "eyJ") {
+		t.Errorf("the log has a path or a ticket:\n%s", log)
+	}
+}
+
+// Who asks too often is refused as at the other endpoints, and the refusal has
+// waited for its turn.
+func TestTransfersAreLimited(t *testing.T) {
+	w := &told{}
+	const rate = 0.001
+	f := &httpFixture{fixture: newFixture(t, brokenFiles(w)), t: t}
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.url = "http://" + ln.Addr().String()
+	web := mcpserver.NewWeb(f.Server, mcpserver.HTTP{Auth: tokens{"a"}, Limits: mcpserver.Limits{Rate: rate}})
+	f.serve(t, func(ctx context.Context) error { return web.ServeOn(ctx, ln) })
+	url := "/files/" + mcpserver.SignTicket(f.Server, auth.Ticket{Principal: "token:a", Sandbox: "sb-1", Path: "/x", Expires: time.Now().Add(time.Hour)})
+	f.peer().do("GET", url, nil).want(http.StatusServiceUnavailable, "not usable")
+	turns := web.Refusals("token:a")
+	turns.SetLimit(0) // no turn comes after the first
+	res := f.peer().do("GET", url, nil)
+	if got := res.Header.Get("Retry-After"); got != "1000" && len(got) != 3 {
+		t.Errorf("Retry-After: %q", got)
+	}
+	res.want(http.StatusTooManyRequests, "requests a second")
+	w.want(t, "download unavailable 0", "limit rate")
+	if left := turns.Tokens(); left != 0 {
+		t.Errorf("%g turns are left of one", left)
+	}
 }
 
 // A ticket for nobody, or signed in another way, is none.

@@ -54,7 +54,7 @@ func (w *web) meantForUs(next http.Handler) http.Handler {
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "origin %q may not use this server; the operator can add it to http_allowed_origins", origin)
 		case r.Context().Value(overKey{}) != nil:
 			rw.Header().Set("Connection", "close")
-			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch(connsAfter, "%d connections are open already, the most there may be at a time", w.MaxConns))
+			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch("connections", connsAfter, "%d connections are open already, the most there may be at a time", w.MaxConns))
 		case !w.gate.enter():
 			rw.Header().Set("Connection", "close")
 			w.refuse(rw, http.StatusServiceUnavailable, nil, ending())
@@ -148,7 +148,8 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 			w.strike(rw, r, err)
 		case err != nil:
 			w.srv.Log.Error("token can't be checked", "err", err)
-			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch(5*time.Second, "tokens can't be checked at the moment"))
+			w.srv.Watch.AuthFailure("unavailable")
+			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch("", 5*time.Second, "tokens can't be checked at the moment"))
 		default:
 			again := func(ctx context.Context) (sessions.Principal, error) { return w.Auth.Authenticate(ctx, token) }
 			w.admitted(rw, r.WithContext(withCredential(sessions.WithPrincipal(r.Context(), who), again)), need, next)
@@ -160,7 +161,7 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 // and no more is written down of it.
 func (w *web) strike(rw http.ResponseWriter, r *http.Request, err error) {
 	if wait := w.strikes.strike(r.RemoteAddr); wait > 0 {
-		w.refuse(rw, http.StatusTooManyRequests, nil, tooMuch(wait,
+		w.refuse(rw, http.StatusTooManyRequests, nil, tooMuch("", wait,
 			"more than %d tokens that are not valid came from this address, and then one each %v", strikesAtOnce, strikeEvery))
 		return
 	}
@@ -206,11 +207,13 @@ func (w *web) invalidToken(rw http.ResponseWriter, r *http.Request) {
 // challenge says that a token is wanted, or another one, and where to learn who
 // gives them: RFC 6750, section 3, and RFC 9728, section 5.1.
 func (w *web) challenge(rw http.ResponseWriter, r *http.Request, status int, code, text string) {
-	h := "Bearer "
+	h, reason := "Bearer ", "missing"
 	if code != "" {
+		reason = "invalid"
 		h += fmt.Sprintf("error=%q, error_description=%q, ", code, text)
 	}
 	h += fmt.Sprintf("resource_metadata=%q, scope=%q", w.base(r)+server.WellKnownProtectedResourcePath+r.URL.Path, scopes())
+	w.srv.Watch.AuthFailure(reason)
 	rw.Header().Set("WWW-Authenticate", h)
 	w.fail(rw, status, nil, mcp.INVALID_REQUEST, "%s", text)
 }
@@ -254,6 +257,7 @@ func (w *web) fail(rw http.ResponseWriter, status int, id json.RawMessage, code 
 // [http.StatusTooManyRequests] for what may be tried again, unless the server as
 // a whole can't serve it.
 func (w *web) refuse(rw http.ResponseWriter, status int, id json.RawMessage, problem *mcp.JSONRPCErrorDetails) {
+	w.srv.limited(problem)
 	if when, ok := problem.Data.(retry); ok {
 		if status != http.StatusServiceUnavailable {
 			status = http.StatusTooManyRequests

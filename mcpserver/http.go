@@ -87,6 +87,7 @@ func (s *Server) ServeHTTPOn(ctx context.Context, ln net.Listener, h HTTP) error
 
 // serveOn serves all who connect to ln until ctx ends.
 func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
+	defer w.srv.serving(w)()
 	calls, cancelCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelCalls()
 	srv := &http.Server{
@@ -97,6 +98,7 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 		Protocols:         new(http.Protocols),
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return calls },
+		ConnState:         w.srv.count,
 		ErrorLog:          slog.NewLogLogger(w.srv.Log.Handler(), slog.LevelDebug),
 	}
 	// Not HTTP/2: its write deadline ends a stream that writes nothing, such as

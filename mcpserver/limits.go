@@ -20,10 +20,14 @@ type Limits struct {
 // retry is the data of an error that says to try again later.
 type retry struct {
 	AfterSeconds int `json:"retry_after_seconds"`
+
+	limit string // what there was too much of, one of few; empty is nothing
 }
 
 // again says when to try again, in whole seconds.
-func again(after time.Duration) retry { return retry{max(1, int(math.Ceil(after.Seconds())))} }
+func again(limit string, after time.Duration) retry {
+	return retry{max(1, int(math.Ceil(after.Seconds()))), limit}
+}
 
 // shares are what each principal takes.
 type shares struct {
@@ -121,7 +125,7 @@ func (s *share) turn(ctx context.Context) *mcp.JSONRPCErrorDetails {
 	wait := r.Delay()
 	if wait > maxTurn {
 		r.Cancel()
-		return tooMuch(wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
+		return tooMuch("rate", wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
 	}
 	sleep(ctx, wait) // false means that nobody waits for the answer
 	return nil
@@ -138,7 +142,7 @@ func (s *share) often() *mcp.JSONRPCErrorDetails {
 
 func (s *share) tooOften() *mcp.JSONRPCErrorDetails {
 	wait := (1 - s.rate.Tokens()) / s.limits.Rate // seconds
-	return tooMuch(time.Duration(wait*float64(time.Second)), "more than %g requests a second", s.limits.Rate)
+	return tooMuch("rate", time.Duration(wait*float64(time.Second)), "more than %g requests a second", s.limits.Rate)
 }
 
 // enter takes room for a request of that class until leave, or says why there
@@ -153,7 +157,7 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.limits.Calls > 0 && s.calls[class] >= s.limits.Calls {
-		return tooMuch(time.Second, "%d calls are running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", s.limits.Calls)
+		return tooMuch("calls", time.Second, "%d calls are running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", s.limits.Calls)
 	}
 	s.calls[class]++
 	return nil
@@ -168,7 +172,7 @@ func (s *share) listen() *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heard >= s.streams {
-		return tooMuch(time.Minute, "%d streams are open already, the most there may be at a time; close some", s.streams)
+		return tooMuch("streams", time.Minute, "%d streams are open already, the most there may be at a time; close some", s.streams)
 	}
 	s.heard++
 	return nil
@@ -195,7 +199,7 @@ func (s *share) look() *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.looks >= maxLooks {
-		return tooMuch(watchEvery, "%d resources are subscribed to, the most there may be on all connections; unsubscribe from one", maxLooks)
+		return tooMuch("subscriptions", watchEvery, "%d resources are subscribed to, the most there may be on all connections; unsubscribe from one", maxLooks)
 	}
 	s.looks++
 	return nil
@@ -240,7 +244,7 @@ func (s *share) unload(size int64) {
 
 // tooMuchToRead refuses a request beside others of so many bytes.
 func tooMuchToRead(others int64) *mcp.JSONRPCErrorDetails {
-	return tooMuch(time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", others>>20, maxBytes>>20)
+	return tooMuch("bodies", time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", others>>20, maxBytes>>20)
 }
 
 // endingAfter is when it may be worth trying again to reach a server that ends.
@@ -248,7 +252,7 @@ const endingAfter = 5 * time.Second
 
 // ending refuses what is asked of a server that is ending.
 func ending() *mcp.JSONRPCErrorDetails {
-	when := again(endingAfter)
+	when := again("", endingAfter)
 	return &mcp.JSONRPCErrorDetails{
 		Code: busy, Data: when,
 		Message: fmt.Sprintf("the server is ending; sandboxes go on, try again in %d s", when.AfterSeconds),
@@ -256,8 +260,8 @@ func ending() *mcp.JSONRPCErrorDetails {
 }
 
 // tooMuch is a refusal that says what the limit is and when to try again.
-func tooMuch(after time.Duration, format string, args ...any) *mcp.JSONRPCErrorDetails {
-	when := again(after)
+func tooMuch(limit string, after time.Duration, format string, args ...any) *mcp.JSONRPCErrorDetails {
+	when := again(limit, after)
 	text := fmt.Sprintf(format, args...) + fmt.Sprintf("; try again in %d s", when.AfterSeconds)
 	return &mcp.JSONRPCErrorDetails{Code: busy, Message: text, Data: when}
 }

@@ -45,9 +45,7 @@ type Server struct {
 	WriteTimeout time.Duration // for a client to read one message, before it is disconnected; 0 is 30 s
 	Grace        time.Duration // how long calls may go on when the server ends, on every transport; 0 is 5 s
 
-	// Called, if set, is told of each call of one of Tools that has ended: the
-	// outcome as the log has it, which is one of few.
-	Called func(tool, outcome string, took time.Duration)
+	Watch Watcher // nil is nobody
 
 	once sync.Once
 	mcp  *server.MCPServer
@@ -57,6 +55,10 @@ type Server struct {
 	crowd   crowd
 	clients atomic.Int64 // at sockets
 	conns   atomic.Int64 // of all transports
+
+	httpConns atomic.Int64
+	websMu    sync.Mutex
+	webs      map[*web]bool // serving
 }
 
 // Clients returns how many connections are being served on sockets.
@@ -157,6 +159,9 @@ func (s *Server) build() {
 		server.WithLogging(), // a level may be set; nothing is logged to clients
 		server.WithHooks(hooks),
 	)
+	if s.Watch == nil {
+		s.Watch = unwatched{}
+	}
 	s.tickets = auth.NewTickets(time.Now)
 	s.byName = map[string]tools.Tool{}
 	for _, t := range s.Tools {

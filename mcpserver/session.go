@@ -56,6 +56,13 @@ func (t *sessionTable) add(c *conn, owner string) {
 	}
 }
 
+// len is how many there are.
+func (t *sessionTable) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID)
+}
+
 // use returns a session of the owner's, which does not end for want of use
 // until done is called. It returns nil if there is none.
 func (t *sessionTable) use(id, owner string) (s *session, done func()) {

@@ -74,7 +74,7 @@ func (c *conn) subscribe(ctx context.Context, uri string) *mcp.JSONRPCErrorDetai
 		return nil
 	}
 	if len(c.watched) >= maxWatched {
-		return tooMuch(watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
+		return tooMuch("subscriptions", watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
 	}
 	who, _ := sessions.PrincipalFrom(ctx)
 	lasting, leave := c.srv.enter(sessions.WithPrincipal(c.ctx, who))

@@ -3,6 +3,8 @@ package mcpserver
 import (
 	"context"
 	"net"
+
+	"golang.org/x/time/rate"
 )
 
 // Web is a server on one HTTP listener, whose tables a test can see.
@@ -19,6 +21,13 @@ func (w Web) ServeOn(ctx context.Context, ln net.Listener) error { return w.serv
 
 // Sweep forgets what is not used any more, as the server does from time to time.
 func (w Web) Sweep() { w.sweep() }
+
+// Refusals are the turns of refusals that a principal gets.
+func (w Web) Refusals(principal string) *rate.Limiter {
+	share := w.shares.of(principal)
+	defer share.letGo()
+	return share.refusals
+}
 
 // EndSessions ends all sessions.
 func (w Web) EndSessions() { w.sessions.endAll() }

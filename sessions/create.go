@@ -164,6 +164,9 @@ func (m *Manager) make(sb Sandbox) *maker {
 		defer cancel()
 		mk.err = m.bringUp(ctx, mk, sb.ID)
 		mk.turn.Done()
+		if !errors.Is(mk.err, errStopping) { // else it goes on
+			m.Watch.Created(sb.Backend, outcome(mk.err), m.now().Sub(sb.Created))
+		}
 		m.mu.Lock()
 		delete(m.makers, sb.ID)
 		m.mu.Unlock()

@@ -165,7 +165,12 @@ func (m *Manager) destroyMachine(ctx context.Context, sb Sandbox) error {
 	if err != nil {
 		return err
 	}
-	return m.inTurn(ctx, slots, func(ctx context.Context) error { return p.Destroy(ctx, sb.Ref()) })
+	return m.inTurn(ctx, slots, func(ctx context.Context) error {
+		start := m.now()
+		err := p.Destroy(ctx, sb.Ref())
+		m.Watch.Destroyed(sb.Backend, removal(err), m.now().Sub(start))
+		return err
+	})
 }
 
 // inTurn removes a machine with a deadline of its own and in one of the slots

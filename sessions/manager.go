@@ -30,6 +30,7 @@ type Manager struct {
 	Quota    Quota     // of each principal
 	Log      *slog.Logger
 	Now      func() time.Time // nil is time.Now
+	Watch    Watcher          // nil is nobody
 
 	ReconcileEvery time.Duration // how often records and machines are compared; 0 is 30 s
 	MakeTimeout    time.Duration // from its turn until READY; 0 is 5 min
@@ -250,6 +251,9 @@ func (m *Manager) init() {
 			m.Now = time.Now
 		}
 		m.Log = cmp.Or(m.Log, slog.New(slog.DiscardHandler))
+		if m.Watch == nil {
+			m.Watch = unwatched{}
+		}
 		m.ReconcileEvery = cmp.Or(m.ReconcileEvery, 30*time.Second)
 		m.MakeTimeout = cmp.Or(m.MakeTimeout, 5*time.Minute)
 		m.MaxLine = cmp.Or(m.MaxLine, 1000)

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/hosttree"
-	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
@@ -85,7 +81,11 @@ func (s *service) downloadURL() Tool {
 
 func (s *service) url(ctx context.Context, m *sessions.Manager, in urlIn, write bool) (Result, error) {
 	who, _ := sessions.PrincipalFrom(ctx)
-	out := urlOut{Method: "GET", ExpiresAt: time.Now().Add(seconds(in.TTL)).UTC().Truncate(time.Second)}
+	out := urlOut{Method: "GET", ExpiresAt: time.Now().Add(seconds(in.TTL))}
+	if !who.Expires.IsZero() && who.Expires.Before(out.ExpiresAt) { // it must not outlive what it was asked for with
+		out.ExpiresAt = who.Expires
+	}
+	out.ExpiresAt = out.ExpiresAt.UTC().Truncate(time.Second)
 	if write {
 		out.Method, out.MaxBytes = "PUT", MaxTransfer
 	}
@@ -111,162 +111,4 @@ func (s *service) url(ctx context.Context, m *sessions.Manager, in urlIn, write 
 		return Result{}, err
 	}
 	return structured(out, fmt.Sprintf("%s %s\nfor %s, until %s", out.Method, out.URL, quoted(out.Path), clock(out.ExpiresAt))), nil
-}
-
-// Files are the files of sandboxes, for whoever has a ticket.
-type Files struct {
-	Open Source
-
-	locks keylock.Locks // by ticket: parts come one after the other
-}
-
-// use gives fn the channel to a ticket's sandbox.
-func (f *Files) use(ctx context.Context, t auth.Ticket, action string, fn func(context.Context, guest.Conn) error) error {
-	m, err := f.Open(ctx)
-	if err != nil {
-		return sessions.Errorf(sessions.Unavailable, "this AgentLab is not usable until its operator mends it")
-	}
-	return m.Use(ctx, t.Sandbox, action, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
-		if err := fn(ctx, conn); err != nil {
-			return fileError(ctx, conn, t.Path, err)
-		}
-		return nil
-	})
-}
-
-// Explain returns the class of an error of Files, and what may be shown of it.
-func Explain(err error) (sessions.Kind, string) { return explain(err) }
-
-// Download gives serve the ticket's file: its size, its time of change, and a
-// reader that seeks.
-func (f *Files) Download(ctx context.Context, t auth.Ticket, serve func(size int64, changed time.Time, r io.ReadSeeker)) error {
-	return f.use(ctx, t, "download", func(ctx context.Context, conn guest.Conn) error {
-		r, info, err := conn.ReadFile(ctx, t.Path, 0, 0)
-		if err != nil {
-			return err
-		}
-		_ = r.Close()
-		seeker := &seeker{ctx: ctx, conn: conn, path: t.Path, size: info.Size}
-		defer seeker.close()
-		serve(info.Size, info.MTime, seeker)
-		return nil
-	})
-}
-
-// seeker reads a file of a guest from wherever it is wanted.
-type seeker struct {
-	ctx  context.Context
-	conn guest.Conn
-	path string
-	size int64
-	off  int64
-	r    io.ReadCloser // open at off; nil if it must be opened
-}
-
-func (s *seeker) close() {
-	if s.r != nil {
-		_ = s.r.Close()
-		s.r = nil
-	}
-}
-
-// Seek is part of io.Seeker.
-func (s *seeker) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += s.off
-	case io.SeekEnd:
-		off += s.size
-	}
-	if off < 0 {
-		return 0, errors.New("seek before the beginning")
-	}
-	if off != s.off {
-		s.close()
-	}
-	s.off = off
-	return off, nil
-}
-
-// Read is part of io.Reader. It stops at the size that was told.
-func (s *seeker) Read(p []byte) (int, error) {
-	if s.off >= s.size {
-		return 0, io.EOF
-	}
-	if s.r == nil {
-		r, _, err := s.conn.ReadFile(s.ctx, s.path, s.off, s.size-s.off)
-		if err != nil {
-			return 0, err
-		}
-		s.r = r
-	}
-	n, err := s.r.Read(p[:min(int64(len(p)), s.size-s.off)])
-	s.off += int64(n)
-	return n, err
-}
-
-// Upload writes the ticket's file from r: all of it, or nothing.
-func (f *Files) Upload(ctx context.Context, t auth.Ticket, r io.Reader) (bytes int64, err error) {
-	unlock, err := f.locks.Lock(ctx, t.ID)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	err = f.use(ctx, t, "upload", func(ctx context.Context, conn guest.Conn) error {
-		wrote, err := conn.WriteFile(ctx, t.Path, r, guest.WriteOptions{})
-		bytes = wrote.Bytes
-		return err
-	})
-	return bytes, err
-}
-
-// Part is a piece of a file that is uploaded in pieces.
-type Part struct {
-	From  int64 // where it begins; negative only asks how much is there
-	Total int64 // bytes of the whole file
-}
-
-// ErrGap means that the part does not begin where what is there ends.
-var ErrGap = errors.New("the part does not continue what is there")
-
-// Append adds a part to what is there of the ticket's file, and returns how
-// much that is then. When it is all, the file takes its place.
-//
-// Errors: ErrGap, also if another part came meanwhile, and those of r. Some of
-// what r gave until it failed may be there then.
-func (f *Files) Append(ctx context.Context, t auth.Ticket, p Part, r io.Reader) (have int64, err error) {
-	unlock, err := f.locks.Lock(ctx, t.ID)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	err = f.use(ctx, t, "upload", func(ctx context.Context, conn guest.Conn) error {
-		temp := path.Join(path.Dir(t.Path), ".agentlab-"+strings.ToLower(t.ID[:min(len(t.ID), 12)]))
-		var err error
-		if have, err = size(ctx, conn, temp); err != nil || p.From < 0 {
-			return err
-		}
-		if p.From != have {
-			return ErrGap
-		}
-		wrote, err := conn.WriteFile(ctx, temp, r, guest.WriteOptions{Append: true})
-		have += wrote.Bytes
-		if err != nil || have < p.Total {
-			return err
-		}
-		return inShell(ctx, conn, guest.Streams{}, `if [ -d "$2" ]; then echo "$2 is a directory" >&2; exit 1; fi; mv -f -- "$1" "$2"`, temp, t.Path)
-	})
-	return have, err
-}
-
-// size is that of a file, 0 if there is none.
-func size(ctx context.Context, conn guest.Conn, name string) (int64, error) {
-	r, info, err := conn.ReadFile(ctx, name, 0, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return info.Size, r.Close()
 }

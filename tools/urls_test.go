@@ -1,6 +1,7 @@
 package tools_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -78,19 +79,19 @@ func TestFilesByTicket(t *testing.T) {
 	ctx := as(t.Context(), "local:1")
 	e.write("f", "0123456789")
 	down := e.ticket("download_url", args{"path": "f"})
-	check(t, e.files.Download(ctx, down, func(size int64, _ time.Time, r io.ReadSeeker) {
+	check(t, e.files.Download(ctx, down, func(_ context.Context, size int64, _ time.Time, r io.ReadSeeker) error {
 		if size != 10 {
 			t.Errorf("%d bytes", size)
 		}
-		check(t, iotest.TestReader(r, []byte("0123456789")))
+		return iotest.TestReader(r, []byte("0123456789"))
 	}))
 
 	up := e.ticket("upload_url", args{"path": "sub/g"})
-	if n, err := e.files.Upload(ctx, up, strings.NewReader("whole")); n != 5 || err != nil || e.file("sub/g") != "whole" {
+	if n, err := e.files.Upload(ctx, up, sends("whole")); n != 5 || err != nil || e.file("sub/g") != "whole" {
 		t.Errorf("%d, %v, %q", n, err, e.file("sub/g"))
 	}
 	broken := errors.New("connection lost")
-	if _, err := e.files.Upload(ctx, up, io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken))); !errors.Is(err, broken) || e.file("sub/g") != "whole" {
+	if _, err := e.files.Upload(ctx, up, breaksOff("half", broken)); !errors.Is(err, broken) || e.file("sub/g") != "whole" {
 		t.Errorf("%v, %q", err, e.file("sub/g"))
 	}
 
@@ -109,43 +110,142 @@ func isKind(err error, kind sessions.Kind) bool {
 	return err != nil && got == kind && text != ""
 }
 
+// sends is a body.
+func sends(text string) tools.Body {
+	return func(context.Context) io.Reader { return strings.NewReader(text) }
+}
+
+// breaksOff is a body whose sender is gone after some of it.
+func breaksOff(text string, err error) tools.Body {
+	return func(context.Context) io.Reader {
+		return io.MultiReader(strings.NewReader(text), iotest.ErrReader(err))
+	}
+}
+
 func TestUploadInParts(t *testing.T) {
 	e := newEnv(t)
 	ctx := as(t.Context(), "local:1")
 	up := e.ticket("upload_url", args{"path": "big"})
+	const content, total = "0123456789", 10
+	part := func(from, end int64) tools.Part { return tools.Part{From: from, Length: end - from, Total: total} }
+	ask := tools.Part{From: -1, Total: total}
 	for i, tt := range []struct {
-		from int64
+		part tools.Part
 		body string
 		have int64
 		err  error
 	}{
-		{-1, "", 0, nil},
-		{3, "x", 0, tools.ErrGap},
-		{0, "0123", 4, nil},
-		{0, "0123", 4, tools.ErrGap},
+		{ask, "", 0, nil},
+		{part(3, 4), "x", 0, tools.ErrGap},
+		{part(0, 4), "0123", 4, nil},
+		{part(0, 4), "0123", 4, tools.ErrGap},
 	} {
-		have, err := e.files.Append(ctx, up, tools.Part{From: tt.from, Total: 10}, strings.NewReader(tt.body))
-		if have != tt.have || !errors.Is(err, tt.err) {
-			t.Errorf("part %d: %d, %v; want %d, %v", i, have, err, tt.have, tt.err)
+		have, done, err := e.files.Append(ctx, up, tt.part, sends(tt.body))
+		if have != tt.have || done || !errors.Is(err, tt.err) {
+			t.Errorf("part %d: %d, %v, %v; want %d, %v", i, have, done, err, tt.have, tt.err)
 		}
 	}
 	// Of a part that broke off, some may be there; the next one continues it.
 	broken := errors.New("connection lost")
-	if _, err := e.files.Append(ctx, up, tools.Part{From: 4, Total: 10}, io.MultiReader(strings.NewReader("45"), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+	if _, _, err := e.files.Append(ctx, up, part(4, 10), breaksOff("45", broken)); !errors.Is(err, broken) {
 		t.Errorf("broken part: %v", err)
 	}
-	have, err := e.files.Append(ctx, up, tools.Part{From: -1, Total: 10}, nil)
+	have, _, err := e.files.Append(ctx, up, ask, nil)
 	if err != nil || have < 4 || have > 6 {
 		t.Fatalf("after it: %d, %v", have, err)
 	}
 	if _, err := os.Stat(e.home + "/big"); err == nil {
 		t.Error("the file is there before it is whole")
 	}
-	if have, err = e.files.Append(ctx, up, tools.Part{From: have, Total: 10}, strings.NewReader("0123456789"[have:])); have != 10 || err != nil {
-		t.Errorf("last part: %d, %v", have, err)
+	// It is one file all the time.
+	if _, _, err = e.files.Append(ctx, up, tools.Part{From: have, Length: 1, Total: 11}, sends("x")); !isKind(err, sessions.Conflict) {
+		t.Errorf("part of another file: %v", err)
 	}
-	if got := e.file("big"); got != "0123456789" {
+	last := part(have, total)
+	// Who did not hear that it is done asks, or sends the last part again.
+	for _, p := range []tools.Part{last, ask, last} {
+		have, done, err := e.files.Append(ctx, up, p, sends(content[max(0, p.From):]))
+		if have != total || !done || err != nil {
+			t.Errorf("last part %+v: %d, %v, %v", p, have, done, err)
+		}
+	}
+	if got := e.file("big"); got != content {
+		t.Errorf("uploaded %q", got)
+	}
+	for _, p := range []tools.Part{part(0, 4), last, {From: -1, Total: 11}} {
+		if have, done, err := e.files.Append(ctx, up, p, sends("another"[:max(0, p.Length)])); done || !isKind(err, sessions.Conflict) {
+			t.Errorf("%+v after the end: %d, %v, %v", p, have, done, err)
+		}
+	}
+	e.wantNoStage(e.home)
+}
+
+// Of those who send parts of the same file at once, one goes on at a time, and
+// the file is whole.
+func TestTwoSendTheSameFile(t *testing.T) {
+	e := newEnv(t)
+	ctx := as(t.Context(), "local:1")
+	up := e.ticket("upload_url", args{"path": "big"})
+	const size, total = 1 << 10, 32 << 10
+	content := strings.Repeat("0123456789abcdef", total/16)
+	send := func() error {
+		have, done, err := e.files.Append(ctx, up, tools.Part{From: -1, Total: total}, nil)
+		for err == nil && !done {
+			p := tools.Part{From: have, Length: size, Total: total}
+			if have, done, err = e.files.Append(ctx, up, p, sends(content[have:have+size])); errors.Is(err, tools.ErrGap) {
+				err = nil
+			}
+		}
+		return err
+	}
+	other := make(chan error)
+	go func() { other <- send() }()
+	if err := errors.Join(send(), <-other); err != nil {
+		t.Error(err)
+	}
+	if e.file("big") != content {
+		t.Error("what is there is not what was sent")
+	}
+	e.wantNoStage(e.home)
+}
+
+// A file that is sent as a whole overtakes what was sent of it in parts.
+func TestUploadAsAWholeAfterParts(t *testing.T) {
+	e := newEnv(t)
+	ctx := as(t.Context(), "local:1")
+	up := e.ticket("upload_url", args{"path": "f"})
+	if _, _, err := e.files.Append(ctx, up, tools.Part{Length: 2, Total: 4}, sends("01")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := e.files.Upload(ctx, up, sends("")); n != 0 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if have, done, err := e.files.Append(ctx, up, tools.Part{From: -1}, nil); have != 0 || !done || err != nil {
+		t.Errorf("asked then: %d, %v, %v", have, done, err)
+	}
+	if _, _, err := e.files.Append(ctx, up, tools.Part{From: -1, Total: 4}, nil); !isKind(err, sessions.Conflict) {
+		t.Errorf("asked of another: %v", err)
+	}
+	if got := e.file("f"); got != "" {
 		t.Errorf("uploaded %q", got)
 	}
 	e.wantNoStage(e.home)
+}
+
+// What a token was asked for ends with it.
+func TestTicketEndsWithTheToken(t *testing.T) {
+	e := newEnv(t)
+	over := time.Now().Add(30 * time.Second)
+	for name, expires := range map[string]time.Time{"ends": over, "ends later": over.Add(time.Hour), "never ends": {}} {
+		var got auth.Ticket
+		ctx := sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "local:1", Scopes: []sessions.Scope{sessions.ScopeWrite}, Expires: expires})
+		ctx = tools.WithLinker(ctx, func(t auth.Ticket) (string, error) { got = t; return "u", nil })
+		before := time.Now()
+		raw, err := json.Marshal(args{"sandbox_id": e.sandbox, "path": "f", "ttl_seconds": 60})
+		check(t, err)
+		wantOutcome(t, e.tools["upload_url"].Call(ctx, raw), false, "PUT u")
+		if got.Expires.After(over) != (name != "ends") || got.Expires.Before(before.Add(28*time.Second)) {
+			t.Errorf("%s: the ticket expires %v after it was asked for", name, got.Expires.Sub(before))
+		}
+	}
 }

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/local"
@@ -81,9 +85,37 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 			if s.TLSInsecure {
 				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
 			}
-			return s.provisioner(byName, key, id, in.log)
+			p, err := s.provisioner(byName, key, id, in.log)
+			if err == nil && in.watch != nil {
+				p.Client.Transport = counted{p.Client.Transport, in.watch}
+			}
+			return p, err
 		},
 	}
+}
+
+// counted counts calls of the Proxmox API.
+type counted struct {
+	pve.Transport
+	watch *obs.Watch
+}
+
+// Do is part of [pve.Transport].
+func (c counted) Do(ctx context.Context, r pve.Request) (json.RawMessage, error) {
+	start := time.Now()
+	res, err := c.Transport.Do(ctx, r)
+	outcome := "ok"
+	var known *pve.Error
+	switch {
+	case errors.As(err, &known):
+		outcome = string(known.Kind)
+	case ctx.Err() != nil:
+		outcome = ctx.Err().Error()
+	case err != nil:
+		outcome = string(pve.Failed)
+	}
+	c.watch.Request("proxmox", r.Method, outcome, time.Since(start))
+	return res, err
 }
 
 // provisioner returns the backend that is configured. users are whom we are on

@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
@@ -32,6 +33,7 @@ type installation struct {
 	level *slog.LevelVar
 
 	revoked func(principal string) // is told whose token no longer counts
+	watch   *obs.Watch
 
 	turn   chan struct{} // holds one token while somebody opens
 	lock   *flock.Flock  // of the state directory
@@ -144,6 +146,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
 		Log:      in.log,
+		Watch:    in.watch,
 
 		ReconcileEvery: cfg.ReconcileEvery,
 		MaxUses:        cfg.SandboxMaxCalls,

@@ -171,7 +171,7 @@ func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flo
 func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ls listeners) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	server := newServer(in, cfg)
+	server, watch := newServer(in, cfg)
 	door := &door{Listener: ls.socket}
 	var keeper errgroup.Group // of the sandboxes, which the last calls still use
 	kept, letGo := context.WithCancel(context.WithoutCancel(ctx))
@@ -181,8 +181,6 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	if ls.metrics != nil {
-		watch := obs.New(obs.Daemon{Version: version(), Clients: server.Conns, Store: in.records, Log: in.log})
-		server.Called = watch.ToolCall
 		group.Go(func() error {
 			defer stop()
 			return watch.Serve(ctx, ls.metrics)
@@ -210,7 +208,7 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 }
 
 // newServer returns the server of an installation, which need not be open yet.
-func newServer(in *installation, cfg config.Config) *mcpserver.Server {
+func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Watch) {
 	server := &mcpserver.Server{
 		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
 		Resources:    tools.AllResources(in.Manager, in.log),
@@ -222,6 +220,8 @@ func newServer(in *installation, cfg config.Config) *mcpserver.Server {
 		Log:          in.log,
 		Grace:        cfg.Grace,
 	}
-	in.revoked = server.End
-	return server
+	watch := obs.New(obs.Daemon{Version: version(), Clients: server, Store: in.records, Log: in.log})
+	server.Watch = watch
+	in.revoked, in.watch = server.End, watch
+	return server, watch
 }

@@ -25,6 +25,9 @@ import (
 //	web -bridge FILE [TOOL ARGUMENTS]...  calls them through agentlab mcp --server
 //	web -files FILE                       moves a file to the last sandbox and back by URLs
 //	web -get FILE STATUS                  gets what the URL in FILE leads to, without a token
+//	web -link FILE TOOL PATH OUT          writes the URL of a file in the last sandbox to OUT
+//	web -cut FILE PROGRAM...              runs a program while the file is got that the URL in FILE leads to
+//	web -cutput FILE PROGRAM...           runs a program while a file is put there
 //
 // FILE has the token, or the URL.
 func webMain() {
@@ -36,6 +39,12 @@ func webMain() {
 		err = asBridgedClient(ctx, args[1], args[2:])
 	case "-files":
 		err = asWebClient(ctx, args[1:], webFiles)
+	case "-link":
+		err = asWebClient(ctx, args[1:], webLink)
+	case "-cut":
+		err = cutDownload(ctx, args[1], args[2:])
+	case "-cutput":
+		err = cutUpload(ctx, args[1], args[2:])
 	case "-get":
 		err = webGet(ctx, args[1], args[2])
 	default:
@@ -117,7 +126,7 @@ func webCalls(ctx context.Context, s *mcp.ClientSession, args []string) error {
 func webFiles(ctx context.Context, s *mcp.ClientSession, _ []string) error {
 	content := make([]byte, 3<<20)
 	_, _ = rand.Read(content) // never fails
-	up, err := fileURL(ctx, s, "upload_url")
+	up, err := fileURL(ctx, s, "upload_url", "moved")
 	if err != nil {
 		return err
 	}
@@ -132,13 +141,17 @@ func webFiles(ctx context.Context, s *mcp.ClientSession, _ []string) error {
 		{fmt.Sprintf("bytes 0-%d/%d", half-1, total), content[:half], http.StatusPermanentRedirect, "Range", there},
 		{fmt.Sprintf("bytes */%d", total), nil, http.StatusPermanentRedirect, "Range", there},
 		{fmt.Sprintf("bytes 0-%d/%d", half-1, total), content[:half], http.StatusConflict, "Range", there},
+		{fmt.Sprintf("bytes */%d", total+1), nil, http.StatusConflict, "Range", ""},
 		{fmt.Sprintf("bytes %d-%d/%d", half, total-1, total), content[half:], http.StatusCreated, "Range", ""},
+		{fmt.Sprintf("bytes */%d", total), nil, http.StatusCreated, "Range", ""},
+		{fmt.Sprintf("bytes %d-%d/%d", half, total-1, total), content[half:], http.StatusCreated, "Range", ""},
+		{fmt.Sprintf("bytes 0-%d/%d", half-1, total), content[:half], http.StatusConflict, "Range", ""},
 	} {
 		if _, err := webDo(ctx, http.MethodPut, up, "Content-Range", step.part, step.body, step.status, step.header, step.has); err != nil {
 			return err
 		}
 	}
-	down, err := fileURL(ctx, s, "download_url")
+	down, err := fileURL(ctx, s, "download_url", "moved")
 	if err != nil {
 		return err
 	}
@@ -169,12 +182,12 @@ func webGet(ctx context.Context, file, status string) error {
 }
 
 // fileURL asks for the URL of a file in the last sandbox.
-func fileURL(ctx context.Context, s *mcp.ClientSession, tool string) (string, error) {
+func fileURL(ctx context.Context, s *mcp.ClientSession, tool, path string) (string, error) {
 	id, err := os.ReadFile(".ID")
 	if err != nil {
 		return "", err
 	}
-	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sandbox_id": string(id), "path": "moved"}})
+	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sandbox_id": string(id), "path": path}})
 	if err != nil {
 		return "", err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/obs"
+	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -124,7 +125,7 @@ func TestFailedListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	watch := obs.New(obs.Daemon{Clients: func() int { return 0 }, Log: slog.New(slog.DiscardHandler)})
+	watch := obs.New(obs.Daemon{Clients: &mcpserver.Server{}, Log: slog.New(slog.DiscardHandler)})
 	if err := watch.Serve(t.Context(), ln); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("error %v, want %v", err, net.ErrClosed)
 	}

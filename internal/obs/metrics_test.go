@@ -63,11 +63,58 @@ func TestSandboxes(t *testing.T) {
 	}
 }
 
+// What should be gone is told: past its end, or ended and not removed.
+func TestOverdueSandboxes(t *testing.T) {
+	f := start(t, nil)
+	f.add("sb-1", "local")
+	f.has(`agentlab_sandboxes_overdue{backend="local"} 0`, `agentlab_sandbox_overdue_seconds{backend="local"} 0`)
+	f.addUntil("sb-2", "local", time.Now().Add(-time.Hour))
+	f.add("sb-3", "proxmox")
+	f.move("sb-3", sessions.Destroying)
+	f.has(`agentlab_sandboxes_overdue{backend="local"} 1`, `agentlab_sandboxes_overdue{backend="proxmox"} 1`)
+	if late := regexp.MustCompile(`(?m)^agentlab_sandbox_overdue_seconds{backend="local"} 3[67]\d\d\.`); !late.MatchString(f.metrics()) {
+		t.Errorf("no hour late:\n%s", grep(f.metrics(), "overdue"))
+	}
+	f.move("sb-2", sessions.Timeout, sessions.Destroyed)
+	f.move("sb-3", sessions.Destroyed)
+	f.has(`agentlab_sandboxes_overdue{backend="local"} 0`)
+	if old := grep(f.metrics(), "overdue{backend=\"proxmox\""); old != "" {
+		t.Errorf("still there:\n%s", old)
+	}
+}
+
+// What is told is counted under its labels.
+func TestCounts(t *testing.T) {
+	f := start(t, nil)
+	f.Transfer("upload", "ok", 10, time.Second)
+	f.Transfer("upload", "interrupted", 5, 20*time.Second)
+	f.LimitRefusal("rate")
+	f.AuthFailure("missing")
+	f.Created("local", "ok", 2*time.Second)
+	f.Destroyed("proxmox", "not_ours", time.Second)
+	f.Request("proxmox", "GET", "ok", time.Millisecond)
+	f.has(
+		`agentlab_transfers_total{direction="upload",outcome="ok"} 1`,
+		`agentlab_transfers_total{direction="upload",outcome="interrupted"} 1`,
+		`agentlab_transfer_bytes_total{direction="upload"} 15`,
+		`agentlab_transfer_duration_seconds_bucket{direction="upload",le="10"} 1`,
+		`agentlab_limit_refusals_total{limit="rate"} 1`,
+		`agentlab_authentication_failures_total{reason="missing"} 1`,
+		`agentlab_sandbox_creates_total{backend="local",outcome="ok"} 1`,
+		`agentlab_sandbox_create_duration_seconds_sum{backend="local"} 2`,
+		`agentlab_sandbox_destroys_total{backend="proxmox",outcome="not_ours"} 1`,
+		`agentlab_backend_requests_total{backend="proxmox",method="GET",outcome="ok"} 1`,
+	)
+}
+
 func TestClients(t *testing.T) {
 	f := start(t, nil)
 	f.has("agentlab_clients 0")
 	a, b := f.connect(), f.connect()
-	f.has("agentlab_clients 2")
+	f.has("agentlab_clients 2", "agentlab_http_sessions 2")
+	if conns := grep(f.metrics(), "agentlab_http_connections "); !regexp.MustCompile(`(?m)^agentlab_http_connections [1-9]`).MatchString(conns) {
+		t.Errorf("clients without connections:\n%s", conns)
+	}
 	for _, c := range []*mcp.ClientSession{a, b} {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
@@ -89,6 +136,12 @@ func TestTheDocumentNamesEveryMetric(t *testing.T) {
 	if _, err := client.CallTool(t.Context(), &mcp.CallToolParams{Name: "works"}); err != nil {
 		t.Fatal(err)
 	}
+	f.Transfer("upload", "ok", 1, 1)
+	f.LimitRefusal("rate")
+	f.AuthFailure("missing")
+	f.Created("local", "ok", 1)
+	f.Destroyed("local", "ok", 1)
+	f.Request("proxmox", "GET", "ok", 1)
 	body := f.metrics()
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

@@ -30,11 +30,18 @@ import (
 // Daemon is what is watched.
 type Daemon struct {
 	Version string
-	Clients func() int // connected now
+	Clients Clients
 	// Store returns the records, or an error while the installation can't be
 	// opened, which is for Store to log.
 	Store func(ctx context.Context) (sessions.Store, error)
 	Log   *slog.Logger
+}
+
+// Clients are those connected now.
+type Clients interface {
+	Conns() int        // of all transports
+	HTTPConns() int    // TCP connections
+	HTTPSessions() int // that have not ended
 }
 
 // Watch is what there is to see of a daemon. It may be used from many
@@ -42,8 +49,7 @@ type Daemon struct {
 type Watch struct {
 	daemon   Daemon
 	registry *prometheus.Registry
-	calls    *prometheus.CounterVec
-	duration *prometheus.HistogramVec
+	counts   counts
 }
 
 // Limits of the listener.
@@ -59,34 +65,22 @@ const (
 
 // New returns a Watch of d, with a registry of its own.
 func New(d Daemon) *Watch {
-	w := &Watch{
-		daemon:   d,
-		registry: prometheus.NewRegistry(),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "agentlab_tool_calls_total", Help: "Calls of tools that have ended.",
-		}, []string{"tool", "outcome"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "agentlab_tool_call_duration_seconds", Help: "How long calls of tools took.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
-		}, []string{"tool"}),
-	}
+	w := &Watch{daemon: d, registry: prometheus.NewRegistry()}
+	w.counts = newCounts(w.registry)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "agentlab_build_info", Help: "1, with the version of the daemon.", ConstLabels: prometheus.Labels{"version": d.Version},
 	})
 	build.Set(1)
-	clients := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "agentlab_clients", Help: "MCP clients connected.",
-	}, func() float64 { return float64(d.Clients()) })
-	w.registry.MustRegister(w.calls, w.duration, build, clients, records{w},
+	w.registry.MustRegister(build, records{w},
+		gauge("agentlab_clients", "MCP clients connected.", d.Clients.Conns),
+		gauge("agentlab_http_connections", "Connections over HTTP that are open.", d.Clients.HTTPConns),
+		gauge("agentlab_http_sessions", "Sessions over HTTP that have not ended.", d.Clients.HTTPSessions),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return w
 }
 
-// ToolCall counts a call of a tool that has ended. Both names must be of few:
-// each is a label.
-func (w *Watch) ToolCall(tool, outcome string, took time.Duration) {
-	w.calls.WithLabelValues(tool, outcome).Inc()
-	w.duration.WithLabelValues(tool).Observe(took.Seconds())
+func gauge(name, help string, value func() int) prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 }
 
 // Serve serves /healthz, /readyz and /metrics to all who connect to ln until ctx

@@ -26,6 +26,7 @@ const patience = time.Minute
 
 // fixture is a daemon's server over HTTP and its store, and who watches them.
 type fixture struct {
+	*obs.Watch
 	t   *testing.T
 	db  *store.DB
 	mcp string // URL of the server
@@ -53,9 +54,9 @@ func start(t *testing.T, open func(context.Context) (sessions.Store, error)) *fi
 		{Name: "fails", Scope: sessions.ScopeRead, Call: result(tools.Result{Outcome: "invalid", IsError: true})},
 		{Name: "panics", Scope: sessions.ScopeRead, Call: func(context.Context, json.RawMessage) tools.Result { panic("private") }},
 	}}
-	watch := obs.New(obs.Daemon{Version: "1.2.3", Clients: server.Conns, Store: open, Log: log})
-	server.Called = watch.ToolCall
-	f := &fixture{t: t, db: db}
+	watch := obs.New(obs.Daemon{Version: "1.2.3", Clients: server, Store: open, Log: log})
+	server.Watch = watch
+	f := &fixture{Watch: watch, t: t, db: db}
 	f.mcp = serve(t, func(ctx context.Context, ln net.Listener) error { return server.ServeHTTPOn(ctx, ln, mcpserver.HTTP{}) }) + "/sse"
 	f.url = serve(t, watch.Serve)
 	return f
@@ -152,10 +153,15 @@ func (f *fixture) connect() *mcp.ClientSession {
 
 func (f *fixture) add(id, backend string) {
 	f.t.Helper()
-	now := time.Now()
+	f.addUntil(id, backend, time.Now().Add(time.Hour))
+}
+
+func (f *fixture) addUntil(id, backend string, end time.Time) {
+	f.t.Helper()
+	now := end.Add(-time.Hour)
 	sb := sessions.Sandbox{
 		ID: id, Owner: "token:private", Profile: "p", Backend: backend, State: sessions.Requested, Created: now,
-		End: now.Add(time.Hour), MaxEnd: now.Add(time.Hour), Network: "none",
+		End: end, MaxEnd: end, Network: "none",
 	}
 	if _, _, err := f.db.Add(f.t.Context(), sb, sessions.Quota{}, sessions.Change{At: now}); err != nil {
 		f.t.Fatal(err)

@@ -3,6 +3,7 @@ package obs
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -53,10 +54,17 @@ type records struct{ *Watch }
 var (
 	readyDesc     = prometheus.NewDesc("agentlab_ready", "1 if the installation is open and its store can be read, else 0.", nil, nil)
 	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "Sandboxes that have or may have a machine.", []string{"backend", "state"}, nil)
+	overdueDesc   = prometheus.NewDesc("agentlab_sandboxes_overdue", "Sandboxes that have ended or should have, and whose machine is not removed yet.", []string{"backend"}, nil)
+	lateDesc      = prometheus.NewDesc("agentlab_sandbox_overdue_seconds", "For how long the one of them that ended first is overdue.", []string{"backend"}, nil)
 )
 
 // Describe implements [prometheus.Collector].
-func (records) Describe(ch chan<- *prometheus.Desc) { ch <- readyDesc; ch <- sandboxesDesc }
+func (records) Describe(ch chan<- *prometheus.Desc) {
+	ch <- readyDesc
+	ch <- sandboxesDesc
+	ch <- overdueDesc
+	ch <- lateDesc
+}
 
 // Collect implements [prometheus.Collector].
 func (r records) Collect(ch chan<- prometheus.Metric) {
@@ -67,9 +75,22 @@ func (r records) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, 1)
 	type kind struct{ backend, state string }
-	count := map[kind]int{}
+	count, overdue, late := map[kind]int{}, map[string]int{}, map[string]time.Duration{}
 	for _, sb := range list {
 		count[kind{sb.Backend, string(sb.State)}]++
+		overdue[sb.Backend] += 0 // a backend with none is there, too
+		since := sb.End
+		if !sb.Ended.IsZero() {
+			since = sb.Ended
+		}
+		if d := time.Since(since); d > 0 {
+			overdue[sb.Backend]++
+			late[sb.Backend] = max(late[sb.Backend], d)
+		}
+	}
+	for backend, n := range overdue {
+		ch <- prometheus.MustNewConstMetric(overdueDesc, prometheus.GaugeValue, float64(n), backend)
+		ch <- prometheus.MustNewConstMetric(lateDesc, prometheus.GaugeValue, late[backend].Seconds(), backend)
 	}
 	for k, n := range count {
 		ch <- prometheus.MustNewConstMetric(sandboxesDesc, prometheus.GaugeValue, float64(n), k.backend, k.state)
