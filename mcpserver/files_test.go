@@ -145,8 +145,8 @@ func TestTransfersAreLogged(t *testing.T) {
 	}
 }
 
-// Who asks too often is refused as at the other endpoints, and the refusal has
-// waited for its turn.
+// Who asks too often is refused as at the other endpoints, where each request
+// has its turn.
 func TestTransfersAreLimited(t *testing.T) {
 	w := &told{}
 	const rate = 0.001
@@ -160,16 +160,17 @@ func TestTransfersAreLimited(t *testing.T) {
 	f.serve(t, func(ctx context.Context) error { return web.ServeOn(ctx, ln) })
 	url := "/files/" + mcpserver.SignTicket(f.Server, auth.Ticket{Principal: "token:a", Sandbox: "sb-1", Path: "/x", Expires: time.Now().Add(time.Hour)})
 	f.peer().do("GET", url, nil).want(http.StatusServiceUnavailable, "not usable")
-	turns := web.Refusals("token:a")
-	turns.SetLimit(0) // no turn comes after the first
+	turns := web.Pace("token:a")
+	turns.SetLimit(0) // no turn comes after the first ones
+	before := turns.Tokens()
 	res := f.peer().do("GET", url, nil)
 	if got := res.Header.Get("Retry-After"); got != "1000" && len(got) != 3 {
 		t.Errorf("Retry-After: %q", got)
 	}
 	res.want(http.StatusTooManyRequests, "requests a second")
 	w.want(t, "download unavailable 0", "limit rate")
-	if left := turns.Tokens(); left != 0 {
-		t.Errorf("%g turns are left of one", left)
+	if left := turns.Tokens(); left != before-1 {
+		t.Errorf("%g turns are left of %g", left, before)
 	}
 }
 

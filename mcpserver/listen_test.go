@@ -264,10 +264,10 @@ func TestOftenIsAsEnterSays(t *testing.T) {
 		if problem := s.enter(0); problem != nil {
 			t.Fatal(problem)
 		}
-		if problem := s.often(); problem == nil || problem.Data != (retry{10}) {
+		if problem := s.often(); problem == nil || problem.Data != (retry{10, "rate"}) {
 			t.Errorf("then: %+v", problem)
 		}
-		if problem := s.enter(0); problem == nil || problem.Data != (retry{10}) {
+		if problem := s.enter(0); problem == nil || problem.Data != (retry{10, "rate"}) {
 			t.Errorf("which enter says: %+v", problem)
 		}
 	})

@@ -22,11 +22,11 @@ func (w Web) ServeOn(ctx context.Context, ln net.Listener) error { return w.serv
 // Sweep forgets what is not used any more, as the server does from time to time.
 func (w Web) Sweep() { w.sweep() }
 
-// Refusals are the turns of refusals that a principal gets.
-func (w Web) Refusals(principal string) *rate.Limiter {
+// Pace are the turns of a principal's requests.
+func (w Web) Pace(principal string) *rate.Limiter {
 	share := w.shares.of(principal)
 	defer share.letGo()
-	return share.refusals
+	return share.pace
 }
 
 // EndSessions ends all sessions.

@@ -16,11 +16,14 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/hosttree"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
+	"github.com/agentlab-mcp/agentlab/internal/remote"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 )
 
 func newMCPCommand(locate func() (config.Paths, error)) *cobra.Command {
-	var far farServer
+	var far remote.Server
+	var tokenFile string
 	var dirs []string
 	cmd := &cobra.Command{
 		Use:   "mcp",
@@ -35,7 +38,7 @@ With --allow-host-dir the agent may copy files between that directory and its
 sandboxes (upload_file, download_file), and nothing else of this machine.
 
 With --server it joins them to a server elsewhere, over HTTPS, and takes the
-token for it from the file of --token-file or from ` + tokenEnv + `.
+token for it from the file of --token-file or from ` + remote.TokenEnv + `.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,21 +50,39 @@ token for it from the file of --token-file or from ` + tokenEnv + `.
 				if len(dirs) > 0 {
 					return errors.New("--allow-host-dir: got it with --server; files of this machine go to a server elsewhere by upload_url and download_url")
 				}
-				b, err := far.open(os.Getenv)
+				far.Token = farToken(tokenFile)
+				b, err := far.Open()
 				if err != nil {
 					return err
 				}
-				b.out = os.Stdout
-				return fail(exitLost, b.run(cmd.Context(), os.Stdin))
+				return fail(exitLost, b.Run(cmd.Context(), os.Stdin, os.Stdout))
 			}
 			return joinDaemon(cmd, locate, allowed)
 		},
 	}
 	cmd.Flags().StringArrayVar(&dirs, "allow-host-dir", nil, "a directory whose files the agent may copy to and from sandboxes; may be repeated")
-	cmd.Flags().StringVar(&far.url, "server", "", "URL of a server to join instead of this user's daemon")
-	cmd.Flags().StringVar(&far.tokenFile, "token-file", "", "file with nothing but the token for it")
-	cmd.Flags().StringVar(&far.ca, "ca", "", "file of PEM certificates, one of which must have signed the server's")
+	cmd.Flags().StringVar(&far.URL, "server", "", "URL of a server to join instead of this user's daemon")
+	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with nothing but the token for it")
+	cmd.Flags().StringVar(&far.CA, "ca", "", "file of PEM certificates, one of which must have signed the server's")
 	return cmd
+}
+
+// farToken returns what reads the token for a server elsewhere: from the file, or
+// if none is named from the environment.
+func farToken(file string) func() (redact.String, error) {
+	if file == "" {
+		return remote.EnvToken(os.Getenv)
+	}
+	return func() (redact.String, error) {
+		token, err := config.Secret(file)
+		if err == nil && token == "" {
+			err = errors.New(file + " is empty")
+		}
+		if err != nil {
+			return "", fmt.Errorf("--token-file: %w", err)
+		}
+		return token, nil
+	}
 }
 
 // joinDaemon joins standard input and output to the daemon of this user.

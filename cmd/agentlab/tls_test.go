@@ -7,7 +7,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -18,8 +20,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/remote"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 // authority signs certificates.
@@ -102,11 +109,11 @@ func serveTLS(t *testing.T, h config.HTTP) (host string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	s := &mcpserver.Server{Tools: farTools(nil, nil), Version: "1", Log: slog.New(slog.DiscardHandler), Grace: time.Millisecond}
+	s := &mcpserver.Server{Tools: []tools.Tool{whoami()}, Version: "1", Log: slog.New(slog.DiscardHandler), Grace: time.Millisecond}
 	go func() { served <- w.serve(ctx, s) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := within(t, "the end of the server", served); err != nil {
+		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
@@ -122,39 +129,82 @@ func tlsConfig(t *testing.T) config.HTTP {
 
 func tomorrow() time.Time { return time.Now().Add(24 * time.Hour) }
 
-// A client of stdio reaches a server over TLS in both eras, and goes on when the
-// certificate is renewed meanwhile, which new connections get.
+// onlyToken knows one token.
+type onlyToken string
+
+func (o onlyToken) Authenticate(_ context.Context, token string) (sessions.Principal, error) {
+	if token != string(o) {
+		return sessions.Principal{}, mcpserver.ErrUnauthenticated
+	}
+	return sessions.Principal{Name: "token:far", Scopes: []sessions.Scope{sessions.ScopeRead}}, nil
+}
+
+// whoami is a tool that names its caller.
+func whoami() tools.Tool {
+	return tools.Tool{Name: "whoami", Scope: sessions.ScopeRead, Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+		p, _ := sessions.PrincipalFrom(ctx)
+		return tools.Result{Content: []tools.Content{{Text: p.Name}}}
+	}}
+}
+
+// join joins a client of another's making to a server, by the bridge. ended gets
+// the bridge's error.
+func join(t *testing.T, url, ca string) (client *mcp.ClientSession, ended <-chan error, err error) {
+	t.Helper()
+	b, err := remote.Server{URL: url, CA: ca, Token: remote.EnvToken(func(string) string { return "s3cret" })}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- b.Run(t.Context(), inR, outW); outW.Close() }()
+	client, err = mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil).Connect(t.Context(), &mcp.IOTransport{Reader: outR, Writer: inW}, nil)
+	if err == nil {
+		t.Cleanup(func() { client.Close() })
+	}
+	t.Cleanup(func() { inW.Close() })
+	return client, done, err
+}
+
+func wantFar(t *testing.T, client *mcp.ClientSession) {
+	t.Helper()
+	res, err := client.CallTool(t.Context(), &mcp.CallToolParams{Name: "whoami"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, ok := res.Content[0].(*mcp.TextContent); !ok || text.Text != "token:far" {
+		t.Errorf("answer %v", res.Content)
+	}
+}
+
+// A client of stdio reaches a server over TLS, and goes on when the certificate
+// is renewed meanwhile, which new connections get.
 func TestRemoteOverTLS(t *testing.T) {
 	ca, h := newAuthority(t), tlsConfig(t)
 	ca.certify(h, 2, "127.0.0.1", tomorrow())
 	host := serveTLS(t, h)
-	c := join(t, farServer{url: "https://" + host, ca: ca.file}, map[string]string{tokenEnv: "s3cret"})
-	c.say(farCall("1", "whoami", true))
-	c.hear("token:far")
-	c.say(opening)
-	c.hear("serverInfo")
-	c.say(ready)
-	c.say(farCall("2", "whoami", false))
-	c.hear("token:far")
+	client, _, err := join(t, "https://"+host, ca.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFar(t, client)
 	wantCertificate(t, ca, host, 2)
-
 	ca.certify(h, 3, "127.0.0.1", tomorrow())
 	wantCertificate(t, ca, host, 3)
-	c.say(farCall("3", "whoami", false))
-	c.hear("token:far")
-	if rest, err := c.end(); rest != "" || err != nil {
-		t.Errorf("at the end: %q, error %v", rest, err)
-	}
+	wantFar(t, client)
 }
 
 // wantCertificate says which one a new connection gets.
 func wantCertificate(t *testing.T, ca *authority, host string, number int64) {
 	t.Helper()
-	trust, err := trusting(ca.file)
+	text, err := os.ReadFile(ca.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := (&tls.Dialer{Config: trust}).DialContext(t.Context(), "tcp", host)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}).DialContext(t.Context(), "tcp", host)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,13 +239,11 @@ func TestRemoteSaysWhatIsWrongWithTLS(t *testing.T) {
 				ca.certify(h, 2, tt.name, tt.end)
 				url = "https://" + serveTLS(t, h)
 			}
-			c := join(t, farServer{url: url, ca: tt.ca}, map[string]string{tokenEnv: "s3cret"})
-			c.say(farCall("1", "whoami", true))
-			line := within(t, "an answer", c.said)
-			if !strings.Contains(line, "can't be reached: ") || !strings.Contains(line, tt.want) || strings.Contains(line, "not known") {
-				t.Errorf("answer %s", line)
+			_, ended, err := join(t, url, tt.ca)
+			if err == nil || !strings.Contains(err.Error(), "can't be reached: ") || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "not known") {
+				t.Errorf("answer %v", err)
 			}
-			if _, err := c.end(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("it ends with %v", err)
 			}
 		})

@@ -2,9 +2,10 @@ package main
 
 import (
 	"fmt"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentlab-mcp/agentlab/internal/release"
 )
 
 func newVersionCommand() *cobra.Command {
@@ -19,12 +20,4 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// version is that of the module as the go command recorded it: a release's
-// tag, or one made of the commit and its time.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown)"
-	}
-	return info.Main.Version
-}
+func version() string { return release.Version() }

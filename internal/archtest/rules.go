@@ -43,6 +43,9 @@ func Architecture() Rules {
 			{"internal/hosttree", ""},
 			{"internal/keylock", ""},
 			{"internal/redact", ""},
+			{"internal/release", ""},
+			{"internal/remote", "internal/redact internal/release"}, // and nothing that is Linux
+			{"cmd/agentlab-remote", "internal/remote"},
 			{"internal/turns", ""},
 			{"provisioner/guest", ""},
 			{"provisioner/guest/wire", "provisioner/guest"},
@@ -86,7 +89,7 @@ func Architecture() Rules {
 		},
 		Owned: []Owned{
 			{"github.com/mark3labs/mcp-go", "mcpserver internal/bench", "MCP stays one package, so that a change of library is a change of one package; bench has its bare handler as the floor below mcpserver"},
-			{"github.com/modelcontextprotocol/go-sdk", "cmd/agentlab internal/stage internal/demo internal/bench", "it is the client; the server is mcpserver's"},
+			{"github.com/modelcontextprotocol/go-sdk", "cmd/agentlab cmd/agentlab-remote internal/stage internal/demo internal/bench", "it is the client; the server is mcpserver's"},
 			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},

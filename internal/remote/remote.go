@@ -1,4 +1,7 @@
-package main
+// Package remote joins an MCP client that only speaks stdio to a server
+// elsewhere, over streamable HTTP. It is the part of AgentLab that runs where
+// there is no Linux: nothing here knows of a daemon or a sandbox.
+package remote
 
 import (
 	"bufio"
@@ -13,14 +16,14 @@ import (
 	"time"
 )
 
-// remote joins a client on standard input and output to a server over
-// streamable HTTP. It passes messages on as they are and reads of them only
-// what the transport asks for: which of them is answered, what a client of
-// 2026-07-28 says in headers, the session that one of before opens.
-type remote struct {
+// Bridge joins one client to a server. It passes messages on as they are and
+// reads of them only what the transport asks for: which of them is answered,
+// what a client of 2026-07-28 says in headers, the session that one of before
+// opens.
+type Bridge struct {
+	server Server
 	url    string
 	client *http.Client
-	token  func() (string, error) // read for each request, so that it may be exchanged; "" is none
 
 	running   sync.WaitGroup // requests
 	listening sync.WaitGroup
@@ -29,22 +32,22 @@ type remote struct {
 	out     io.Writer
 
 	mu      sync.Mutex
-	calls   map[string]*remoteCall // by id
-	session remoteSession
+	calls   map[string]*bridgeCall // by id
+	session bridgeSession
 	listens bool  // somebody hears what belongs to no request
 	reached bool  // the server has answered once
 	failed  error // why the last request did not reach it
 }
 
-// remoteSession is what a client until 2025-11-25 has with the server.
-type remoteSession struct {
+// bridgeSession is what a client until 2025-11-25 has with the server.
+type bridgeSession struct {
 	id      string
 	version string
 	opening []byte // the message that opened it, to open another
 }
 
-// remoteCall is a request that is not answered yet.
-type remoteCall struct {
+// bridgeCall is a request that is not answered yet.
+type bridgeCall struct {
 	modern    bool
 	cancel    context.CancelFunc
 	cancelled bool
@@ -71,10 +74,15 @@ type wire struct {
 // modern says that the message is of the era without sessions.
 func (w wire) modern() bool { return w.Params.Meta.Version >= "2026-07-28" }
 
-// run serves the client until in ends and all that it asked is answered. It
-// fails if the server was never reached.
-func (b *remote) run(ctx context.Context, in io.Reader) error {
-	b.calls = map[string]*remoteCall{}
+// patience is how long a server may take to come back, and to be connected to.
+const patience = 10 * time.Second
+
+// Run serves the client, which writes a message a line, until in ends and all
+// that it asked is answered. It is called once. It fails if the server was
+// never reached.
+func (b *Bridge) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	b.out = out
+	b.calls = map[string]*bridgeCall{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	listenCtx, hangUp := context.WithCancel(ctx)
@@ -103,7 +111,7 @@ func (b *remote) run(ctx context.Context, in io.Reader) error {
 
 // take passes on one message of the client. A request runs by itself, except
 // for what opens a session: what follows belongs to that.
-func (b *remote) take(ctx, listenCtx context.Context, line []byte) {
+func (b *Bridge) take(ctx, listenCtx context.Context, line []byte) {
 	var msg wire
 	err := json.Unmarshal(line, &msg)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok { // another error is for the server to word
@@ -127,7 +135,7 @@ func (b *remote) take(ctx, listenCtx context.Context, line []byte) {
 // cancelCall lets nothing more be written for a request. In the era in which
 // closing its response is how to cancel it that is all, and done; else the
 // server must be told.
-func (b *remote) cancelCall(msg wire) (done bool) {
+func (b *Bridge) cancelCall(msg wire) (done bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.calls[string(msg.Params.RequestID)]
@@ -143,10 +151,10 @@ func (b *remote) cancelCall(msg wire) (done bool) {
 
 // serve makes a request of the server's and writes all that comes of it. What
 // goes wrong is an answer, too: nobody may read what else we say.
-func (b *remote) serve(ctx context.Context, msg wire, line []byte) {
+func (b *Bridge) serve(ctx context.Context, msg wire, line []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &remoteCall{modern: msg.modern(), cancel: cancel}
+	c := &bridgeCall{modern: msg.modern(), cancel: cancel}
 	if msg.ID != nil && msg.Method != "" {
 		b.mu.Lock()
 		b.calls[string(msg.ID)] = c
@@ -174,7 +182,7 @@ func (b *remote) serve(ctx context.Context, msg wire, line []byte) {
 }
 
 // write writes a message as a line.
-func (b *remote) write(text []byte) {
+func (b *Bridge) write(text []byte) {
 	var line bytes.Buffer
 	if json.Compact(&line, text) != nil {
 		return // it is none
@@ -198,7 +206,7 @@ func errorAnswer(id json.RawMessage, code int, text string) []byte {
 }
 
 // listen writes what belongs to no request, until 2025-11-25.
-func (b *remote) listen(ctx context.Context) {
+func (b *Bridge) listen(ctx context.Context) {
 	b.mu.Lock()
 	already := b.listens || b.session.id == ""
 	b.listens = true
@@ -220,7 +228,7 @@ func (b *remote) listen(ctx context.Context) {
 }
 
 // endSession tells the server that the session is over.
-func (b *remote) endSession(ctx context.Context) {
+func (b *Bridge) endSession(ctx context.Context) {
 	b.mu.Lock()
 	id := b.session.id
 	b.mu.Unlock()

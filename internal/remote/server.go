@@ -1,4 +1,4 @@
-package main
+package remote
 
 import (
 	"crypto/tls"
@@ -12,54 +12,50 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 )
 
-// tokenEnv names the variable with the token for a server elsewhere.
-const tokenEnv = "AGENTLAB_TOKEN"
+// TokenEnv names the variable with the token for a server.
+const TokenEnv = "AGENTLAB_TOKEN"
 
-// farServer is a server elsewhere, as the command line names it.
-type farServer struct{ url, tokenFile, ca string }
+// EnvToken is the Token of a Server that stands in a variable.
+func EnvToken(env func(string) string) func() (redact.String, error) {
+	return func() (redact.String, error) { return redact.String(strings.TrimSpace(env(TokenEnv))), nil }
+}
 
-// open returns a bridge to it, which has not said anything yet. All that may be
-// wrong with how it is named is an error of the command line.
-func (f farServer) open(env func(string) string) (*remote, error) {
-	u, err := url.Parse(f.url)
+// Server is one elsewhere, as the command line names it.
+type Server struct {
+	URL   string                        // of --server; without a path it is that of AgentLab's endpoint
+	CA    string                        // of --ca: a file of certificates, which count alone; empty is those that the system trusts
+	Token func() (redact.String, error) // is asked at each request, so that it may be exchanged; "" is none
+}
+
+// Open returns a bridge to the server, which has not said anything yet. All that
+// may be wrong with how it is named is an error, which names the flag.
+func (s Server) Open() (*Bridge, error) {
+	u, err := url.Parse(s.URL)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil {
-		return nil, fmt.Errorf("--server: got %q, want https://HOST[:PORT][/PATH]", f.url)
+		return nil, fmt.Errorf("--server: got %q, want https://HOST[:PORT][/PATH]", s.URL)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/mcp"
 	}
-	token := func() (string, error) { return strings.TrimSpace(env(tokenEnv)), nil }
-	if f.tokenFile != "" {
-		token = func() (string, error) {
-			secret, err := config.Secret(f.tokenFile)
-			if err != nil {
-				return "", fmt.Errorf("--token-file: %w", err)
-			}
-			return secret.Reveal(), nil
-		}
-	}
-	has, err := token()
+	has, err := s.Token()
 	if err != nil {
 		return nil, err
 	}
-	if f.tokenFile != "" && has == "" {
-		return nil, fmt.Errorf("--token-file: %s is empty", f.tokenFile)
-	}
 	if ip := net.ParseIP(u.Hostname()); has != "" && u.Scheme == "http" && u.Hostname() != "localhost" && !ip.IsLoopback() {
-		return nil, fmt.Errorf("--server: %s would send the token so that anybody on the way can read it; want https://", f.url)
+		return nil, fmt.Errorf("--server: %s would send the token so that anybody on the way can read it; want https://", s.URL)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 32 // a client may have as many calls running
 	transport.DialContext = (&net.Dialer{Timeout: patience, KeepAlive: 15 * time.Second}).DialContext
-	if f.ca != "" {
-		if transport.TLSClientConfig, err = trusting(f.ca); err != nil {
+	if s.CA != "" {
+		if transport.TLSClientConfig, err = trusting(s.CA); err != nil {
 			return nil, err
 		}
 	}
-	return &remote{url: u.String(), token: token, client: &http.Client{
+	return &Bridge{server: s, url: u.String(), client: &http.Client{
 		Transport: transport,
 		CheckRedirect: func(r *http.Request, _ []*http.Request) error { // it would get the token
 			return fmt.Errorf("it redirects to %s; name that if it is meant", r.URL)

@@ -1,8 +1,7 @@
-package main
+package remote
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -73,9 +73,9 @@ func serveFar(t *testing.T, addr string, h mcpserver.HTTP, all []tools.Tool) (ur
 	return "http://" + ln.Addr().String(), stop
 }
 
-// client is one of stdio whose agentlab mcp --server this is.
+// client is one of stdio whose bridge this is.
 type client struct {
-	*remote
+	*Bridge
 	t    *testing.T
 	in   *io.PipeWriter
 	said <-chan string // lines; closed at the end
@@ -95,15 +95,19 @@ func within[T any](t *testing.T, what string, from <-chan T) T {
 	}
 }
 
-func join(t *testing.T, far farServer, env map[string]string) *client {
+// holds is a Token.
+func holds(token string) func() (redact.String, error) {
+	return EnvToken(func(name string) string { return map[string]string{TokenEnv: token + "\n"}[name] })
+}
+
+func join(t *testing.T, url, token string) *client {
 	t.Helper()
-	b, err := far.open(func(name string) string { return env[name] })
+	b, err := Server{URL: url, Token: holds(token)}.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
-	b.out = outW
 	said := make(chan string, 100) // more than any test leaves unread, so that nothing waits for a reader
 	go func() {
 		defer close(said)
@@ -112,7 +116,7 @@ func join(t *testing.T, far farServer, env map[string]string) *client {
 		}
 	}()
 	c := &client{b, t, inW, said, make(chan error, 1)}
-	go func() { c.done <- b.run(t.Context(), inR); outW.Close() }()
+	go func() { c.done <- b.Run(t.Context(), inR, outW); outW.Close() }()
 	t.Cleanup(func() { inW.Close() })
 	return c
 }
@@ -157,14 +161,8 @@ func farCall(id, tool string, modern bool) string {
 
 func TestRemoteBothEras(t *testing.T) {
 	url, _ := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{Auth: onlyToken("s3cret")}, farTools(nil, nil))
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]*client{
-		"environment": join(t, farServer{url: url}, map[string]string{tokenEnv: "s3cret"}),
-		"file":        join(t, farServer{url: url + "/mcp", tokenFile: file}, nil),
-	} {
+	for name, address := range map[string]string{"no path": url, "path": url + "/mcp"} {
+		c := join(t, address, "s3cret")
 		t.Run(name, func(t *testing.T) {
 			c.say(farCall("9007199254740993", "whoami", true))
 			c.hear(`"id":9007199254740993,"result":{"_meta"`)
@@ -190,7 +188,7 @@ func TestRemoteCancels(t *testing.T) {
 	url, _ := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{}, farTools(started, ended))
 	for name, modern := range map[string]bool{"legacy": false, "modern": true} {
 		t.Run(name, func(t *testing.T) {
-			c := join(t, farServer{url: url}, nil)
+			c := join(t, url, "")
 			if !modern {
 				c.say(opening)
 				c.hear("serverInfo")
@@ -212,7 +210,7 @@ func TestRemoteCancels(t *testing.T) {
 func TestRemoteOutlivesTheServer(t *testing.T) {
 	all := farTools(nil, nil)
 	url, stop := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{}, all)
-	c := join(t, farServer{url: url}, nil)
+	c := join(t, url, "")
 	c.say(opening)
 	c.hear("serverInfo")
 	c.say(ready)
@@ -244,7 +242,7 @@ func TestRemoteRepeatsWhatIsSafe(t *testing.T) {
 		}
 	}))
 	defer far.Close()
-	c := join(t, farServer{url: far.URL}, nil)
+	c := join(t, far.URL, "")
 	c.say(farCall("1", "x", true))
 	c.hear(`"id":1,"result"`)
 	c.say(farCall("2", "x", true))
@@ -261,43 +259,38 @@ func TestRemoteSaysWhatIsWrong(t *testing.T) {
 	redirect := httptest.NewServer(http.RedirectHandler(page.URL, http.StatusFound))
 	defer redirect.Close()
 	for name, tt := range map[string]struct{ url, want string }{
-		"no-token":   {url, "--token-file or AGENTLAB_TOKEN"},
+		"no-token":   {url, "AGENTLAB_TOKEN or the file of --token-file"},
 		"wrong-path": {url + "/mpc", "is that the address of an MCP endpoint?"},
 		"no-mcp":     {page.URL, "is that the address of an MCP endpoint?"},
 		"elsewhere":  {redirect.URL, "redirects to " + page.URL},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := join(t, farServer{url: tt.url}, nil)
+			c := join(t, tt.url, "")
 			c.say(farCall("1", "x", true))
 			c.hear(tt.want)
 		})
 	}
 }
 
-func TestServerElsewhereIsNamedRightly(t *testing.T) {
+func TestServerIsNamedRightly(t *testing.T) {
 	dir := t.TempDir()
-	for file, mode := range map[string]os.FileMode{"open": 0o644, "empty": 0o600} {
-		if err := os.WriteFile(filepath.Join(dir, file), bytes.Repeat([]byte("x"), int(mode&4)), mode); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(dir, "text"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct {
-		far   farServer
-		token string
-		want  string
+		server Server
+		token  string
+		want   string
 	}{
-		"no-scheme":    {farServer{url: "lab.example.org"}, "", "--server: got"},
-		"user":         {farServer{url: "https://me@lab.example.org"}, "", "--server: got"},
-		"plain":        {farServer{url: "http://lab.example.org"}, "x", "want https://"},
-		"open-file":    {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "open")}, "", "chmod"},
-		"empty-file":   {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "empty")}, "", "is empty"},
-		"no-file":      {farServer{url: "https://lab.example.org", tokenFile: filepath.Join(dir, "none")}, "", "--token-file"},
-		"ca-not-pem":   {farServer{url: "https://lab.example.org", ca: filepath.Join(dir, "open")}, "", "want certificates in PEM"},
-		"ca-not-there": {farServer{url: "https://lab.example.org", ca: filepath.Join(dir, "none")}, "", "--ca"},
+		"no-scheme":    {Server{URL: "lab.example.org"}, "", "--server: got"},
+		"user":         {Server{URL: "https://me@lab.example.org"}, "", "--server: got"},
+		"plain":        {Server{URL: "http://lab.example.org"}, "x", "want https://"},
+		"ca-not-pem":   {Server{URL: "https://lab.example.org", CA: filepath.Join(dir, "text")}, "", "want certificates in PEM"},
+		"ca-not-there": {Server{URL: "https://lab.example.org", CA: filepath.Join(dir, "none")}, "", "--ca"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := tt.far.open(func(string) string { return tt.token })
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			tt.server.Token = holds(tt.token)
+			if _, err := tt.server.Open(); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 		})

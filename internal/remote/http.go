@@ -1,4 +1,4 @@
-package main
+package remote
 
 import (
 	"bufio"
@@ -15,12 +15,14 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/agentlab-mcp/agentlab/internal/release"
 )
 
 // post sends a message and gives each that comes for it to got. It says whether
 // the last of them, the answer, was among them. A request that the server has
 // not begun to serve is sent again; one that it has is not: it may be done.
-func (b *remote) post(ctx context.Context, msg wire, line []byte, got func([]byte)) (answered bool, err error) {
+func (b *Bridge) post(ctx context.Context, msg wire, line []byte, got func([]byte)) (answered bool, err error) {
 	end := time.Now().Add(patience)
 	for again := true; ; {
 		res, err := b.do(ctx, http.MethodPost, msg, line)
@@ -66,7 +68,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // unreachable words that a request got no answer.
-func (b *remote) unreachable(err error, refused bool) error {
+func (b *Bridge) unreachable(err error, refused bool) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // it says the URL, too
 	}
@@ -82,23 +84,23 @@ func (b *remote) unreachable(err error, refused bool) error {
 }
 
 // do makes one HTTP request.
-func (b *remote) do(ctx context.Context, method string, msg wire, body []byte) (*http.Response, error) {
+func (b *Bridge) do(ctx context.Context, method string, msg wire, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, b.url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	h := req.Header
 	h.Set("Accept", "application/json, text/event-stream")
-	h.Set("User-Agent", "agentlab/"+version())
+	h.Set("User-Agent", "agentlab/"+release.Version())
 	if method == http.MethodPost {
 		h.Set("Content-Type", "application/json")
 	}
-	token, err := b.token()
+	token, err := b.server.Token()
 	if err != nil {
 		return nil, err
 	}
 	if token != "" {
-		h.Set("Authorization", "Bearer "+token)
+		h.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	b.mu.Lock()
 	session := b.session
@@ -139,7 +141,7 @@ func (w wire) name() string {
 }
 
 // response reads what the server says to a message.
-func (b *remote) response(res *http.Response, msg wire, line []byte, got func([]byte)) (answered bool, err error) {
+func (b *Bridge) response(res *http.Response, msg wire, line []byte, got func([]byte)) (answered bool, err error) {
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	take := func(text []byte) {
 		var answer wire
@@ -193,7 +195,7 @@ func refusedBy(res *http.Response, text []byte) error {
 	hint := ""
 	switch res.StatusCode {
 	case http.StatusUnauthorized:
-		hint = "; give it a token that is valid, by --token-file or AGENTLAB_TOKEN"
+		hint = "; give it a token that is valid, by AGENTLAB_TOKEN or the file of --token-file"
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusOK:
 		hint = "; is that the address of an MCP endpoint? AgentLab's ends in /mcp"
 	}
@@ -201,25 +203,25 @@ func refusedBy(res *http.Response, text []byte) error {
 }
 
 // opened remembers the session that a request has opened.
-func (b *remote) opened(res *http.Response, msg wire, line []byte, answer wire) {
+func (b *Bridge) opened(res *http.Response, msg wire, line []byte, answer wire) {
 	if msg.Method != "initialize" || answer.Error != nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.session = remoteSession{id: res.Header.Get("Mcp-Session-Id"), version: answer.Result.Version, opening: line}
+	b.session = bridgeSession{id: res.Header.Get("Mcp-Session-Id"), version: answer.Result.Version, opening: line}
 }
 
 // lost says that the server does not know our session any more: it has
 // forgotten it or was started anew, and has not served the message.
-func (b *remote) lost(msg wire) bool {
+func (b *Bridge) lost(msg wire) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.session.id != "" && msg.Method != "initialize" && !msg.modern()
 }
 
 // reopen opens a session as the client has opened its own.
-func (b *remote) reopen(ctx context.Context) error {
+func (b *Bridge) reopen(ctx context.Context) error {
 	b.mu.Lock()
 	line := b.session.opening
 	b.mu.Unlock()
