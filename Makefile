@@ -84,7 +84,7 @@ install: build ## install to PREFIX (/usr/local for root, else ~/.local)
 ARCH ?= amd64,arm64
 
 .PHONY: dist
-dist: internal/e2e/node_modules/.package-lock.json ## build dist/: archives, .mcpb bundles, server.json; ARCH=amd64,arm64
+dist: internal/e2e/node_modules/.package-lock.json ## build dist/: archives, .mcpb bundles, also of the bridge for macOS and Windows, server.json; ARCH=amd64,arm64
 	@CGO_ENABLED=0 go run ./internal/dist -arch '$(ARCH)'
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; for bundle in dist/*.mcpb; do \
 		internal/e2e/node_modules/.bin/mcpb unpack "$$bundle" "$$tmp/$${bundle##*/}" >/dev/null; \

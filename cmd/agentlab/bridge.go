@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +43,8 @@ token for it from the file of --token-file or from ` + remote.TokenEnv + `.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// A desktop client passes an empty one when its user has named none.
+			dirs = slices.DeleteFunc(dirs, func(dir string) bool { return dir == "" })
 			allowed, err := hosttree.New(dirs)
 			if err != nil {
 				return fmt.Errorf("--allow-host-dir: %w", err)

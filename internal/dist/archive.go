@@ -43,7 +43,7 @@ func writeArchive(name string, b built) error {
 
 // writeBundle writes the programs with a manifest, as the MCPB format has it: a
 // zip whose manifest.json says what to start.
-func writeBundle(name string, b built) error {
+func writeBundle(name string, b built, manifest object) error {
 	return create(name, func(w io.Writer) error {
 		zw := zip.NewWriter(w)
 		add := func(path string, mode os.FileMode, fill func(io.Writer) error) error {
@@ -55,7 +55,7 @@ func writeBundle(name string, b built) error {
 			}
 			return fill(f)
 		}
-		err := add("manifest.json", 0o644, func(w io.Writer) error { return writeJSON(w, manifest(b)) })
+		err := add("manifest.json", 0o644, func(w io.Writer) error { return writeJSON(w, manifest) })
 		for _, path := range b.programs {
 			err = errors.Join(err, add("server/"+filepath.Base(path), 0o755, func(w io.Writer) error { return copyFile(w, path) }))
 		}

@@ -11,34 +11,50 @@ import (
 	"time"
 )
 
-// built is what one architecture's users get.
+// built is what the users of one platform get.
 type built struct {
-	arch     string
+	os, arch string
 	version  string    // semantic, without the v
 	time     time.Time // of the commit
 	programs []string  // paths
 }
 
-// build builds the programs for Linux into dir. They need no C library, so
-// that they run on every distribution; the store is then modernc.org/sqlite.
-func build(ctx context.Context, dir, arch string) (built, error) {
-	b := built{arch: arch}
+// program is one that is built.
+type program struct{ name, module, pkg string }
+
+// server is AgentLab, which needs Linux.
+func server() []program {
+	return []program{
+		{"agentlab", ".", "./cmd/agentlab"},
+		{"agentlab-guest", ".", "./cmd/agentlab-guest"},
+		{"runsc", "provisioner/local/runsc", "gvisor.dev/gvisor/runsc"},
+	}
+}
+
+// bridge is what joins a client to a server elsewhere, and runs anywhere.
+func bridge() []program { return []program{{"agentlab-remote", ".", "./cmd/agentlab-remote"}} }
+
+// build builds programs for a platform, "linux/amd64", into dir. They need no C
+// library, so that they run on every distribution; the store is then
+// modernc.org/sqlite.
+func build(ctx context.Context, dir, platform string, programs []program) (built, error) {
+	goos, arch, _ := strings.Cut(platform, "/")
+	b := built{os: goos, arch: arch}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return b, err
 	}
-	for _, p := range []struct{ name, module, pkg string }{
-		{"agentlab", ".", "./cmd/agentlab"},
-		{"agentlab-guest", ".", "./cmd/agentlab-guest"},
-		{"runsc", "provisioner/local/runsc", "gvisor.dev/gvisor/runsc"},
-	} {
+	for _, p := range programs {
 		path := filepath.Join(dir, p.name)
+		if goos == "windows" {
+			path += ".exe"
+		}
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, p.pkg)
 		cmd.Dir = p.module
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+arch)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
-			return b, fmt.Errorf("build %s for %s: %w", p.name, arch, err)
+			return b, fmt.Errorf("build %s for %s: %w", p.name, platform, err)
 		}
 		b.programs = append(b.programs, path)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,28 +20,64 @@ const (
 
 type object = map[string]any
 
-// manifest is what a desktop client reads of a bundle: MCPB manifest 0.3.
+// manifest is what a desktop client reads of the bundle with all of AgentLab.
 func manifest(b built) object {
-	return object{
-		"manifest_version": "0.3",
-		"name":             "agentlab",
-		"display_name":     "AgentLab",
-		"version":          b.version,
-		"description":      description,
-		"author":           object{"name": "AgentLab", "url": repository},
-		"repository":       object{"type": "git", "url": repository + ".git"},
-		"documentation":    repository + "#readme",
-		"support":          repository + "/issues",
-		"license":          "Apache-2.0",
-		"keywords":         []string{"sandbox", "linux", "gvisor", "proxmox", "exec"},
-		"server": object{
-			"type":        "binary",
-			"entry_point": "server/agentlab",
-			"mcp_config":  object{"command": "${__dirname}/server/agentlab", "args": []string{"mcp"}},
+	m := common(b, "agentlab", "AgentLab", description, object{
+		"args": []string{"mcp", "--allow-host-dir=${user_config.host_dir}"},
+	})
+	m["keywords"] = []string{"sandbox", "linux", "gvisor", "proxmox", "exec"}
+	m["tools"], m["tools_generated"] = manifestTools(), true // those for files of the user's are there with host_dir
+	m["user_config"] = object{
+		"host_dir": object{
+			"type": "directory", "title": "Directory to share", "required": false, "default": "",
+			"description": "Agents may copy files between this directory and their sandboxes. Without one they can't.",
 		},
-		"tools":             manifestTools(),
+	}
+	return m
+}
+
+// remoteManifest is that of the bundle with only the bridge to a server
+// elsewhere. Which tools there are is the server's to say.
+func remoteManifest(b built) object {
+	m := common(b, "agentlab-remote", "AgentLab (your team's server)", "Disposable Linux machines for agents, on an AgentLab server that your team runs.", object{
+		"args": []string{"--server", "${user_config.server}"},
+		"env":  object{"AGENTLAB_TOKEN": "${user_config.token}"},
+	})
+	m["keywords"] = []string{"sandbox", "linux", "remote", "exec"}
+	m["tools_generated"] = true
+	m["user_config"] = object{
+		"server": object{
+			"type": "string", "title": "Server", "required": true,
+			"description": "Its address, such as https://lab.example.org:8765",
+		},
+		"token": object{
+			"type": "string", "title": "Token", "required": true, "sensitive": true,
+			"description": "What agentlab token create has printed for you on the server",
+		},
+	}
+	return m
+}
+
+// common is what both have: MCPB manifest 0.3. The first of the programs is
+// started as config says.
+func common(b built, name, title, description string, config object) object {
+	program := "server/" + filepath.Base(b.programs[0])
+	config["command"] = "${__dirname}/" + program
+	platform := map[string]string{"windows": "win32"}[b.os] // as Node.js calls it
+	return object{
+		"manifest_version":  "0.3",
+		"name":              name,
+		"display_name":      title,
+		"version":           b.version,
+		"description":       description,
+		"author":            object{"name": "AgentLab", "url": repository},
+		"repository":        object{"type": "git", "url": repository + ".git"},
+		"documentation":     repository + "#readme",
+		"support":           repository + "/issues",
+		"license":           "Apache-2.0",
+		"server":            object{"type": "binary", "entry_point": program, "mcp_config": config},
 		"prompts_generated": true,
-		"compatibility":     object{"platforms": []string{"linux"}},
+		"compatibility":     object{"platforms": []string{cmp.Or(platform, b.os)}},
 	}
 }
 
@@ -80,7 +117,9 @@ func packageOf(bundle, version string) (registryPackage, error) {
 }
 
 // writeRegistry writes what the MCP registry is told: server.json of its schema
-// of 2025-12-11, whose description has at most 100 characters.
+// of 2025-12-11, whose description has at most 100 characters. It has no remotes:
+// these are for a server at one address that everybody can reach, and an AgentLab
+// is where its owner runs it.
 func writeRegistry(name, version string, packages []registryPackage) error {
 	return create(name, func(w io.Writer) error {
 		return writeJSON(w, object{

@@ -14,11 +14,17 @@ test('bundle', async (t) => {
   assert.ok(validateManifest(file), 'the manifest is not valid');
 
   const manifest = JSON.parse(await readFile(file, 'utf8'));
-  const { command, args } = await getMcpConfigForManifest({ manifest, extensionPath: dir, systemDirs: {}, userConfig: {}, pathSeparator: path.sep });
-  const client = new Client({ name: 'bundle', version: '1' });
-  await client.connect(new StdioClientTransport({ command, args, env: process.env }));
-  t.after(() => client.close());
+  const start = async (userConfig) => {
+    const { command, args } = await getMcpConfigForManifest({ manifest, extensionPath: dir, systemDirs: {}, userConfig, pathSeparator: path.sep });
+    const client = new Client({ name: 'bundle', version: '1' });
+    await client.connect(new StdioClientTransport({ command, args, env: process.env }));
+    t.after(() => client.close());
+    return client;
+  };
+  const sharing = await start({ host_dir: dir });
+  assert.ok((await sharing.listTools()).tools.some((tool) => tool.name === 'upload_file'), 'a directory is shared, and there is no upload_file');
 
+  const client = await start({});
   const { tools } = await client.listTools();
   assert.deepEqual(manifest.tools.map((tool) => tool.name).sort(), tools.map((tool) => tool.name).sort());
   const { structuredContent: made } = await client.callTool({ name: 'create_sandbox', arguments: {} });
