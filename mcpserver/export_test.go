@@ -2,6 +2,8 @@ package mcpserver
 
 import (
 	"context"
+	"io"
+	"net/http"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -37,4 +39,19 @@ func SignTicket(s *Server, t auth.Ticket) string {
 		panic(err)
 	}
 	return text
+}
+
+// ReceiveAll reads the body of an upload until ctx ends.
+func ReceiveAll(ctx context.Context, s *Server, rw http.ResponseWriter, r *http.Request) error {
+	tr := s.transfer(ctx, rw, auth.Ticket{Write: true})
+	_, err := io.Copy(io.Discard, tr.body(ctx, r.Body))
+	return err
+}
+
+// SendMuch sends more than what is between us and the client holds, until ctx ends.
+func SendMuch(ctx context.Context, s *Server, rw http.ResponseWriter, _ *http.Request) error {
+	tr := s.transfer(ctx, rw, auth.Ticket{})
+	defer tr.until(ctx)()
+	_, err := tr.Write(make([]byte, 64<<20))
+	return err
 }
