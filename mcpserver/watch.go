@@ -63,6 +63,7 @@ func (s *Server) count(_ net.Conn, state http.ConnState) {
 		s.httpConns.Add(1)
 	case http.StateClosed, http.StateHijacked:
 		s.httpConns.Add(-1)
+	case http.StateActive, http.StateIdle: // it is counted
 	}
 }
 
