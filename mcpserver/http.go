@@ -98,7 +98,6 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 		Protocols:         new(http.Protocols),
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return calls },
-		ConnState:         w.srv.count,
 		ErrorLog:          slog.NewLogLogger(w.srv.Log.Handler(), slog.LevelDebug),
 	}
 	// Not HTTP/2: its write deadline ends a stream that writes nothing, such as
@@ -149,7 +148,8 @@ func (w *web) countConns(srv *http.Server) {
 		}
 		return ctx
 	}
-	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		w.srv.count(c, state)
 		if state == http.StateClosed {
 			open.Add(-1)
 		}
