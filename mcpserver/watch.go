@@ -56,7 +56,7 @@ func (s *Server) HTTPSessions() int {
 	return n
 }
 
-// count is the ConnState of an [http.Server].
+// count counts connections, as the ConnState of an [http.Server].
 func (s *Server) count(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
