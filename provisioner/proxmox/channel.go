@@ -3,11 +3,13 @@ package proxmox
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/agentconn"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -40,8 +42,9 @@ func (p *Provisioner) channel(profile string) string {
 	return cmp.Or(p.Channel(profile), channelAuto)
 }
 
-// enter opens the channel to a guest whose agent answers.
-func (p *Provisioner) enter(ctx context.Context, m live) (guest.Conn, error) {
+// enter opens the channel to a guest whose agent answers, of the machine that
+// was found then.
+func (p *Provisioner) enter(ctx context.Context, m live, ref provisioner.Ref, found time.Time) (guest.Conn, error) {
 	channel := p.channel(m.papers.Profile)
 	switch {
 	case channel == channelSSH:
@@ -67,7 +70,25 @@ func (p *Provisioner) enter(ctx context.Context, m live) (guest.Conn, error) {
 		p.log.InfoContext(ctx, "SSH can't be used, the guest agent is", "sandbox", m.papers.Sandbox, "err", err)
 		p.ways.settle(m.papers.Sandbox)
 	}
-	return agentconn.New(agentconn.Config{Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile)}), nil
+	return p.enterByAgent(m, ref, found)
+}
+
+// enterByAgent returns the channel over a guest's agent. Until the next reconcile
+// nobody else notices that the VMID has become another's, so the guest itself must
+// know whose it is; with SSH its host key says so.
+func (p *Provisioner) enterByAgent(m live, ref provisioner.Ref, found time.Time) (guest.Conn, error) {
+	identity, err := p.mac("proxmox guest", ref.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	check := func(ctx context.Context) error {
+		_, err := p.owned(ctx, ref)
+		return err
+	}
+	return agentconn.New(agentconn.Config{
+		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile),
+		Identity: hex.EncodeToString(identity[:16]), Check: check, Checked: found,
+	}), nil
 }
 
 // mayEnterBySSH says whether a guest whose channel we may choose is worth

@@ -22,21 +22,30 @@ func (p *Provisioner) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 }
 
 func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
-	m, err := p.find(ctx, ref)
-	switch {
-	case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
+	m, err := p.owned(ctx, ref)
+	if err != nil {
 		return nil, err
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
 	}
+	found := time.Now()
 	if err := p.booted(ctx, m); err != nil {
 		return nil, fmt.Errorf("wait for guest to boot: %w: %w", err, guest.ErrUnreachable)
 	}
-	conn, err := p.enter(ctx, m)
+	conn, err := p.enter(ctx, m, ref, found)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
 	}
 	return conn, nil
+}
+
+// owned is find for who wants into the guest.
+//
+// Errors: ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
+func (p *Provisioner) owned(ctx context.Context, ref provisioner.Ref) (live, error) {
+	m, err := p.find(ctx, ref)
+	if err != nil && !errors.Is(err, provisioner.ErrNotFound) && !errors.Is(err, provisioner.ErrNotOurs) {
+		err = fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
+	}
+	return m, err
 }
 
 // seenUp is how long a guest that was seen to be up needs not be asked again.

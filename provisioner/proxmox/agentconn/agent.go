@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -48,6 +49,10 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 	if err != nil {
 		return v, err
 	}
+	if err := c.identify(ctx); err != nil {
+		release()
+		return v, err
+	}
 	type result struct {
 		v   T
 		err error
@@ -63,10 +68,7 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 	}()
 	select {
 	case r := <-done:
-		if r.err != nil {
-			return r.v, unreachable(r.err)
-		}
-		return r.v, nil
+		return r.v, c.refused(ctx, r.err)
 	case <-ctx.Done():
 		return v, c.silence.during(ctx)
 	case <-c.ctx.Done():
@@ -83,6 +85,8 @@ type process struct {
 	started time.Time
 	looks   int
 	seen    time.Duration // how old it was when it was last seen running
+	// begin starts it a second time, if the guest refused it; nil is not.
+	begin func(context.Context) (*process, error)
 }
 
 // errLost: the agent does not know the process. It told its end and the answer
@@ -103,6 +107,9 @@ func (p *process) look(ctx context.Context) (*pve.ExecStatus, error) {
 	case !bool(s.Exited):
 		p.seen = asked
 		return nil, nil
+	}
+	if int64(s.ExitCode) == strangerCode && strings.Contains(string(s.Err), strangerText) {
+		return nil, p.conn.estranged()
 	}
 	waited := p.waited(s)
 	p.conn.pace.ended(p.name, p.seen-waited, time.Since(p.started)-waited)
@@ -136,6 +143,14 @@ func (p *process) wait(ctx context.Context, until time.Time) (*pve.ExecStatus, e
 		}
 		p.looks++
 		s, err := p.look(ctx)
+		if errors.Is(err, errStranger) && p.begin != nil {
+			anew, berr := p.begin(ctx)
+			if berr == nil {
+				*p = *anew
+				continue
+			}
+			err = berr
+		}
 		if err != nil && ctx.Err() != nil {
 			p.abandon()
 			err = p.conn.silence.during(ctx)

@@ -9,6 +9,9 @@
 // short at the first character beyond ASCII, and the agent would go deaf
 // (PVE/QMPClient.pm, measured).
 //
+// A VMID that is free is handed out again, so that a guest has to prove that it
+// is the one meant before a script does anything in it: see [Config.Identity].
+//
 // In the guest all is below /var/lib/agentlab. A process that was started is
 // watched by a shell there, and needs us no more. A command under Run is killed
 // when nobody has asked for its output for one to two minutes.
@@ -40,6 +43,18 @@ type Config struct {
 	VM      pve.VM      // required
 	Limiter *Limiter    // required: the one of this Proxmox
 	User    string      // who runs commands and owns files; empty is root, as the agent is
+
+	// Identity is what no guest but the sandbox's has been given: a word of
+	// letters and digits, the same for all who use that guest. It guards against
+	// mistakes, not against who has it given to another: it is no secret to
+	// those who list the guest's processes. Required.
+	Identity string
+	// Check returns nil if the machine is the sandbox's by its live config. It is
+	// asked about a guest that does not have the identity before it is given it,
+	// or anything else is done there. Its errors are returned as they are. Required.
+	Check func(context.Context) error
+	// Checked is when that was last known without Check; zero is never.
+	Checked time.Time
 }
 
 // Conn implements guest.Conn.
@@ -56,6 +71,9 @@ type Conn struct {
 	litter []string         // files of ours in the guest, to remove with the next call
 	last   map[string]int64 // by process: where the last Read or Start of it ended
 	form   string           // in which data is best uploaded; empty is not known
+
+	checked  time.Time // as Config.Checked
+	stranger bool      // the guest did not have the identity
 }
 
 // New returns a Conn. It calls nothing yet.
@@ -63,7 +81,7 @@ func New(cfg Config) *Conn {
 	if cfg.User == "root" {
 		cfg.User = ""
 	}
-	c := &Conn{cfg: cfg, beginTime: defaultBeginTime, last: map[string]int64{}}
+	c := &Conn{cfg: cfg, beginTime: defaultBeginTime, last: map[string]int64{}, checked: cfg.Checked}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }

@@ -2,6 +2,7 @@ package agentconn_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -58,16 +59,26 @@ func booted(t testing.TB, srv *pvetest.Server, guests func(pvetest.GuestSpec) (p
 		pve.Trust{Fingerprint: srv.Fingerprint("pve")})
 	check(t, err)
 	m.client = &pve.Client{Transport: h}
-	task, err := m.client.Start(t.Context(), m.vm)
-	check(t, err)
-	_, err = m.client.Wait(t.Context(), task)
-	check(t, err)
+	m.await(t)(m.client.Start(t.Context(), m.vm))
 	return m
+}
+
+// await waits for a task that was just started.
+func (m *machine) await(t testing.TB) func(pve.UPID, error) {
+	return func(task pve.UPID, err error) {
+		t.Helper()
+		check(t, err)
+		_, err = m.client.Wait(t.Context(), task)
+		check(t, err)
+	}
 }
 
 func (m *machine) conn(t testing.TB, user string) *agentconn.Conn {
 	t.Helper()
-	c := agentconn.New(agentconn.Config{Client: m.client, VM: m.vm, Limiter: &m.limit, User: user})
+	c := agentconn.New(agentconn.Config{
+		Client: m.client, VM: m.vm, Limiter: &m.limit, User: user,
+		Identity: "test", Check: func(context.Context) error { return nil }, Checked: time.Now(),
+	})
 	t.Cleanup(func() { check(t, c.Close()) })
 	return c
 }

@@ -25,12 +25,12 @@ func TestNothingStaysOfADroppedSession(t *testing.T) {
 	if len(runs) < 2 {
 		t.Fatalf("commands %q", runs)
 	}
-	left := `cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp -mindepth 1 -mmin +20 ! -name sweeper; ls -d ` + strings.Join(runs, " ") + ` 2>/dev/null
+	left := `cd /var/lib/agentlab; find /home -name '.agentlab*'; find tmp.test -mindepth 1 -mmin +20 ! -name sweeper; ls -d ` + strings.Join(runs, " ") + ` 2>/dev/null
 	for f in /proc/[0-9]*; do [ "$(tr '\0' ' ' <$f/cmdline)" = "sleep 7351 " ] && echo $f; done 2>/dev/null; true`
 	if m.sh(t, c, left) == "" {
 		t.Error("nothing has stayed that is to be removed")
 	}
-	m.sh(t, c, "find /var/lib/agentlab/tmp -mindepth 1 ! -name sweeper -exec touch -d @0 {} +")
+	m.sh(t, c, "find /var/lib/agentlab/tmp.test -mindepth 1 ! -name sweeper -exec touch -d @0 {} +")
 	for end := time.Now().Add(2 * time.Minute); ; {
 		m.inGuest(t, sleepless)
 		out := m.sh(t, c, left)

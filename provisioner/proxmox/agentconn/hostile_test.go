@@ -60,7 +60,7 @@ func (l *liar) answer(execute string, id int, args []string) any {
 	case "guest-sync":
 		return id
 	case "guest-exec":
-		l.out = l.says(strings.TrimPrefix(args[2], "agentlab-"), args[3:])
+		l.out = l.says(strings.TrimPrefix(args[2], "agentlab-"), args[5:])
 		return map[string]any{"pid": 1}
 	case "guest-exec-status":
 		return map[string]any{"exited": true, "exitcode": 0, "out-data": base64.StdEncoding.EncodeToString([]byte(l.out))}

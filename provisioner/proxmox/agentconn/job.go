@@ -24,6 +24,14 @@ type job struct {
 
 // supervise starts a job.
 func (c *Conn) supervise(ctx context.Context, j job) (*process, error) {
+	p, err := c.superviseOnce(ctx, j)
+	if err == nil {
+		p.begin = func(ctx context.Context) (*process, error) { return c.superviseOnce(ctx, j) }
+	}
+	return p, err
+}
+
+func (c *Conn) superviseOnce(ctx context.Context, j job) (*process, error) {
 	spec, err := words(j.cmd)
 	if err != nil {
 		return nil, err

@@ -71,7 +71,7 @@ func TestGivenUpOutputLeavesNothing(t *testing.T) {
 		}
 		cancel()
 		for end := time.Now().Add(time.Minute); ; {
-			left := m.running(t, c, "flood-7361") + m.sh(t, c, `cd /var/lib/agentlab; for r in r_*; do [ $r = "$AGENTLAB_JOB" ] || echo $r; done; find tmp -size +100k`)
+			left := m.running(t, c, "flood-7361") + m.sh(t, c, `cd /var/lib/agentlab; for r in r_*; do [ $r = "$AGENTLAB_JOB" ] || echo $r; done; find tmp.* -size +100k`)
 			if left == "" {
 				break
 			}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
-	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
 // startWait is how long Start waits at least, to learn whether the command began.
@@ -95,23 +94,23 @@ func (p processes) start(ctx context.Context, j job, wait time.Duration) (guest.
 	s, err := proc.wait(ctx, until)
 	if s == nil && err == nil {
 		defer proc.abandon()
-		return p.going(ctx, j, until)
+		return p.going(ctx, j, proc, until)
 	}
 	if errors.Is(err, errLost) { // its files tell the rest
-		return p.going(ctx, j, until)
+		return p.going(ctx, j, proc, until)
 	}
 	if err != nil {
 		return guest.Process{}, guest.Output{}, err
 	}
 	if s.Signal != 0 { // its files tell the rest
-		return p.going(ctx, j, until)
+		return p.going(ctx, j, proc, until)
 	}
 	rec, rest, err := answer(s.Out)
 	switch {
 	case err != nil:
 		return guest.Process{}, guest.Output{}, fmt.Errorf("%w: %.200q", err, s.Err)
 	case rec["again"] == "1": // another does it
-		return p.going(ctx, j, until)
+		return p.going(ctx, j, proc, until)
 	case rec["ended"] != "1" || !processID.MatchString(rec["id"]):
 		return guest.Process{}, guest.Output{}, unreachable(fmt.Errorf("the supervisor failed: %.200q", s.Err))
 	}
@@ -142,7 +141,7 @@ func (p processes) started(rec record, j job) error {
 
 // going describes a process whose supervisor has not told its end, as soon as
 // it has begun, and when it has ended or the time is over.
-func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Process, guest.Output, error) {
+func (p processes) going(ctx context.Context, j job, proc *process, until time.Time) (guest.Process, guest.Output, error) {
 	for {
 		rec, _, err := p.log(ctx, j.key, 1<<62, 0, slice(until))
 		if err != nil && !errors.Is(err, guest.ErrNoProcess) {
@@ -152,8 +151,9 @@ func (p processes) going(ctx context.Context, j job, until time.Time) (guest.Pro
 			if time.Since(until) > p.beginTime {
 				return guest.Process{}, guest.Output{}, unreachable(errors.New("the command does not begin"))
 			}
-			if !pve.Sleep(ctx, startWait) {
-				return guest.Process{}, guest.Output{}, ctx.Err()
+			// Looking at it shows whether it was refused.
+			if _, err := proc.wait(ctx, time.Now().Add(startWait)); err != nil && !errors.Is(err, errLost) {
+				return guest.Process{}, guest.Output{}, err
 			}
 			continue
 		}
@@ -176,7 +176,7 @@ func (p processes) clips(ctx context.Context, j job, known guest.Process, out *g
 		if s.total == 0 || j.clip == 0 {
 			continue
 		}
-		tail, err := p.download(ctx, j.key+"/"+name+".0", -1)
+		tail, err := p.download(ctx, spool+"/"+j.key+"/"+name+".0", -1)
 		if err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func (p processes) clips(ctx context.Context, j job, known guest.Process, out *g
 			*s.clip = clip(tail, s.total, j.clip)
 			continue
 		}
-		head, err := p.download(ctx, j.key+"/"+name+".head", -1)
+		head, err := p.download(ctx, spool+"/"+j.key+"/"+name+".head", -1)
 		if err != nil {
 			return err
 		}

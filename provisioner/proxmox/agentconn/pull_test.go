@@ -19,7 +19,7 @@ func TestPullMeetsMark(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"r_1/out.0": "said\n\nr_1\n", "r_1/err.0": "", "r_1/ended": "", "r_1/supervisor": "1\n", "r_1/start": "ok\n\n",
-		"tmp/sweeper": fmt.Sprintln(os.Getpid()), // there is one
+		"tmp.test/sweeper": fmt.Sprintln(os.Getpid()), // there is one
 		// wc is the pump, too, which is done between the two.
 		"bin/wc": "#!/bin/sh\n" + wc + ` "$@"; echo said >out.0; echo 5 >out.end; echo 0 >err.end; echo code=0 >end` + "\n",
 	} {
@@ -41,7 +41,7 @@ func TestPullMeetsMark(t *testing.T) {
 	pull := strings.ReplaceAll(script("pull"), "/var/lib/agentlab", spool)
 	var said string
 	for range 2 {
-		cmd := exec.Command("/bin/sh", "-c", pull, "agentlab-pull", "", "r_1", "0", "0", "0", "0", "0", "piece")
+		cmd := exec.Command("/bin/sh", "-c", pull, "agentlab-pull", "test", "0", "", "r_1", "0", "0", "0", "0", "0", "piece")
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Join(spool, "bin")+":"+os.Getenv("PATH"))
 		out, err := cmd.Output()
 		if err != nil {

@@ -28,10 +28,12 @@ const scriptTime = 10 * time.Minute
 // start starts a script and returns its process in the guest. Arguments are
 // words of ours.
 func (c *Conn) start(ctx context.Context, name string, input []byte, args ...string) (*process, error) {
-	argv := append([]string{"/bin/sh", "-c", script(name), "agentlab-" + name, c.takeLitter()}, args...)
+	argv := append([]string{"/bin/sh", "-c", script(name), "agentlab-" + name, c.cfg.Identity, "", c.takeLitter()}, args...)
+	const adopt = 5
 	begun := time.Now()
 	pid, err := call(ctx, c, func(ctx context.Context) (int, error) {
 		begun = time.Now()
+		argv[adopt] = flag(c.mayAdopt())
 		return c.cfg.Client.AgentExec(ctx, c.cfg.VM, argv, input)
 	})
 	if err != nil {
@@ -44,7 +46,7 @@ func (c *Conn) start(ctx context.Context, name string, input []byte, args ...str
 // the way, it runs the script again.
 func (c *Conn) do(ctx context.Context, name string, input []byte, args ...string) ([]byte, error) {
 	for try := 0; ; try++ {
-		out, err := c.doOnce(ctx, name, input, args...)
+		out, err := again(func() ([]byte, error) { return c.doOnce(ctx, name, input, args...) })
 		if !errors.Is(err, errLost) || try == len(retries) || !pve.Sleep(ctx, retries[try]) {
 			return out, err
 		}
@@ -106,7 +108,7 @@ func (c *Conn) payload(ctx context.Context, name string, data []byte) (input []b
 	if len(data) <= inputMax {
 		return data, withCall, nil
 	}
-	form, err = c.upload(ctx, name, data)
+	form, err = again(func() (string, error) { return c.upload(ctx, name, data) })
 	return nil, form, err
 }
 
@@ -131,7 +133,7 @@ func (c *Conn) upload(ctx context.Context, name string, data []byte) (form strin
 	for n := 1; len(data) > 0; n++ {
 		part := data[:min(len(data), pve.MaxWrite)]
 		data = data[len(part):]
-		path := fmt.Sprintf("%s/tmp/%s.%06d", spool, name, n)
+		path := fmt.Sprintf("%s/%s.%06d", c.tmp(), name, n)
 		g.Go(func() error {
 			_, err := call(ctx, c, func(ctx context.Context) (any, error) {
 				return nil, c.cfg.Client.AgentWriteFile(ctx, c.cfg.VM, path, part)
@@ -141,8 +143,11 @@ func (c *Conn) upload(ctx context.Context, name string, data []byte) (form strin
 	}
 	err = g.Wait()
 	var e *pve.Error
-	if errors.As(err, &e) && e.Kind == pve.AgentError && strings.Contains(e.Message, "No space left") {
+	switch {
+	case errors.As(err, &e) && e.Kind == pve.AgentError && strings.Contains(e.Message, "No space left"):
 		err = guest.ErrNoSpace
+	case errors.Is(err, pve.NotFound): // the directory, or the machine
+		err = c.estranged()
 	}
 	return form, err
 }
@@ -168,20 +173,20 @@ func (c *Conn) fetch(ctx context.Context, p piece, printed []byte) (data, rest [
 	if p.packed > 0 {
 		size = p.packed
 	}
-	data, err = c.download(ctx, "tmp/"+p.file, size)
+	data, err = c.download(ctx, c.tmp()+"/"+p.file, size)
 	if err == nil && p.packed > 0 {
 		data, err = inflate(data, p.n)
 	}
 	return data, printed, err
 }
 
-// download reads the first n bytes of a file of the spool; all if n is negative.
+// download reads the first n bytes of a file; all if n is negative.
 func (c *Conn) download(ctx context.Context, path string, n int64) ([]byte, error) {
 	if n >= pve.MaxRead {
 		return nil, unreachable(fmt.Errorf("the guest offers %d bytes at once", n))
 	}
 	f, err := call(ctx, c, func(ctx context.Context) (pve.FileContent, error) {
-		return c.cfg.Client.AgentReadFile(ctx, c.cfg.VM, spool+"/"+path)
+		return c.cfg.Client.AgentReadFile(ctx, c.cfg.VM, path)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read output: %w", err)

@@ -71,7 +71,7 @@ func (w *writing) step(ctx context.Context, data []byte, last bool) error {
 		input = append(input, data...)
 	} else {
 		var err error
-		if form, err = w.conn.upload(ctx, w.key, data); err != nil {
+		if form, err = again(func() (string, error) { return w.conn.upload(ctx, w.key, data) }); err != nil {
 			return err
 		}
 	}

@@ -122,7 +122,10 @@ func (c *Cluster) Guests(t *testing.T) {
 // asRoot is a channel to a machine for what only root can prepare: its agent's.
 func (c *Cluster) asRoot(t *testing.T, ref provisioner.Ref) guest.Conn {
 	t.Helper()
-	conn := agentconn.New(agentconn.Config{Client: c.Client, VM: c.find(t, ref), Limiter: &agentconn.Limiter{}})
+	conn := agentconn.New(agentconn.Config{
+		Client: c.Client, VM: c.find(t, ref), Limiter: &agentconn.Limiter{},
+		Identity: "contract", Check: func(context.Context) error { return nil },
+	})
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }

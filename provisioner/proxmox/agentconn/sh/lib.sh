@@ -6,6 +6,8 @@
 # user said comes on standard input or in files below $spool, as bytes. Where
 # user data must become shell words, Go quotes it (quote in spec.go).
 #
+# The first two arguments are for this file: IDENTITY and ADOPT, see prepare.
+#
 # Every script may be run twice: an answer that was lost on the way is had by
 # asking again. Programs are started sparingly, since that is what takes time.
 #
@@ -14,16 +16,25 @@ umask 077
 lc=${LC_ALL-}
 export LC_ALL=C
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
+identity=$1 adopt=$2
+shift 2
 spool=/var/lib/agentlab
-tmp=$spool/tmp
+tmp=$spool/tmp.$identity # only root can see its name, or make it
 inline=32768 # bytes that are returned with an answer; more is left in a file
 
-# prepare makes the spool, and learns what this guest has. What an earlier boot
-# left is of no process any more.
+# prepare makes sure that this guest is the one that is meant, which bears the
+# identity, before anything is done in it: another may run by now under the ID of
+# the machine. One that is to be adopted is given it. Go knows code and text.
+#
+# Then prepare learns what this guest has. What an earlier boot left is of no
+# process any more.
 prepare() {
+	if ! [ -d "$tmp" ]; then
+		[ "$adopt" = 1 ] || { echo "this guest is another" >&2; exit 77; }
+		(umask 066 && mkdir -p ${spool%/*} $spool) && mkdir -p "$tmp" || exit 1
+	fi
 	read -r boot </proc/sys/kernel/random/boot_id
 	known && return
-	(umask 066 && mkdir -p ${spool%/*} $spool) && mkdir -p $tmp || exit 1
 	if ! claim "$spool/boot-$boot"; then # another call is at it
 		nap=0
 		for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -193,31 +204,31 @@ sweep() {
 	[ -z "$cg" ] || echo 0 >"$cg/cgroup.procs"
 	while :; do
 		sleep 60
-		for f in $(find $tmp -name '*.real' -mmin +10); do # of a file that was being written
+		for f in $(find "$tmp" -name '*.real' -mmin +10); do # of a file that was being written
 			key=${f##*/} u=''
 			key=${key%.real}
 			read -r u <"$tmp/$key.user"
 			(become "$u" /bin/sh -c 'real=$(cat; echo .); rm -f -- "${real%/*}/.agentlab-$1"' agentlab-sweep "$key") <"$f"
 		done
-		find $tmp -mindepth 1 -maxdepth 1 ! -name sweeper -mmin +10 -exec rm -rf {} +
+		find "$tmp" -mindepth 1 -maxdepth 1 ! -name sweeper -mmin +10 -exec rm -rf {} +
 		for f in $(find $spool -maxdepth 1 -name 'r_*' -mmin +10); do # of a command that has ended
 			u=''
 			read -r u <"$f/supervisor"
 			kill -0 "${u:-x}" || rm -rf "$f"
 		done
-		set -- $tmp/* $spool/r_*
+		set -- "$tmp"/* $spool/r_*
 		[ $# -gt 2 ] || [ -e "$2" ] || break
 	done
-	rm -f $tmp/sweeper
+	rm -f "$tmp/sweeper"
 }
 
 prepare
 sweeper=''
-[ -s $tmp/sweeper ] && read -r sweeper <$tmp/sweeper
+[ -s "$tmp/sweeper" ] && read -r sweeper <"$tmp/sweeper"
 if [ -z "$sweeper" ] || ! kill -0 "$sweeper" 2>/dev/null; then
 	(sweep) </dev/null >/dev/null 2>&1 & # in parentheses, or the shell keeps what it replaces
-	echo $! >$tmp/sweeper
+	echo $! >"$tmp/sweeper"
 fi
 # What earlier calls left to be removed.
 # shellcheck disable=SC2086 # they are words
-case ${1-} in ?*) (cd $tmp && rm -rf $1) </dev/null >/dev/null 2>&1 & ;; esac
+case ${1-} in ?*) (cd "$tmp" && rm -rf $1) </dev/null >/dev/null 2>&1 & ;; esac
