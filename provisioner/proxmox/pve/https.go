@@ -247,6 +247,43 @@ func lost(ctx context.Context, r Request, err error, sent bool) error {
 	return e
 }
 
+// cut takes the value of data out of an answer that begins with it, and puts null
+// in its place, so that what may be megabytes is parsed only once, as what it is
+// wanted as. Whether it is valid is seen then.
+func cut(body []byte) (data json.RawMessage, rest []byte) {
+	const name = `{"data":`
+	value, ok := bytes.CutPrefix(body, []byte(name))
+	if !ok {
+		return nil, body
+	}
+	end := valueLength(value)
+	return bytes.TrimSpace(value[:end]), append([]byte(name+"null"), value[end:]...)
+}
+
+// valueLength is how long the JSON value is that b begins with.
+func valueLength(b []byte) int {
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if depth < 0 || depth == 0 && b[i] == ',' {
+			return i
+		}
+	}
+	return len(b)
+}
+
 // answer takes an HTTP response apart.
 func answer(r Request, resp *http.Response, body []byte) (json.RawMessage, error) {
 	var a struct {
@@ -254,8 +291,12 @@ func answer(r Request, resp *http.Response, body []byte) (json.RawMessage, error
 		Message string // PVE 8.4 and later; before, only the reason phrase
 		Errors  map[string]Text
 	}
-	err := json.Unmarshal(body, &a)
+	data, rest := cut(body)
+	err := json.Unmarshal(rest, &a)
 	if resp.StatusCode == http.StatusOK {
+		if data != nil {
+			a.Data = data
+		}
 		if err != nil || !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
 			return nil, notProxmox(r, resp)
 		}

@@ -111,18 +111,34 @@ func scalar(b []byte) (string, error) {
 // so that text looks garbled and nothing is lost; Bytes are the bytes.
 type Bytes []byte
 
-// UnmarshalJSON implements json.Unmarshaler.
+// UnmarshalJSON implements json.Unmarshaler. It reads strings by itself, once:
+// there are megabytes of them.
 func (d *Bytes) UnmarshalJSON(b []byte) error {
-	s, err := scalar(b)
-	if err != nil {
+	if b = bytes.TrimSpace(b); len(b) < 2 || b[0] != '"' {
+		s, err := scalar(b)
+		*d = Bytes(s)
 		return err
 	}
+	s := string(b[1 : len(b)-1])
 	out := make([]byte, 0, len(s))
-	for _, r := range s {
+	for len(s) > 0 {
+		r, n := rune(s[0]), 1
+		switch {
+		case r >= utf8.RuneSelf:
+			r, n = utf8.DecodeRuneInString(s)
+		case strings.HasPrefix(s, `\/`):
+			r, n = '/', 2
+		case r == '\\': // Go has JSON's other escapes, too
+			c, _, rest, err := strconv.UnquoteChar(s, '"')
+			if err != nil {
+				return fmt.Errorf("%.12q is no byte", s)
+			}
+			r, n = c, len(s)-len(rest)
+		}
 		if r > 0xff {
 			return fmt.Errorf("character %U is not a byte", r)
 		}
-		out = append(out, byte(r))
+		out, s = append(out, byte(r)), s[n:]
 	}
 	*d = out
 	return nil
