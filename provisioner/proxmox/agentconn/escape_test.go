@@ -1,6 +1,7 @@
 package agentconn_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -121,6 +122,10 @@ func cancelKills(t *testing.T, m *machine, c *agentconn.Conn, script string) {
 	}
 }
 
+// agentService puts the agent into a cgroup of its own, as systemd does. What
+// restarts it kills all in there.
+const agentService = " && mkdir /sys/fs/cgroup/agent && " + agentPID + "echo $agent >/sys/fs/cgroup/agent/cgroup.procs"
+
 // A restart of the agent's service, which kills all in its cgroup, ends nothing
 // that we started.
 func TestAgentServiceRestarts(t *testing.T) {
@@ -129,13 +134,52 @@ func TestAgentServiceRestarts(t *testing.T) {
 	}
 	mount := grouped(t)
 	m := boot(t, &pvetest.Server{})
-	m.inGuest(t, mount+" && mkdir /sys/fs/cgroup/agent && "+agentPID+"echo $agent >/sys/fs/cgroup/agent/cgroup.procs")
+	m.inGuest(t, mount+agentService)
 	c := m.conn(t, "")
-	const kill = "echo 1 >/sys/fs/cgroup/agent/cgroup.kill; "
+	survives(t, c, "/sys/fs/cgroup")
+	// Of commands that are over no cgroup is left, but for the one that asks.
+	m.sh(t, c, "sleep 7343 >/dev/null 2>&1 & echo $! >"+home+"/pid")
+	m.sh(t, c, "kill $(cat "+home+"/pid)")
+	m.sh(t, c, "true")
+	if got := m.sh(t, c, "ls -d /sys/fs/cgroup/agentlab/*/ | wc -l"); got != "1\n" {
+		t.Errorf("%s cgroups", got)
+	}
+}
+
+// systemd stands in for that of a guest: it moves processes where only it may,
+// some time after it has said so.
+const systemd = ` && mkdir -p /run/systemd/system /run/cgroup && mount --bind /sys/fs/cgroup /run/cgroup && mount -o remount,bind,ro /sys/fs/cgroup &&
+mount -t tmpfs tmpfs /usr/local/bin && cat >/usr/local/bin/busctl <<'EOF' && chmod +x /usr/local/bin/busctl
+#!/bin/sh
+[ "$1 $5 $6 $8 $9" = "call StartTransientUnit ssa(sv)a(sa(sv)) fail 3" ] || exit 1
+unit=$7
+shift 9
+[ "$1 $2 $3" = "PIDs au 1" ] || exit 1
+(sleep 0.1; mkdir "/run/cgroup/$unit" && echo "$4" >"/run/cgroup/$unit/cgroup.procs") >/dev/null 2>&1 &
+EOF`
+
+// The same where the agent may not write to cgroups: systemd may.
+func TestConfinedAgentServiceRestarts(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // only root has cgroups
+	}
+	mount := grouped(t)
+	m := boot(t, &pvetest.Server{})
+	m.inGuest(t, mount+agentService+systemd)
+	survives(t, m.conn(t, ""), "/run/cgroup")
+}
+
+// survives restarts the agent's service in the middle of commands.
+func survives(t *testing.T, c *agentconn.Conn, cgroups string) {
+	t.Helper()
 	p, _, err := c.Processes().Start(t.Context(), guest.Cmd{Args: []string{"sh", "-c", "read x; echo $x; exit 5"}}, guest.StartOptions{KeepStdin: true})
 	check(t, err)
-	if got := m.sh(t, c, kill+"sleep 0.2; echo after"); got != "after\n" {
-		t.Errorf("output %q", got)
+	var after bytes.Buffer
+	kill := guest.Cmd{Args: []string{"sh", "-c", "echo 1 >" + cgroups + "/agent/cgroup.kill; sleep 0.2; echo after"}}
+	_, err = c.Run(t.Context(), kill, guest.Streams{Stdout: &after})
+	check(t, err)
+	if after.String() != "after\n" {
+		t.Errorf("output %q", after.String())
 	}
 	_, err = c.Processes().Control(t.Context(), p.ID, guest.Input{Stdin: []byte("it\n")})
 	check(t, err)
@@ -143,13 +187,6 @@ func TestAgentServiceRestarts(t *testing.T) {
 	check(t, err)
 	if p.Exit.Code != 5 || string(out.Both) != "it\n" {
 		t.Errorf("process %+v, output %q", p, out.Both)
-	}
-	// Of commands that are over no cgroup is left, but for the one that asks.
-	m.sh(t, c, "sleep 7343 >/dev/null 2>&1 & echo $! >"+home+"/pid")
-	m.sh(t, c, "kill $(cat "+home+"/pid)")
-	m.sh(t, c, "true")
-	if got := m.sh(t, c, "ls -d /sys/fs/cgroup/agentlab/*/ | wc -l"); got != "1\n" {
-		t.Errorf("%s cgroups", got)
 	}
 }
 

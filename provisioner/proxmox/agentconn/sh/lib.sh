@@ -59,6 +59,7 @@ prepare() {
 		mkdir $g/agentlab 2>/dev/null
 		[ -w $g/agentlab/cgroup.procs ] && cg=$g/agentlab && break
 	done
+	[ -z "$cg" ] && [ -d /run/systemd/system ] && command -v busctl >/dev/null && has="$has systemd"
 	printf '%s\n%s\n%s\n' "$boot" "$has" "$cg" >$spool/boot.new && mv $spool/boot.new $spool/boot
 	for f in $spool/boot-*; do [ "$f" = "$spool/boot-$boot" ] || rm -f "$f"; done
 }
@@ -171,6 +172,30 @@ slay() {
 grouped() {
 	[ "$cg" ] && [ -e "$cg/$1" ] || return
 	if [ -e "$cg/$1/cgroup.kill" ]; then echo 1 >"$cg/$1/cgroup.kill"; else cat "$cg/$1/cgroup.procs"; fi
+}
+
+# leave moves us out of the agent's cgroup, since what restarts the agent kills
+# all in it, and makes one for the command, job $key.
+leave() {
+	case $cg$has in /*) ;; *systemd*) scope; return ;; *) return ;; esac
+	for g in "$cg"/[rk]_*; do # of what went on in the background when its command had ended
+		[ -e "$spool/${g##*/}" ] || ! [ -d "$g" ] || rmdir "$g"
+	done
+	mkdir "$cg/$key" && echo $$ >"$cg/cgroup.procs"
+} 2>/dev/null
+
+# scope has systemd do what we can't where the agent's unit is confined, such as
+# by ProtectControlGroups; delegated, so that running out of memory ends only the
+# command. Systemd answers before it has moved us, and moves no child of ours.
+scope() {
+	busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
+		StartTransientUnit 'ssa(sv)a(sa(sv))' "agentlab-$key.scope" fail \
+		3 PIDs au 1 $$ Delegate b true CollectMode s inactive-or-failed 0 >/dev/null || return
+	nap=0
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		grep -qF "agentlab-$key.scope" /proc/$$/cgroup && return
+		doze
+	done
 }
 
 # clock sets $clock to hundredths of a second since boot.

@@ -37,16 +37,6 @@ enter() {
 	echo $$ >supervisor
 }
 
-# leave moves us out of the agent's cgroup, since what restarts the agent kills
-# all in it, and makes one for the command.
-leave() {
-	[ "$cg" ] || return 0
-	for g in "$cg"/[rk]_*; do # of what went on in the background when its command had ended
-		[ -e "$spool/${g##*/}" ] || ! [ -d "$g" ] || rmdir "$g"
-	done
-	mkdir "$cg/$key" && echo $$ >"$cg/cgroup.procs"
-} 2>/dev/null
-
 # payload takes the command apart from its input.
 payload() {
 	if [ "$form" = none ]; then
