@@ -3,14 +3,16 @@ package proxmox
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
-// advise adds to the error of a Create what mends it, where Proxmox only says
-// what is missing.
-func advise(err error) error {
+// advise adds to an error what mends it, where Proxmox only says what is missing.
+func (p *Provisioner) advise(err error) error {
 	var e *pve.Error
 	if !errors.As(err, &e) {
 		return err
@@ -29,12 +31,34 @@ func advise(err error) error {
 		advice = fmt.Sprintf("a drive of the template is %s: bring it back, or take it out of the template", name)
 	case e.Kind == pve.StorageAway:
 		advice = fmt.Sprintf("bring the storage %s back, or use a template that is on another", name)
-	case e.Kind == pve.Permission && strings.Contains(e.Message, "for modifying tag"): // not the right that it names, which is all of the datacenter's
-		advice = "the datacenter does not let the token give machines these tags: agentlab doctor --create shows the command that does"
-	case e.Kind == pve.Permission && e.Path != "":
-		advice = fmt.Sprintf("give the token %s on %s (agentlab proxmox setup prints how)", e.Privilege, e.Path)
+	case e.Kind == pve.Permission && e.Subject.Type == "tag": // Sys.Modify, which it names, would be too much
+		advice = fmt.Sprintf("tokens may not give the tag %s: run on a node: pvesh set /cluster/options --user-tag-access user-allow=free, and keep it out of registered-tags", name)
+	case e.Kind == pve.Permission:
+		advice = p.lacking(e) + "; agentlab doctor prints the command that grants it"
 	default:
 		return err
 	}
 	return fmt.Errorf("%w; %s", err, advice)
+}
+
+// lacking says which privilege is missing where it is to be granted, which for
+// machines of ours is the pool.
+func (p *Provisioner) lacking(e *pve.Error) string {
+	if e.Path == "" {
+		return "the token or its user lacks a privilege that Proxmox does not name"
+	}
+	where := e.Path
+	if id, err := strconv.Atoi(strings.TrimPrefix(where, "/vms/")); err == nil && p.VMIDs.has(id) {
+		where = "/pool/" + p.Pool
+	}
+	return fmt.Sprintf("the token or its user lacks %s on %s", strings.ReplaceAll(e.Privilege, "|", " or "), where)
+}
+
+// unreached is the error of who wants into a guest. That the token may not is
+// said as such: trying again does not mend it.
+func (p *Provisioner) unreached(err error) error {
+	if errors.Is(err, pve.Permission) {
+		return fmt.Errorf("%w: %w", p.advise(err), provisioner.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
 }

@@ -87,7 +87,7 @@ func (p *Provisioner) enterByAgent(m live, ref provisioner.Ref, found time.Time)
 	}
 	return agentconn.New(agentconn.Config{
 		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile),
-		Identity: hex.EncodeToString(identity[:16]), Check: check, Checked: found,
+		Identity: hex.EncodeToString(identity[:16]), Check: check, Checked: found, Denied: p.unreached,
 	}), nil
 }
 

@@ -39,7 +39,7 @@ func (p *Provisioner) Create(ctx context.Context, spec provisioner.Spec) (provis
 		m, err = p.make(ctx, spec)
 	}
 	if err != nil {
-		return m, fmt.Errorf("create %s: %w", id, sentinel(err))
+		return m, fmt.Errorf("create %s: %w", id, sentinel(p.advise(err)))
 	}
 	return m, nil
 }
@@ -71,9 +71,9 @@ func (p *Provisioner) make(ctx context.Context, spec provisioner.Spec) (provisio
 		}
 		var st *step
 		if ctx.Err() != nil || !errors.As(err, &st) || hopeless(err) {
-			return m, advise(err)
+			return m, err
 		}
-		last = fmt.Errorf("on node %s: %w", s.node, advise(err))
+		last = fmt.Errorf("on node %s: %w", s.node, err)
 		p.log.WarnContext(ctx, "a machine could not be made", "sandbox", spec.Papers.Sandbox, "node", s.node, "err", err)
 		failures[s.node+" "+st.name]++
 		if failures[s.node+" "+st.name] == 2 || st.name == bootStep || ofNode(err) {

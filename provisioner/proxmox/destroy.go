@@ -23,7 +23,7 @@ func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
 	}
 	defer unlock()
 	if err := p.destroy(ctx, ref); err != nil {
-		return fmt.Errorf("destroy %s: %w", ref.Sandbox, sentinel(err))
+		return fmt.Errorf("destroy %s: %w", ref.Sandbox, sentinel(p.advise(err)))
 	}
 	return nil
 }

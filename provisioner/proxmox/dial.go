@@ -28,22 +28,22 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	}
 	found := time.Now()
 	if err := p.booted(ctx, m); err != nil {
-		return nil, fmt.Errorf("wait for guest to boot: %w: %w", err, guest.ErrUnreachable)
+		return nil, fmt.Errorf("wait for guest to boot: %w", p.unreached(err))
 	}
 	conn, err := p.enter(ctx, m, ref, found)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
+		return nil, p.unreached(err)
 	}
 	return conn, nil
 }
 
 // owned is find for who wants into the guest.
 //
-// Errors: ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
+// Errors: ErrNotFound, ErrNotOurs; those of unreached.
 func (p *Provisioner) owned(ctx context.Context, ref provisioner.Ref) (live, error) {
 	m, err := p.find(ctx, ref)
 	if err != nil && !errors.Is(err, provisioner.ErrNotFound) && !errors.Is(err, provisioner.ErrNotOurs) {
-		err = fmt.Errorf("%w: %w", err, guest.ErrUnreachable)
+		err = p.unreached(err)
 	}
 	return m, err
 }

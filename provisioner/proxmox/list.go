@@ -84,7 +84,7 @@ func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 	p.init()
 	machines, err := p.list(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list machines: %w", sentinel(err))
+		return nil, fmt.Errorf("list machines: %w", sentinel(p.advise(err)))
 	}
 	return machines, nil
 }

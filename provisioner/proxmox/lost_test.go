@@ -174,7 +174,7 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 		"storage": {"debian,full=1,storage=fast", nil, []string{"'fast'", "as storage in the profile"}},
 		"forbidden-storage": {"debian,full=1,storage=other", func(c *pvetest.Cluster) {
 			c.Storages = append(c.Storages, &pvetest.Storage{ID: "other", Content: "images", Size: 1 << 40})
-		}, []string{"give the token Datastore.AllocateSpace on /storage/other"}},
+		}, []string{"lacks Datastore.AllocateSpace on /storage/other"}},
 		"snippet": {"", func(c *pvetest.Cluster) { c.VMs[9000].Config["cicustom"] = "user=local:snippets/u.yaml" },
 			[]string{"local:snippets/u.yaml", "--delete cicustom"}},
 		"image": {"", func(c *pvetest.Cluster) { c.VMs[9000].Config["ide0"] = "local:iso/tools.iso,media=cdrom" },

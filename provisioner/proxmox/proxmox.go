@@ -195,7 +195,7 @@ func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers p
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(err))
+		return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(p.advise(err)))
 	}
 	return nil
 }

@@ -60,10 +60,14 @@ func (c *Conn) refused(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, pve.Permission) || pve.Gone(err, c.cfg.VM) {
+	denied := errors.Is(err, pve.Permission)
+	if denied || pve.Gone(err, c.cfg.VM) {
 		if cerr := c.cfg.Check(ctx); cerr != nil {
 			return cerr
 		}
+	}
+	if denied && c.cfg.Denied != nil {
+		return c.cfg.Denied(err)
 	}
 	return unreachable(err)
 }

@@ -34,6 +34,7 @@ var rules = []rule{
 	pattern(NotASCII, "", `^Wide character in `),
 
 	pattern(NotFound, "pool", `^Permission check failed \(pool '([^']+)' does not exist\)`),
+	pattern(Permission, "tag", `^(?:\d{3} )?Permission check failed \(/, Sys\.Modify for modifying tag '([^']*)'`),
 	pattern(Permission, "", `^(?:\d{3} )?Permission check failed`),
 	pattern(Permission, "", `^[Oo]nly root (?:can|may)|^please run as root`),
 

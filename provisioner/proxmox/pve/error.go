@@ -84,9 +84,10 @@ const (
 // Error makes a Kind an error.
 func (k Kind) Error() string { return string(k) }
 
-// Subject is what a NotFound, Exists, Locked, LockTimeout or StorageAway is about.
+// Subject is what a NotFound, Exists, Locked, LockTimeout or StorageAway is
+// about, and a Permission that is one of tags.
 type Subject struct {
-	Type string // vm, storage, pool, snapshot, task, node, volume, user, role, token, file, process, lock
+	Type string // vm, storage, pool, snapshot, task, node, volume, user, role, token, file, process, lock, tag
 	Name string // may be empty
 }
 

@@ -49,7 +49,7 @@ func TestErrorsAsRecorded(t *testing.T) {
 		{"running", 500, "VM 160 is running - destroy failed", pve.Error{Kind: pve.Running, Subject: pve.Subject{Type: "vm", Name: "160"}}},
 		{"permission", 403, "Permission check failed (/vms/150, VM.Audit)", pve.Error{Kind: pve.Permission, Path: "/vms/150", Privilege: "VM.Audit"}},
 		{"permission-any", 403, "Permission check failed (/vms/300, VM.GuestAgent.Audit|VM.GuestAgent.Unrestricted)", pve.Error{Kind: pve.Permission, Path: "/vms/300", Privilege: "VM.GuestAgent.Audit|VM.GuestAgent.Unrestricted"}},
-		{"permission-tag", 403, "Permission check failed (/, Sys.Modify for modifying tag 'x')", pve.Error{Kind: pve.Permission, Path: "/", Privilege: "Sys.Modify"}},
+		{"permission-tag", 403, "Permission check failed (/, Sys.Modify for modifying tag 'x')", pve.Error{Kind: pve.Permission, Subject: pve.Subject{Type: "tag", Name: "x"}, Path: "/", Privilege: "Sys.Modify"}},
 		{"permission-unnamed", 403, "Permission check failed", pve.Error{Kind: pve.Permission}},
 		{"unauthorized", 401, "Authentication failed!", pve.Error{Kind: pve.Unauthorized}},
 		{"quorum", 500, "cluster not ready - no quorum?", pve.Error{Kind: pve.NoQuorum}},
