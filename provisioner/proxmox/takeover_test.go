@@ -90,7 +90,7 @@ func TestVMIDIsTakenUnderAnOpenChannel(t *testing.T) {
 		if conns[name], err = p.enterByAgent(vm, m.Ref, long); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := conns[name].Processes().List(t.Context()); err != nil { // it has been used
+		if err := uses(t.Context())["write_large"](conns[name]); err != nil { // it knows how to upload
 			t.Fatal(err)
 		}
 	}
