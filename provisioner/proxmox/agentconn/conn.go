@@ -53,11 +53,12 @@ type Config struct {
 	// asked about a guest that does not have the identity before it is given it,
 	// or anything else is done there. Its errors are returned as they are. Required.
 	Check func(context.Context) error
+	// Checked is when the machine was seen to be the sandbox's before the first
+	// Check; zero is never. Soon after that none is needed.
+	Checked time.Time
 	// Denied makes the error of a call that Proxmox does not permit, though the
 	// machine is the sandbox's; nil leaves it guest.ErrUnreachable.
 	Denied func(error) error
-	// Checked is when that was last known without Check; zero is never.
-	Checked time.Time
 }
 
 // Conn implements guest.Conn.

@@ -18,7 +18,7 @@ const (
 
 // adoptTime is how long a look at the machine's config holds good: a guest that
 // runs a moment later is that machine's, since another would have to boot.
-const adoptTime = 5 * time.Second
+const adoptTime = 2 * time.Second
 
 // errStranger: the guest does not have the identity. Nothing was done in it.
 var errStranger = fmt.Errorf("%w: it is another guest than the sandbox's", guest.ErrUnreachable)

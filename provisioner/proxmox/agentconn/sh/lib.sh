@@ -190,7 +190,7 @@ leave() {
 scope() {
 	busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
 		StartTransientUnit 'ssa(sv)a(sa(sv))' "agentlab-$key.scope" fail \
-		3 PIDs au 1 $$ Delegate b true CollectMode s inactive-or-failed 0 >/dev/null || return
+		3 PIDs au 1 $$ Delegate b true CollectMode s inactive-or-failed 0 </dev/null >/dev/null || return
 	nap=0
 	for _ in 1 2 3 4 5 6 7 8 9 10; do
 		grep -qF "agentlab-$key.scope" /proc/$$/cgroup && return
