@@ -32,7 +32,7 @@ func (p *Provisioner) advise(err error) error {
 	case e.Kind == pve.StorageAway:
 		advice = fmt.Sprintf("bring the storage %s back, or use a template that is on another", name)
 	case e.Kind == pve.Permission && e.Subject.Type == "tag": // Sys.Modify, which it names, would be too much
-		advice = fmt.Sprintf("tokens may not give the tag %s: run on a node: pvesh set /cluster/options --user-tag-access user-allow=free, and keep it out of registered-tags", name)
+		advice = fmt.Sprintf("the datacenter does not let the token give the tag %s; agentlab doctor prints the command that does", name)
 	case e.Kind == pve.Permission:
 		advice = p.lacking(e) + "; agentlab doctor prints the command that grants it"
 	default:

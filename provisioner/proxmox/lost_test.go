@@ -184,7 +184,7 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 			grant(c, "/sdn/zones/localnetwork/vmbr7", "SDN.Use")
 		}, []string{"bridge 'vmbr7' does not exist", "set proxmox_bridge"}},
 		"tags": {"", func(c *pvetest.Cluster) { c.Options["user-tag-access"] = "user-allow=none" },
-			[]string{"does not let the token give machines these tags", "agentlab doctor --create"}},
+			[]string{"does not let the token give the tag agentlab; agentlab doctor prints"}},
 		"pool": {"", func(c *pvetest.Cluster) { delete(c.Pools, testPool) }, []string{"pool 'agentlab' does not exist", "agentlab proxmox setup"}},
 	} {
 		t.Run(name, func(t *testing.T) {

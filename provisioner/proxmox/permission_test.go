@@ -49,7 +49,7 @@ func TestMissingPrivilegesAreNamed(t *testing.T) {
 			func(p *Provisioner, _ guest.Conn, _ provisioner.Machine) error {
 				_, err := p.Create(t.Context(), testSpec(2))
 				return err
-			}, []string{"may not give the tag agentlab", "--user-tag-access user-allow=free"}},
+			}, []string{"does not let the token give the tag agentlab", "agentlab doctor"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newSSHLab(t)
