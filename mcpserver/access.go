@@ -145,12 +145,16 @@ func (s *Server) End(principal string) {
 	}
 }
 
-// enter makes ctx end when the principal's token is revoked, until leave.
+// enter makes ctx end when the principal's token is over or revoked, until leave.
 func (s *Server) enter(ctx context.Context) (_ context.Context, leave func()) {
 	who, _ := sessions.PrincipalFrom(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
+	over := func() {}
+	if !who.Expires.IsZero() {
+		ctx, over = context.WithDeadlineCause(ctx, who.Expires, auth.ErrUnauthenticated)
+	}
 	out := s.crowd.enter(who.Name, cancel)
-	return ctx, func() { out(); cancel(nil) }
+	return ctx, func() { out(); over(); cancel(nil) }
 }
 
 // crowd is who has what running.

@@ -300,6 +300,34 @@ func TestEndOfAPrincipal(t *testing.T) {
 	}
 }
 
+// What runs ends with the token that it was asked with, and what is asked with
+// another one of the same principal does not.
+func TestEndOfAToken(t *testing.T) {
+	f := start(t)
+	done := make(chan []byte, 2)
+	with := func(expires time.Time) context.Context {
+		return sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "oidc:a", Scopes: sessions.Scopes(), Expires: expires})
+	}
+	go func() {
+		done <- mcpserver.Ask(with(time.Now().Add(time.Hour)), f.Server, callLine("1", "block", `"later"`))
+	}()
+	<-f.started
+	go func() {
+		done <- mcpserver.Ask(with(time.Now().Add(time.Second)), f.Server, callLine("2", "block", `"soon"`))
+	}()
+	<-f.started
+	if got := <-f.ended; got != `"soon"` {
+		t.Errorf("ended: %s", got)
+	}
+	if got := string(<-done); !strings.Contains(got, "token is not valid") {
+		t.Errorf("answer: %s", got)
+	}
+	close(f.release)
+	if got := string(<-done); !strings.Contains(got, "released") {
+		t.Errorf("the other call: %s", got)
+	}
+}
+
 // What is the operator's is neither shown to an agent nor done for it.
 func TestOnlyAHelloMakesAnOperator(t *testing.T) {
 	f := start(t, func(s *mcpserver.Server) {
