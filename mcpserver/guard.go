@@ -215,6 +215,9 @@ func (w *web) challenge(rw http.ResponseWriter, r *http.Request, status int, cod
 	h += fmt.Sprintf("resource_metadata=%q, scope=%q", w.base(r)+server.WellKnownProtectedResourcePath+r.URL.Path, scopes())
 	w.srv.Watch.AuthFailure(reason)
 	rw.Header().Set("WWW-Authenticate", h)
+	if status == http.StatusUnauthorized { // nobody whom we know keeps a connection
+		rw.Header().Set("Connection", "close")
+	}
 	w.fail(rw, status, nil, mcp.INVALID_REQUEST, "%s", text)
 }
 

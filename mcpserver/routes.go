@@ -2,6 +2,7 @@ package mcpserver
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
@@ -60,5 +61,22 @@ func (w *web) guarded(rt route) http.Handler {
 
 // nothing is what there is at all other addresses.
 func (w *web) nothing(rw http.ResponseWriter, r *http.Request) {
+	if allowed := w.methods(r.URL.Path); allowed != "" {
+		rw.Header().Set("Allow", allowed)
+		w.fail(rw, http.StatusMethodNotAllowed, nil, mcp.INVALID_REQUEST, "method %q: %s is for %s", r.Method, r.URL.Path, allowed)
+		return
+	}
 	w.fail(rw, http.StatusNotFound, nil, mcp.INVALID_REQUEST, "there is nothing at %s; MCP is at /mcp, and for clients of 2024 at /sse", r.URL.Path)
+}
+
+// methods returns which methods there are at a path; the rest of them come to
+// nothing, as what matches no other pattern.
+func (w *web) methods(path string) string {
+	var all []string
+	for _, rt := range w.routes() {
+		if method, at, ok := strings.Cut(rt.pattern, " "); ok && at == path {
+			all = append(all, method)
+		}
+	}
+	return strings.Join(all, ", ")
 }

@@ -175,3 +175,26 @@ func (v *visitor) wants(t *testing.T, ask string, objects *strings.Replacer, wan
 		t.Errorf("%s: %s, error %v, want %s", strings.Join(words, " "), got, err, want)
 	}
 }
+
+func TestOtherMethods(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a"}})
+	for path, allowed := range map[string]string{"/mcp": "POST, GET, DELETE", "/sse": "GET"} {
+		res := f.peer().do("PUT", path, nil)
+		res.want(http.StatusMethodNotAllowed, `method \"PUT\": `+path+" is for "+allowed)
+		if got := res.Header.Get("Allow"); got != allowed {
+			t.Errorf("%s: Allow %q, want %q", path, got, allowed)
+		}
+	}
+}
+
+// Of connections there are only so many, and nobody without a token keeps one.
+func TestStrangersKeepNoConnection(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a"}})
+	for token, keeps := range map[string]bool{"a": true, "b": false} {
+		p := f.peer()
+		p.set("Authorization", "Bearer "+token)
+		if res := p.do("POST", "/mcp", strings.NewReader("{}")); res.Close == keeps {
+			t.Errorf("token %s: status %d, connection kept %v", token, res.StatusCode, !res.Close)
+		}
+	}
+}
