@@ -27,10 +27,13 @@ const (
 	exitLost  = 5
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)) }
+func main() {
+	ctx := remote.WhileRead(context.Background(), os.Stdout)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+}
 
 // run is the program. It returns the exit code.
-func run(args []string, in io.Reader, out, log io.Writer, env func(string) string) int {
+func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer, env func(string) string) int {
 	s := remote.Server{Token: remote.EnvToken(env)}
 	flags := flag.NewFlagSet("agentlab-remote", flag.ContinueOnError)
 	flags.SetOutput(log)
@@ -51,7 +54,7 @@ func run(args []string, in io.Reader, out, log io.Writer, env func(string) strin
 		_, _ = fmt.Fprintf(log, "agentlab-remote: %v\n", err)
 		return exitUsage
 	}
-	if err := b.Run(context.Background(), in, out); err != nil {
+	if err := b.Run(ctx, in, out); err != nil {
 		_, _ = fmt.Fprintf(log, "agentlab-remote: %v\n", err)
 		return exitLost
 	}

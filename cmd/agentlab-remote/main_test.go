@@ -98,7 +98,7 @@ func TestExitCodes(t *testing.T) {
 			t.Parallel()
 			var said strings.Builder
 			out := bufio.NewWriter(&said)
-			code := run(tt.args, strings.NewReader(ping), out, out, func(string) string { return tt.token })
+			code := run(t.Context(), tt.args, strings.NewReader(ping), out, out, func(string) string { return tt.token })
 			if err := out.Flush(); err != nil {
 				t.Fatal(err)
 			}

@@ -58,7 +58,7 @@ token for it from the file of --token-file or from ` + remote.TokenEnv + `.
 				if err != nil {
 					return err
 				}
-				return fail(exitLost, b.Run(cmd.Context(), os.Stdin, os.Stdout))
+				return fail(exitLost, b.Run(remote.WhileRead(cmd.Context(), os.Stdout), os.Stdin, os.Stdout))
 			}
 			return joinDaemon(cmd, locate, allowed)
 		},
@@ -109,7 +109,7 @@ func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error), allowed
 			return fail(exitLost, err)
 		}
 	}
-	return fail(exitLost, relay(conn, os.Stdin, os.Stdout))
+	return fail(exitLost, relay(remote.WhileRead(cmd.Context(), os.Stdout), conn, os.Stdin, os.Stdout))
 }
 
 // patience is how long a daemon may take to start, and to greet.
@@ -196,16 +196,22 @@ func (b *bridge) greeting(conn *net.UnixConn) error {
 	return conn.SetReadDeadline(time.Time{})
 }
 
-// relay copies both ways until the daemon has answered all that in gave. It
-// fails if the daemon ends the connection before in has ended.
-func relay(conn *net.UnixConn, in io.Reader, out io.Writer) error {
+// relay copies both ways until the daemon has answered all that in gave, or ctx
+// ends, which cancels what is running. It fails if the daemon ends the connection
+// before in has ended.
+func relay(ctx context.Context, conn *net.UnixConn, in io.Reader, out io.Writer) error {
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	ended := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, in)
 		ended <- err // before the daemon can know
 		_ = conn.CloseWrite()
 	}()
-	if _, err := io.Copy(out, conn); err != nil {
+	_, err := io.Copy(out, conn)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("the connection to the daemon broke: %w", err)
 	}
 	select {

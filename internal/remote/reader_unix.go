@@ -1,0 +1,35 @@
+//go:build unix
+
+package remote
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// errUnread: whoever read what we write is gone.
+var errUnread = errors.New("nobody reads the answers any more")
+
+// WhileRead returns a context that ends when nobody can read any more what is
+// written to f, a pipe or a socket: a client that was killed says so by nothing
+// else as long as calls are running. Other files are read for ever.
+func WhileRead(ctx context.Context, f *os.File) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	fd := f.Fd()
+	go func() {
+		for ctx.Err() == nil {
+			hangup := []unix.PollFd{{Fd: int32(fd)}} // which is told unasked
+			n, err := unix.Poll(hangup, -1)
+			if n > 0 {
+				cancel(errUnread)
+			}
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	}()
+	return ctx
+}
