@@ -130,8 +130,8 @@ func (p *premises) guest(f *httpFixture, name string, ttl time.Duration, scopes 
 // are the holder's, for v's sandbox.
 func (v *visitor) objects(holder auth.Token) *strings.Replacer {
 	v.premises.t.Helper()
-	session := v.peer.httpFixture.as(v.text).initialize("2025-11-25").header.Get("Mcp-Session-Id")
-	name, path := v.peer.httpFixture.as(v.text).do(http.MethodGet, "/sse", nil).event()
+	session := v.peer.as(v.text).initialize("2025-11-25").header.Get("Mcp-Session-Id")
+	name, path := v.peer.as(v.text).do(http.MethodGet, "/sse", nil).event()
 	_, stream, ok := strings.Cut(path, "sessionId=")
 	if !ok {
 		v.premises.t.Fatalf("event %s %s", name, path)

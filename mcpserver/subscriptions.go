@@ -130,9 +130,9 @@ func (c *conn) watch(ctx context.Context, uri string, notes chan<- mcp.JSONRPCNo
 	for {
 		now, over, err := c.look(ctx, uri)
 		if ctx.Err() != nil {
-			return nil
+			err = nil // nobody is left to be told
 		}
-		if err != nil {
+		if err != nil || ctx.Err() != nil {
 			return err
 		}
 		switch {

@@ -2,6 +2,7 @@ package hosttree
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -65,9 +66,9 @@ func (r ignoreRule) names(name string, isDir bool) bool {
 // ignored says whether rules, of which the last that names a path decides, leave
 // it out. The directories that it lies in are not.
 func ignored(rules []ignoreRule, name string, isDir bool) bool {
-	for i := len(rules) - 1; i >= 0; i-- {
-		if rules[i].names(name, isDir) {
-			return !rules[i].keeps
+	for _, r := range slices.Backward(rules) {
+		if r.names(name, isDir) {
+			return !r.keeps
 		}
 	}
 	return false
