@@ -24,9 +24,9 @@ import (
 // if one is set up, also when no profile names it any more: there may be
 // sandboxes of it.
 func (in *installation) backends(cfg config.Config, key provisioner.Key, id string) map[string]provisioner.Provisioner {
-	all := map[string]provisioner.Provisioner{"local": in.local(key, id)}
+	all := map[string]provisioner.Provisioner{"local": in.points.Backend("local", in.local(key, id))}
 	if cfg.Proxmox.Used() || slices.ContainsFunc(cfg.Profiles, func(p config.Profile) bool { return p.Backend == "proxmox" }) {
-		all["proxmox"] = in.proxmox(cfg.Profiles, key, id)
+		all["proxmox"] = in.points.Backend("proxmox", in.proxmox(cfg.Profiles, key, id))
 	}
 	return all
 }
@@ -52,6 +52,7 @@ func (in *installation) local(key provisioner.Key, id string) provisioner.Provis
 			return &local.Provisioner{
 				Dir: filepath.Join(in.paths.State, config.MachinesDir), Key: key, Instance: id,
 				Runsc: s.Runsc, Guest: s.Guest, Platform: s.Platform, Log: in.log,
+				Step: in.points.Around,
 			}, nil
 		},
 	}
@@ -86,10 +87,14 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
 			}
 			p, err := s.provisioner(byName, key, id, in.log)
-			if err == nil && in.watch != nil {
+			if err != nil {
+				return nil, err
+			}
+			if in.watch != nil {
 				p.Client.Transport = counted{p.Client.Transport, in.watch}
 			}
-			return p, err
+			p.Client.Transport = in.points.Transport(p.Client.Transport)
+			return p, nil
 		},
 	}
 }

@@ -14,8 +14,10 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/failpoint"
 	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
 )
@@ -34,6 +36,7 @@ type installation struct {
 
 	revoked func(principal string) // is told whose token no longer counts
 	watch   *obs.Watch
+	points  *failpoint.Points
 
 	turn   chan struct{} // holds one token while somebody opens
 	lock   *flock.Flock  // of the state directory
@@ -125,22 +128,14 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	if err := in.lockState(ctx, 0); err != nil {
 		return nil, err
 	}
-	key, err := config.InstanceKey(in.state)
-	if err != nil {
-		return nil, err
-	}
-	id, err := config.InstanceID(key)
-	if err != nil {
-		return nil, err
-	}
-	db, err := store.Open(ctx, filepath.Join(in.paths.State, config.DatabaseFile), in.log)
+	key, id, db, err := in.openState(ctx)
 	if err != nil {
 		return nil, err
 	}
 	in.level.Set(cfg.Level())
-	tokens := &auth.Tokens{Store: db, Log: in.log, Revoked: in.revoked}
+	tokens := &auth.Tokens{Store: in.points.Tokens(db), Log: in.log, Revoked: in.revoked}
 	return &opened{store: db, bearer: auth.Bearer{Tokens: tokens, Issuer: issuer}, manager: &sessions.Manager{
-		Store:    db,
+		Store:    in.points.Store(db),
 		Backends: in.backends(cfg, key, id),
 		Profiles: cfg.Recipes(),
 		Instance: id,
@@ -152,6 +147,26 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		MaxUses:        cfg.SandboxMaxCalls,
 		Parallel:       parallel(cfg),
 	}}, nil
+}
+
+// openState opens what is kept in the state directory, and makes it at the very
+// first start.
+func (in *installation) openState(ctx context.Context) (key provisioner.Key, id string, db *store.DB, err error) {
+	err = in.points.Around("open key", func() (err error) {
+		key, err = config.InstanceKey(in.state)
+		return err
+	})
+	if err != nil {
+		return key, "", nil, err
+	}
+	if id, err = config.InstanceID(key); err != nil {
+		return key, "", nil, err
+	}
+	err = in.points.Around("open store", func() (err error) {
+		db, err = store.Open(ctx, filepath.Join(in.paths.State, config.DatabaseFile), in.log)
+		return err
+	})
+	return key, id, db, err
 }
 
 // issuer returns the identity provider whose tokens count; nil is none.

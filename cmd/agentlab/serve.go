@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/failpoint"
 	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -42,7 +43,7 @@ listens on http_listen.
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			d := daemon{paths: paths, auto: auto}
+			d := daemon{paths: paths, auto: auto, points: failpoint.New(failpoint.Dir(os.Getenv(failpoint.Env)))}
 			return fail(exitFailed, d.run(ctx, cmd.ErrOrStderr()))
 		},
 	}
@@ -52,8 +53,9 @@ listens on http_listen.
 
 // daemon serves an installation on its socket.
 type daemon struct {
-	paths config.Paths
-	auto  bool
+	paths  config.Paths
+	auto   bool
+	points *failpoint.Points
 }
 
 // handover is how long a daemon waits for another, that is ending, to end: it
@@ -73,7 +75,7 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		return fail(exitUnsafe, err)
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	in := &installation{paths: d.paths, level: new(slog.LevelVar), turn: make(chan struct{}, 1)}
+	in := &installation{paths: d.paths, level: new(slog.LevelVar), turn: make(chan struct{}, 1), points: d.points}
 	lock, err := d.lock(ctx, dir, in)
 	if err != nil {
 		return err
@@ -129,7 +131,10 @@ func (d *daemon) listen(ctx context.Context, dir *os.File, cfg config.Config, in
 	if ls.metrics, err = listenMetrics(ctx, cfg.MetricsListen, in.log); err != nil {
 		return ls, err
 	}
-	ls.socket, err = listen(dir, d.paths.Socket)
+	err = d.points.Around("listen", func() (err error) {
+		ls.socket, err = listen(dir, d.paths.Socket)
+		return err
+	})
 	return ls, fail(exitUnsafe, err)
 }
 

@@ -74,6 +74,7 @@ func Architecture() Rules {
 			{"sessions", "internal/turns internal/keylock provisioner provisioner/guest"},
 			{"internal/auth", "internal/redact sessions"},
 			{"store", "internal/auth sessions provisioner"},
+			{"internal/failpoint", "internal/auth provisioner provisioner/guest provisioner/proxmox/pve sessions"},
 			{"internal/config", "internal/redact provisioner provisioner/proxmox/names sessions"},
 			{"internal/obs", "sessions"},
 			{"tools", "internal/auth internal/hosttree internal/keylock sessions provisioner/guest"},

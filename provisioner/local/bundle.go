@@ -127,10 +127,10 @@ func (p *Provisioner) newBundle(st *state, root rootfs, spec provisioner.Spec) (
 			err = errors.Join(noSpace(err), os.RemoveAll(temp))
 		}
 	}()
-	if err := p.fillBundle(st, temp, config, spec); err != nil {
+	if err := st.step("local fill bundle", func() error { return p.fillBundle(st, temp, config, spec) }); err != nil {
 		return bundle{}, fmt.Errorf("make machine directory: %w", err)
 	}
-	if err := os.Rename(temp, final); err != nil {
+	if err := st.step("local name bundle", func() error { return os.Rename(temp, final) }); err != nil {
 		return bundle{}, fmt.Errorf("make machine directory: %w", err)
 	}
 	return bundle{papers: spec.Papers, os: root.os, root: root.dir, config: config}, nil
@@ -217,20 +217,20 @@ func (p *Provisioner) relabel(st *state, b bundle, papers provisioner.Papers) er
 		return fmt.Errorf("encode bundle: %w", err)
 	}
 	path := filepath.Join(st.machinesDir(), papers.Sandbox, configFile)
-	return replaceFile(path, config)
+	return st.replaceFile(path, config)
 }
 
 // replaceFile puts data at path by a rename. A temporary file that a crash
 // leaves is overwritten by the next try.
-func replaceFile(path string, data []byte) error {
+func (st *state) replaceFile(path string, data []byte) error {
 	temp := path + ".new"
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeSynced(temp, data); err != nil {
+	if err := st.step("local write papers", func() error { return writeSynced(temp, data) }); err != nil {
 		return errors.Join(err, ignoreGone(os.Remove(temp)))
 	}
-	return os.Rename(temp, path)
+	return st.step("local name papers", func() error { return os.Rename(temp, path) })
 }
 
 // writeSynced writes a new file that is whole also after the host has died.

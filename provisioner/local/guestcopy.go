@@ -60,10 +60,13 @@ func (st *state) copyGuest(path string) (_ string, err error) {
 		}
 	}()
 	sum := sha256.New()
-	_, err = io.Copy(io.MultiWriter(temp, sum), src)
-	if err := errors.Join(err, temp.Chmod(0o755), temp.Sync(), temp.Close()); err != nil {
+	err = st.step("local copy guest", func() error {
+		_, err := io.Copy(io.MultiWriter(temp, sum), src)
+		return errors.Join(err, temp.Chmod(0o755), temp.Sync(), temp.Close())
+	})
+	if err != nil {
 		return "", err
 	}
 	made := filepath.Join(st.rootfsDir(), guestCopyPrefix+hex.EncodeToString(sum.Sum(nil)[:16]))
-	return made, os.Rename(temp.Name(), made)
+	return made, st.step("local name guest", func() error { return os.Rename(temp.Name(), made) })
 }

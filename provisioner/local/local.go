@@ -35,6 +35,10 @@ type Provisioner struct {
 	Platform string          // gVisor's: "systrap", "kvm" or "ptrace"; empty is systrap
 	Log      *slog.Logger    // nil is none
 
+	// Step, if it is not nil, does each step that changes something on this host,
+	// so that a test can have a crash before or after it.
+	Step func(name string, do func() error) error
+
 	opened  sync.Mutex
 	open    *state        // set by the first method call that succeeded in opening Dir
 	machine keylock.Locks // serialises what changes one machine

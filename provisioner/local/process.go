@@ -175,23 +175,32 @@ func (st *state) runscState(id, ext string) string {
 // it. The directory, which has the papers, goes last and at once.
 func (st *state) teardown(ctx context.Context, id string) error {
 	st.takeBootLog(id)
-	if err := st.killAll(ctx, id); err != nil {
+	if err := st.step("local kill", func() error { return st.killAll(ctx, id) }); err != nil {
 		return err
 	}
-	errs := []error{st.removeCgroups(ctx, id)}
-	for _, path := range []string{
-		st.runscState(id, "state"), st.runscState(id, "lock"), filepath.Join(st.runscDir(), "runsc-"+id+".sock"),
-	} {
-		errs = append(errs, ignoreGone(os.Remove(path)))
+	errs := []error{
+		st.step("local remove cgroups", func() error { return st.removeCgroups(ctx, id) }),
+		st.step("local remove runsc state", func() error { return st.removeRunscState(id) }),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // the papers stay, for the next try
 	}
 	doomed := filepath.Join(st.machinesDir(), tempPrefix+id+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
-	if err := os.Rename(st.machineDir(id), doomed); err != nil {
+	if err := st.step("local unname bundle", func() error { return os.Rename(st.machineDir(id), doomed) }); err != nil {
 		return ignoreGone(err)
 	}
-	return removeTree(doomed)
+	return st.step("local remove bundle", func() error { return removeTree(doomed) })
+}
+
+// removeRunscState removes what runsc keeps of machine id.
+func (st *state) removeRunscState(id string) error {
+	var errs []error
+	for _, path := range []string{
+		st.runscState(id, "state"), st.runscState(id, "lock"), filepath.Join(st.runscDir(), "runsc-"+id+".sock"),
+	} {
+		errs = append(errs, ignoreGone(os.Remove(path)))
+	}
+	return errors.Join(errs...)
 }
 
 // killAll kills the processes of machine id until there are none: runsc may

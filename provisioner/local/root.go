@@ -129,13 +129,13 @@ func (st *state) install(dir string, fill func(temp string) error) error {
 	if err := os.Chmod(temp, 0o755); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
-	if err := fill(temp); err != nil {
+	if err := st.step("local fill root", func() error { return fill(temp) }); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
 	if err := st.giveToGuest(temp); err != nil {
 		return errors.Join(err, removeTree(temp))
 	}
-	if err := os.Rename(temp, dir); err != nil {
+	if err := st.step("local name root", func() error { return os.Rename(temp, dir) }); err != nil {
 		if exists(dir) { // another was faster
 			return removeTree(temp)
 		}

@@ -41,10 +41,10 @@ func (st *state) start(ctx context.Context, t tools, spec provisioner.Spec) erro
 	if st.cgroups {
 		cores = 0 // the quota does it, and does not bind to certain ones
 	}
-	if err := startOn(cores, cmd); err != nil {
+	if err := st.step("local run runsc", func() error { return startOn(cores, cmd) }); err != nil {
 		return fmt.Errorf("start %s: %w: %w", t.runsc, errors.Join(err, boot.Close()), provisioner.ErrUnavailable)
 	}
-	if err := cmd.Wait(); err != nil {
+	if err := st.step("local await runsc", cmd.Wait); err != nil {
 		said := readBootLog(boot)
 		boot.Close()
 		if ctx.Err() != nil {

@@ -29,6 +29,7 @@ type state struct {
 	uid     int  // ours
 	cgroups bool // runsc may make cgroups
 	log     *slog.Logger
+	step    func(name string, do func() error) error
 	boots   sync.Map // machine id -> *os.File, what it printed while booting
 
 	skeleton skeleton
@@ -51,14 +52,17 @@ func (p *Provisioner) state() (*state, error) {
 	if !filepath.IsAbs(p.Dir) {
 		return nil, fmt.Errorf("state directory %q is not absolute: %w", p.Dir, provisioner.ErrUnavailable)
 	}
-	st := &state{dir: filepath.Clean(p.Dir), uid: os.Geteuid(), log: p.Log}
+	st := &state{dir: filepath.Clean(p.Dir), uid: os.Geteuid(), log: p.Log, step: p.Step}
 	if st.log == nil {
 		st.log = slog.New(slog.DiscardHandler)
 	}
-	if err := st.makeDirs(); err != nil {
+	if st.step == nil {
+		st.step = func(_ string, do func() error) error { return do() }
+	}
+	if err := st.step("local make directories", st.makeDirs); err != nil {
 		return nil, fmt.Errorf("open state directory: %w: %w", err, provisioner.ErrUnavailable)
 	}
-	if err := st.sweep(); err != nil {
+	if err := st.step("local sweep", st.sweep); err != nil {
 		return nil, fmt.Errorf("open state directory: %w: %w", err, provisioner.ErrUnavailable)
 	}
 	st.cgroups = !st.rootless() && cgroupsWritable()

@@ -1,0 +1,74 @@
+// Package failpoint lets a test kill the daemon at a place of its choosing:
+// before or after any change of the store and any call to the outside. What is
+// promised after a crash is tried that way, by internal/crashtest.
+//
+// The places are where a dependency is wrapped: the store, a backend, the
+// channel to a guest, the calls to a Proxmox VE. So whatever an operation does
+// through one of these has its fail-points without being told. What a package
+// does to this host by itself it does in steps that it hands to
+// [Points.Around]. A process that is not told of a [Dir] has no points: nothing
+// of it is wrapped.
+package failpoint
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// Env names the environment variable with the [Dir] of a process.
+const Env = "AGENTLAB_FAILPOINTS"
+
+// Points are the fail-points of a process. Nil, as of everybody but a test, has
+// none.
+type Points struct {
+	dir Dir
+
+	mu    sync.Mutex
+	order string         // what was to be done when a point was passed last
+	count map[string]int // how often each was passed since then
+}
+
+// New returns the points that the directory is asked about, nil if it is empty.
+func New(dir Dir) *Points {
+	if dir == "" {
+		return nil
+	}
+	return &Points{dir: dir}
+}
+
+// Around does a step, and passes a point before and another one after it.
+func (p *Points) Around(name string, step func() error) error {
+	if p == nil {
+		return step()
+	}
+	p.pass(name + " before")
+	err := step()
+	p.pass(name + " after")
+	return err
+}
+
+// pass tells the test of a point, or dies there if it says so. The points that
+// two goroutines pass at once are passed one after the other.
+func (p *Points) pass(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	order := p.dir.order()
+	if order == "" {
+		return
+	}
+	if order != p.order {
+		p.order, p.count = order, map[string]int{}
+	}
+	p.count[name]++
+	point := fmt.Sprintf("%s #%d", name, p.count[name])
+	if err := p.dir.note(point); err != nil {
+		panic(fmt.Sprintf("note fail-point %q: %v", point, err)) // a test that would be blind
+	}
+	if order != point {
+		return
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // until the kernel has come to it
+}
