@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -56,6 +57,9 @@ func (p *Provisioner) begun(ctx context.Context, spec provisioner.Spec) ([]pve.V
 		return vms, nil
 	}
 	h, err := p.landed(ctx, spec.Handle)
+	if err == nil && h.task == "" {
+		err = p.landedUnnamed(ctx, spec, h.id)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -86,4 +90,42 @@ func (p *Provisioner) landed(ctx context.Context, recorded string) (handle, erro
 		err = nil // how it ended shows in what it left
 	}
 	return h, err
+}
+
+// landedUnnamed is landed for a clone of which no task was recorded, for we died
+// before we had its answer or before that was kept. It can't be seen until it
+// ends: until then the ID looks like another's, and a second machine would be
+// made. It is one of the clones of the template that run now, or that begin
+// within the grace of a call that is on its way; those that begin later are not
+// waited for.
+func (p *Provisioner) landedUnnamed(ctx context.Context, spec provisioner.Spec, id int) error {
+	inv, err := p.glance(ctx)
+	if err != nil {
+		return err
+	}
+	root, err := p.parseRoot(spec.Root)
+	if err != nil {
+		return err
+	}
+	began, mayBe := time.Now(), map[pve.UPID]bool{}
+	for {
+		young := time.Since(began) <= p.grace
+		waits := young
+		for _, template := range p.matching(inv, root) {
+			clones, err := p.clones(ctx, template.VM())
+			waits = waits || err != nil
+			for _, task := range clones {
+				mayBe[task] = mayBe[task] || young
+				waits = waits || mayBe[task]
+			}
+		}
+		_, err := p.locate(ctx, id)
+		gone := errors.Is(err, provisioner.ErrNotFound)
+		if !gone && !errors.Is(err, errCloning) || gone && !waits {
+			return nil // what it is, is seen by whoever looks next
+		}
+		if err := sleep(ctx, gracePoll); err != nil {
+			return fmt.Errorf("wait for the clone to VMID %d: %w", id, err)
+		}
+	}
 }

@@ -174,8 +174,14 @@ func (p *Provisioner) settle(ctx context.Context, vm, template pve.VM, sandbox s
 
 // cloning reports whether clones of a template run, as far as we may see them.
 func (p *Provisioner) cloning(ctx context.Context, template pve.VM) bool {
+	tasks, err := p.clones(ctx, template)
+	return err != nil || len(tasks) > 0
+}
+
+// clones returns the clones of a template that run, as far as we may see them.
+func (p *Provisioner) clones(ctx context.Context, template pve.VM) ([]pve.UPID, error) {
 	tasks, err := p.Client.ActiveTasks(ctx, template.Node)
-	return err != nil || slices.ContainsFunc(tasks, func(t pve.UPID) bool {
-		return t.Type() == "qmclone" && t.ID() == strconv.Itoa(template.ID)
-	})
+	return slices.DeleteFunc(tasks, func(t pve.UPID) bool {
+		return t.Type() != "qmclone" || t.ID() != strconv.Itoa(template.ID)
+	}), err
 }

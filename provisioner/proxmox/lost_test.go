@@ -1,10 +1,12 @@
 package proxmox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,5 +212,44 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 				t.Errorf("left over: %v", left)
 			}
 		})
+	}
+}
+
+// We die after a clone has begun and before its task was recorded. However long
+// it takes, the next process makes no second machine.
+func TestCrashBeforeTheTaskIsRecorded(t *testing.T) {
+	l := newLab(t, &pvetest.Server{TaskTime: map[string]time.Duration{"qmclone": 500 * time.Millisecond}})
+	var recorded string
+	var dead atomic.Bool
+	l.onCall(func(*http.Request) *pvetest.Fault {
+		if !dead.Load() {
+			return nil
+		}
+		return &pvetest.Fault{Drop: true} // the dead undo nothing
+	})
+	spec := testSpec(1)
+	spec.Intend = func(_ context.Context, handle string) error {
+		if recorded != "" {
+			dead.Store(true)
+			return errors.New("dead")
+		}
+		recorded = handle
+		return nil
+	}
+	p := l.provisioner()
+	p.undo = time.Millisecond
+	if _, err := p.Create(t.Context(), spec); err == nil {
+		t.Fatal("Create succeeds")
+	}
+	l.onCall(nil)
+	spec.Handle, spec.Intend = recorded, nil
+	m, err := l.provisioner().Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nothing but what we see is there, also when all clones have ended.
+	l.srv.Close()
+	if on := l.nodes(); on["pve"] != 1 {
+		t.Errorf("Create: %+v; machines on %v", m, on)
 	}
 }
