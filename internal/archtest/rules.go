@@ -85,6 +85,7 @@ func Architecture() Rules {
 			{"internal/dist", "sessions tools"},
 			{"internal/stage", ""},
 			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
+			{"internal/crashtest", "internal/failpoint internal/stage internal/pvesim provisioner provisioner/proxmox/pvetest sessions store"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/bench", "internal/stage internal/redact mcpserver tools sessions provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
 		},

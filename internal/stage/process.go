@@ -59,6 +59,18 @@ func (s *Stage) DaemonPID() (int, error) {
 	return 0, err
 }
 
+// Machines names the processes with which the stage's sandboxes are run.
+func (s *Stage) Machines() ([]string, error) {
+	all, err := s.processes()
+	var names []string
+	for _, p := range all {
+		if strings.Contains(filepath.Base(p.Exe), "runsc") || strings.Contains(p.Args, "runsc") {
+			names = append(names, fmt.Sprintf("process %d: %s", p.PID, p.Args))
+		}
+	}
+	return names, err
+}
+
 // terminate asks the process to end and waits for it.
 func (p process) terminate(limit time.Duration) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)

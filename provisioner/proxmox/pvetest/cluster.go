@@ -3,6 +3,7 @@ package pvetest
 import (
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -224,6 +225,9 @@ func (c *Cluster) Task(upid string) (exit string, ok bool) {
 	}
 	return t.exit, true
 }
+
+// Busy says whether there are tasks that have not ended.
+func (c *Cluster) Busy() bool { return slices.ContainsFunc(c.tasks, (*Task).running) }
 
 // Tasks returns the UPIDs of all tasks, the oldest first.
 func (c *Cluster) Tasks() []string {
