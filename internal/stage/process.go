@@ -73,6 +73,19 @@ func (s *Stage) Machines() ([]string, error) {
 
 // terminate asks the process to end and waits for it.
 func (p process) terminate(limit time.Duration) error {
+	return p.end(unix.SIGTERM, limit)
+}
+
+// left waits for a process that may be about to end, and kills one that is not.
+func (p process) left(limit time.Duration) error {
+	if p.end(0, limit) == nil {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("left behind: %s", p), p.kill())
+}
+
+// end sends a signal, or none if it is 0, and waits until the process has ended.
+func (p process) end(signal unix.Signal, limit time.Duration) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -81,7 +94,7 @@ func (p process) terminate(limit time.Duration) error {
 		return fmt.Errorf("watch %s: %w", p, err)
 	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("stop %s: %w", p, err)
 	}
 	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
@@ -92,7 +105,7 @@ func (p process) terminate(limit time.Duration) error {
 		case err != nil:
 			return fmt.Errorf("wait for %s: %w", p, err)
 		case n == 0:
-			return fmt.Errorf("%s did not end within %v of SIGTERM", p, limit)
+			return fmt.Errorf("%s did not end within %v", p, limit)
 		default:
 			return nil
 		}

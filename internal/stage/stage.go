@@ -119,7 +119,7 @@ func (s *Stage) Close() error {
 	left, err := s.processes()
 	errs = append(errs, err)
 	for _, p := range left {
-		errs = append(errs, fmt.Errorf("left behind: %s", p), p.kill())
+		errs = append(errs, p.left(time.Second)) // a killed one takes a moment
 	}
 	return errors.Join(append(errs, os.RemoveAll(s.Dir))...)
 }
