@@ -66,6 +66,7 @@ func (w *web) file(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer share.leave(0)
+	rw.Header().Del("Connection")
 	tr := w.srv.transfer(ctx, rw, t)
 	defer tr.over()
 	r = r.WithContext(ctx)

@@ -28,6 +28,8 @@ func (w *web) recovered(next http.Handler) http.Handler {
 				w.fail(rw, http.StatusInternalServerError, nil, mcp.INTERNAL_ERROR, "internal error (ref %s)", w.srv.panicked(r.Context(), v))
 			}
 		}()
+		// Of connections there are only so many: nobody keeps one whom we don't know.
+		rw.Header().Set("Connection", "close")
 		// A client that does not read must not keep us; who sends more sets it anew.
 		rc := http.NewResponseController(rw)
 		_ = rc.SetWriteDeadline(time.Now().Add(w.srv.writeTimeout()))
@@ -53,10 +55,8 @@ func (w *web) meantForUs(next http.Handler) http.Handler {
 		case origin != "" && !w.knownOrigin(origin, r):
 			w.fail(rw, http.StatusForbidden, nil, mcp.INVALID_REQUEST, "origin %q may not use this server; the operator can add it to http_allowed_origins", origin)
 		case r.Context().Value(overKey{}) != nil:
-			rw.Header().Set("Connection", "close")
 			w.refuse(rw, http.StatusServiceUnavailable, nil, tooMuch("connections", connsAfter, "%d connections are open already, the most there may be at a time", w.MaxConns))
 		case !w.gate.enter():
-			rw.Header().Set("Connection", "close")
 			w.refuse(rw, http.StatusServiceUnavailable, nil, ending())
 		default:
 			defer w.gate.leave()
@@ -161,6 +161,7 @@ func (w *web) authenticated(need sessions.Scope, next http.HandlerFunc) http.Han
 // and no more is written down of it.
 func (w *web) strike(rw http.ResponseWriter, r *http.Request, err error) {
 	if wait := w.strikes.strike(r.RemoteAddr); wait > 0 {
+		w.srv.Watch.AuthFailure("invalid")
 		w.refuse(rw, http.StatusTooManyRequests, nil, tooMuch("", wait,
 			"more than %d tokens that are not valid came from this address, and then one each %v", strikesAtOnce, strikeEvery))
 		return
@@ -185,10 +186,10 @@ func (w *web) admitted(rw http.ResponseWriter, r *http.Request, need sessions.Sc
 	sh := w.shares.of(principal(ctx))
 	defer sh.letGo()
 	if problem := sh.turn(ctx); problem != nil {
-		rw.Header().Set("Connection", "close")
 		w.refuse(rw, http.StatusTooManyRequests, nil, problem)
 		return
 	}
+	rw.Header().Del("Connection")
 	next(rw, r.WithContext(ctx))
 }
 
@@ -215,9 +216,6 @@ func (w *web) challenge(rw http.ResponseWriter, r *http.Request, status int, cod
 	h += fmt.Sprintf("resource_metadata=%q, scope=%q", w.base(r)+server.WellKnownProtectedResourcePath+r.URL.Path, scopes())
 	w.srv.Watch.AuthFailure(reason)
 	rw.Header().Set("WWW-Authenticate", h)
-	if status == http.StatusUnauthorized { // nobody whom we know keeps a connection
-		rw.Header().Set("Connection", "close")
-	}
 	w.fail(rw, status, nil, mcp.INVALID_REQUEST, "%s", text)
 }
 

@@ -189,12 +189,41 @@ func TestOtherMethods(t *testing.T) {
 
 // Of connections there are only so many, and nobody without a token keeps one.
 func TestStrangersKeepNoConnection(t *testing.T) {
-	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a"}})
-	for token, keeps := range map[string]bool{"a": true, "b": false} {
+	f := startFiles(t, mcpserver.HTTP{Auth: tokens{"a"}}, &told{})
+	ticket := mcpserver.SignTicket(f.Server, auth.Ticket{Principal: "token:a", Sandbox: "sb-1", Path: "/x", Expires: time.Now().Add(time.Hour)})
+	for _, tt := range []struct {
+		token, path string
+		status      int
+		keeps       bool
+	}{
+		{"a", "/mcp", http.StatusBadRequest, true},
+		{"b", "/mcp", http.StatusUnauthorized, false},
+		{"", "/mcp", http.StatusUnauthorized, false},
+		{"", "/files/" + ticket, http.StatusMethodNotAllowed, true},
+		{"", "/files/x", http.StatusForbidden, false},
+		{"", "/", http.StatusNotFound, false},
+	} {
 		p := f.peer()
-		p.set("Authorization", "Bearer "+token)
-		if res := p.do("POST", "/mcp", strings.NewReader("{}")); res.Close == keeps {
-			t.Errorf("token %s: status %d, connection kept %v", token, res.StatusCode, !res.Close)
+		if tt.token != "" {
+			p.set("Authorization", "Bearer "+tt.token)
+		}
+		if res := p.do("POST", tt.path, strings.NewReader("{}")); res.StatusCode != tt.status || res.Close == tt.keeps {
+			t.Errorf("token %q at %s: status %d, connection kept %v", tt.token, tt.path, res.StatusCode, !res.Close)
 		}
 	}
+}
+
+// Who is told to wait with the next guess keeps no connection, and is counted.
+func TestGuessersAreCounted(t *testing.T) {
+	w := &told{}
+	f := startFiles(t, mcpserver.HTTP{Auth: tokens{"a"}}, w)
+	want := []string{"auth invalid"}
+	res := f.as("b").post("{}")
+	for ; res.StatusCode == http.StatusUnauthorized; res = f.as("b").post("{}") {
+		want = append(want, "auth invalid")
+	}
+	if res.StatusCode != http.StatusTooManyRequests || !res.Close {
+		t.Errorf("status %d, connection kept %v", res.StatusCode, !res.Close)
+	}
+	w.want(t, want...)
 }
