@@ -77,6 +77,7 @@ func (c *conn) subscribe(ctx context.Context, uri string) *mcp.JSONRPCErrorDetai
 		return tooMuch("subscriptions", watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
 	}
 	who, _ := sessions.PrincipalFrom(ctx)
+	who.Expires = time.Time{} // each look goes by the token that was shown last
 	lasting, leave := c.srv.enter(sessions.WithPrincipal(c.ctx, who))
 	w := &watched{leave}
 	if problem := c.follow(lasting, uri, c.notes, func(error) { c.ended(uri, w) }); problem != nil {

@@ -56,11 +56,20 @@ func (w *watching) hear(r *response) {
 // eachEra has a client of each era subscribe to a file of a sandbox of owner's,
 // on a clock of its own, and gives it to do. The client is "a".
 func eachEra(t *testing.T, owner string, do func(t *testing.T, w *watching, modern bool)) {
+	eachEraFor(t, 0, owner, do)
+}
+
+// eachEraFor is eachEra with a token that is over after ttl, unless that is 0.
+func eachEraFor(t *testing.T, ttl time.Duration, owner string, do func(t *testing.T, w *watching, modern bool)) {
 	for _, modern := range []bool{false, true} {
 		t.Run(fmt.Sprintf("modern-%v", modern), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &watching{premises: newPremises(t), auth: &changing{}}
-				w.auth.set(sessions.Principal{Name: "a", Scopes: []sessions.Scope{sessions.ScopeRead}}, nil)
+				who := sessions.Principal{Name: "a", Scopes: []sessions.Scope{sessions.ScopeRead}}
+				if ttl > 0 {
+					who.Expires = time.Now().Add(ttl)
+				}
+				w.auth.set(who, nil)
 				w.web = mcpserver.NewWeb(w.server, mcpserver.HTTP{Auth: w.auth})
 				f, ln := &fixture{Server: w.server, served: make(chan error, 1), log: &lockedBuffer{}}, make(pipes)
 				f.serve(t, func(ctx context.Context) error { return w.web.ServeOn(ctx, ln) })
@@ -154,6 +163,20 @@ func TestSubscriptionEndsWithTheToken(t *testing.T) {
 	eachEra(t, "a", func(t *testing.T, w *watching, modern bool) {
 		w.auth.set(sessions.Principal{}, mcpserver.ErrUnauthenticated)
 		w.wantEnd(t, denied(modern))
+	})
+}
+
+// What a client until 2025-11-25 has subscribed to goes by the token that it has
+// shown last, and a request by its own.
+func TestSubscriptionOutlivesItsToken(t *testing.T) {
+	eachEraFor(t, 10*time.Minute, "a", func(t *testing.T, w *watching, modern bool) {
+		if modern {
+			w.wantEnd(t, denied(modern))
+			return
+		}
+		w.auth.set(sessions.Principal{Name: "a", Scopes: []sessions.Scope{sessions.ScopeRead}, Expires: time.Now().Add(time.Hour)}, nil)
+		time.Sleep(20 * time.Minute)
+		w.wantLooks(t, 1)
 	})
 }
 
