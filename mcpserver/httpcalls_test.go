@@ -146,6 +146,26 @@ func TestLimitsOfAPrincipal(t *testing.T) {
 	f.as("a").modern("tools/call", "block").post(call).want(http.StatusOK, "released")
 }
 
+// What does not say how large it is counts as it is once it has been read.
+func TestChunkedCallsTakeWhatTheyHave(t *testing.T) {
+	f := startHTTP(t, mcpserver.HTTP{})
+	for range 5 { // that may be 32 MiB each, of 96
+		answered := make(chan *response, 1)
+		go func() {
+			res, err := f.peer().modern("tools/call", "block").try(t.Context(), http.MethodPost, "/mcp", io.MultiReader(strings.NewReader(modernCall("1", "block", "{}"))))
+			if err == nil {
+				answered <- res
+			}
+		}()
+		select {
+		case <-f.started:
+		case res := <-answered:
+			t.Fatalf("status %d", res.StatusCode)
+		}
+	}
+	close(f.release)
+}
+
 // Nor does who listens to many streams take all connections.
 func TestStreamsOfAPrincipalAreLimited(t *testing.T) {
 	f := startHTTP(t, mcpserver.HTTP{Auth: tokens{"a", "b"}, MaxConns: 20})

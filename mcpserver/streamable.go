@@ -83,7 +83,9 @@ func (w *web) body(rw http.ResponseWriter, r *http.Request, sh *share) (body []b
 	case err != nil:
 		w.fail(rw, http.StatusBadRequest, nil, mcp.PARSE_ERROR, "read the message: %v", err)
 	default:
-		return body, func() { sh.unload(size) }
+		n := int64(len(body))
+		sh.unload(size - n) // more than one that did not say has
+		return body, func() { sh.unload(n) }
 	}
 	sh.unload(size)
 	return nil, nil
