@@ -162,6 +162,7 @@ func (s *Server) dispatch(ctx context.Context, r *call, line []byte) (answer mcp
 			answer = mcp.JSONRPCError{Error: mcp.NewJSONRPCErrorDetails(mcp.INTERNAL_ERROR, text, nil)}
 		}
 		if problem := r.refusal.Load(); problem != nil {
+			s.limited(problem)
 			answer = mcp.JSONRPCError{Error: *problem}
 		}
 	}()

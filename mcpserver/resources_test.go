@@ -79,7 +79,8 @@ func TestDeclaredCapabilities(t *testing.T) {
 }
 
 func TestTooManySubscriptions(t *testing.T) {
-	r := start(t, offering).dial(t)
+	w := &told{}
+	r := start(t, offering, func(s *mcpserver.Server) { s.Watch = w }).dial(t)
 	subscribe := func(uri string) {
 		r.send(`{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"` + uri + `"}}`)
 	}
@@ -89,6 +90,7 @@ func TestTooManySubscriptions(t *testing.T) {
 	}
 	subscribe("sandbox://sb-1/files/one-more")
 	r.wantError("1", -32000, "20 resources, the most there may be; unsubscribe from one; try again in")
+	w.want(t, "limit subscriptions")
 	subscribe("sandbox://sb-1/files/x") // there already
 	r.want("1", "{}")
 	r.send(`{"jsonrpc":"2.0","id":2,"method":"resources/unsubscribe","params":{"uri":"sandbox://sb-1/files/x"}}`)

@@ -18,7 +18,8 @@ type Watcher interface {
 	// bytes of the file it has moved.
 	Transfer(direction, outcome string, bytes int64, took time.Duration)
 	// LimitRefusal is a request refused for a limit of who asks: "rate", "calls",
-	// "connection_calls", "streams" or "bodies".
+	// "connection_calls", "streams", "bodies" or "subscriptions"; or for that of
+	// all "connections".
 	LimitRefusal(limit string)
 	// AuthFailure is a request over HTTP from somebody unknown: the token is
 	// "missing" or "invalid" or could not be checked ("unavailable"), or the
