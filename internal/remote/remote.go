@@ -227,7 +227,8 @@ func (b *Bridge) listen(ctx context.Context) {
 	}
 }
 
-// endSession tells the server that the session is over.
+// endSession tells the server that the session is over, also when that is so
+// because the client was killed.
 func (b *Bridge) endSession(ctx context.Context) {
 	b.mu.Lock()
 	id := b.session.id
@@ -235,7 +236,7 @@ func (b *Bridge) endSession(ctx context.Context) {
 	if id == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if res, err := b.do(ctx, http.MethodDelete, wire{}, nil); err == nil {
 		_ = res.Body.Close()

@@ -211,13 +211,13 @@ func TestRemoteOutlivesTheServer(t *testing.T) {
 	all := farTools(nil, nil)
 	url, stop := serveFar(t, "127.0.0.1:0", mcpserver.HTTP{}, all)
 	c := join(t, url, "")
+	c.client.Transport.(*http.Transport).DisableKeepAlives = true // what the server has closed, and we have not seen, may have been asked
 	c.say(opening)
 	c.hear("serverInfo")
 	c.say(ready)
 	c.say(farCall("1", "whoami", false))
 	c.hear("local:")
 	stop()
-	c.client.CloseIdleConnections() // as it does by itself when it has seen that they are closed
 	serveFar(t, strings.TrimPrefix(url, "http://"), mcpserver.HTTP{}, all)
 	c.say(farCall("2", "whoami", false))
 	c.hear("local:")
@@ -294,6 +294,44 @@ func TestServerIsNamedRightly(t *testing.T) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// A client that was killed has no use for its session, of which there are only so many.
+func TestKilledClientLeavesNoSession(t *testing.T) {
+	ended := make(chan string, 1)
+	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete {
+			ended <- r.Header.Get("Mcp-Session-Id")
+			return
+		}
+		w.Header().Set("Mcp-Session-Id", "s1")
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"jsonrpc":"2.0","id":"i","result":{"protocolVersion":"2025-11-25"}}`)
+	}))
+	defer far.Close()
+	b, err := Server{URL: far.URL, Token: holds("")}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	in, client := io.Pipe()
+	said, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx, in, out) }()
+	if _, err := io.WriteString(client, opening+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(said).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	client.Close()
+	if err := within(t, "the end of the bridge", done); err != nil {
+		t.Error(err)
+	}
+	if got := within(t, "the end of the session", ended); got != "s1" {
+		t.Errorf("session %q has ended", got)
 	}
 }
 
