@@ -151,7 +151,7 @@ func TestUploadInParts(t *testing.T) {
 		t.Errorf("broken part: %v", err)
 	}
 	have, _, err := e.files.Append(ctx, up, ask, nil)
-	if err != nil || have < 4 || have > 6 {
+	if err != nil || have != 6 { // all that came, as nothing more may come of it
 		t.Fatalf("after it: %d, %v", have, err)
 	}
 	if _, err := os.Stat(e.home + "/big"); err == nil {

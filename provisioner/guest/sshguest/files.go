@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
@@ -160,7 +161,7 @@ func (c *Conn) WriteFile(ctx context.Context, path string, r io.Reader, opt gues
 	defer src.abandon()
 	go func() {
 		if s.send(ctx, src); src.failed() != nil {
-			_ = s.nc.Close() // the guest forgets it all
+			s.breakOff(c.cfg.DialTimeout)
 		}
 	}()
 	kind, err := s.in.Next()
@@ -204,6 +205,19 @@ func (s *stream) send(ctx context.Context, src *source) {
 			_ = s.out.Send(wire.Commit, strconv.AppendInt(nil, total, 10)) // fails with the stream
 		}
 		return
+	}
+}
+
+// breakOff has the guest drop what is being written and say so, for which it has
+// that long: who asks then what is there of a file must not be told of less than
+// there will be.
+func (s *stream) breakOff(wait time.Duration) {
+	err := s.nc.SetReadDeadline(time.Now().Add(wait))
+	if err == nil {
+		err = s.out.Send(wire.Commit, []byte("-1")) // no number of bytes
+	}
+	if err != nil {
+		_ = s.nc.Close()
 	}
 }
 
