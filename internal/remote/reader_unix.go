@@ -21,12 +21,12 @@ func WhileRead(ctx context.Context, f *os.File) context.Context {
 	fd := f.Fd()
 	go func() {
 		for ctx.Err() == nil {
-			hangup := []unix.PollFd{{Fd: int32(fd)}} // which is told unasked
-			n, err := unix.Poll(hangup, -1)
-			if n > 0 {
+			ends := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLHUP}} // Linux tells unasked, macOS does not
+			n, err := unix.Poll(ends, -1)
+			if n > 0 && ends[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
 				cancel(errUnread)
 			}
-			if err != nil && !errors.Is(err, unix.EINTR) {
+			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) { // macOS polls no terminals
 				return
 			}
 		}
