@@ -257,6 +257,7 @@ func TestMachineThatComesBack(t *testing.T) {
 func TestSpareMachine(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		sb := l.create(t, sessions.CreateRequest{})
+		synctest.Wait() // for the first look
 		spare, _ := l.world.machine(sb.ID)
 		spare.Handle, spare.Spare = "h-spare", true
 		l.world.mu.Lock()
