@@ -49,7 +49,8 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 	if err != nil {
 		return v, err
 	}
-	if err := c.identify(ctx); err != nil {
+	looked, err := c.identify(ctx)
+	if err != nil {
 		release()
 		return v, err
 	}
@@ -68,6 +69,9 @@ func callOnce[T any](ctx context.Context, c *Conn, f func(context.Context) (T, e
 	}()
 	select {
 	case r := <-done:
+		if looked && r.err != nil {
+			_ = c.estranged() // that look may be too old for the next try
+		}
 		return r.v, c.refused(ctx, r.err)
 	case <-ctx.Done():
 		return v, c.silence.during(ctx)

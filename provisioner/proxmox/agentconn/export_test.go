@@ -4,3 +4,6 @@ import "time"
 
 // SetBeginTime sets how long a command may take to begin.
 func (c *Conn) SetBeginTime(d time.Duration) { c.beginTime = d }
+
+// AdoptTime is how long a look at the config holds good.
+const AdoptTime = adoptTime

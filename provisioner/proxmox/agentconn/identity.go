@@ -37,21 +37,21 @@ func (c *Conn) estranged() error {
 }
 
 // identify looks at the machine before a guest is called that did not have the
-// identity when it was called last.
-func (c *Conn) identify(ctx context.Context) error {
+// identity when it was called last, and says whether it did.
+func (c *Conn) identify(ctx context.Context) (looked bool, err error) {
 	c.mu.Lock()
 	stranger := c.stranger
 	c.mu.Unlock()
 	if !stranger {
-		return nil
+		return false, nil
 	}
 	if err := c.cfg.Check(ctx); err != nil {
-		return err
+		return true, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stranger, c.checked = false, time.Now()
-	return nil
+	return true, nil
 }
 
 // refused is the error of a call: that there is no such machine, or that we may

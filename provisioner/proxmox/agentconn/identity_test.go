@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
+	"path"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,6 +66,24 @@ func TestIdentityIsGivenAgain(t *testing.T) {
 		if got := m.sh(t, c, "wc -c </home/ran"); want != "" && got != want {
 			t.Errorf("%s: the command got %q of input, not %q", name, got, want)
 		}
+	}
+}
+
+// A guest that is asked in vain at first, for longer than a look holds good, is
+// given the identity after another look.
+func TestIdentityIsGivenLate(t *testing.T) {
+	var execs atomic.Int64
+	m := boot(t, &pvetest.Server{Fail: func(r *http.Request) *pvetest.Fault {
+		if path.Base(r.URL.Path) != "exec" || execs.Add(1) != 2 { // the guest refused the first
+			return nil
+		}
+		time.Sleep(agentconn.AdoptTime)
+		return &pvetest.Fault{Status: 500, Reason: "VM 100 qmp command 'guest-exec' failed - got timeout"}
+	}})
+	c, looks := m.checked(t, new(error))
+	execs.Store(0)
+	if got := m.sh(t, c, "echo here"); got != "here\n" || looks.Load() != 2 {
+		t.Errorf("it says %q after %d looks", got, looks.Load())
 	}
 }
 
