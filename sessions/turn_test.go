@@ -112,10 +112,18 @@ func TestFullLineIsRefused(t *testing.T) {
 	inLine(t, time.Minute, func(t *testing.T, l *lab) {
 		l.ask(t, "alice")
 		synctest.Wait()
-		for range 5 {
+		named := sessions.CreateRequest{Name: "web"}
+		own, _, err := l.Create(as(t, "alice"), named)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
 			l.ask(t, "alice")
 		}
-		_, _, err := l.Create(as(t, "bob"), sessions.CreateRequest{})
+		if again, existing, err := l.Create(as(t, "alice"), named); err != nil || !existing || again.ID != own.ID {
+			t.Errorf("what stands in line already is answered with %+v, %v", again, err)
+		}
+		_, _, err = l.Create(as(t, "bob"), named)
 		if k, msg := kind(t, err); k != sessions.Exhausted || !strings.Contains(msg, "5 sandboxes wait to be made, the most that may; try again") {
 			t.Errorf("Create: %v %q", k, msg)
 		}
