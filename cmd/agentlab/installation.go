@@ -35,7 +35,7 @@ type installation struct {
 	level *slog.LevelVar
 
 	revoked func(principal string) // is told whose token no longer counts
-	watch   *obs.Watch
+	watch   *obs.Watch             // nil is nobody
 	points  *failpoint.Points
 
 	turn   chan struct{} // holds one token while somebody opens
@@ -141,7 +141,7 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
 		Log:      in.log,
-		Watch:    in.watch,
+		Watch:    in.watcher(),
 
 		ReconcileEvery: cfg.ReconcileEvery,
 		MaxUses:        cfg.SandboxMaxCalls,
@@ -167,6 +167,15 @@ func (in *installation) openState(ctx context.Context) (key provisioner.Key, id 
 		return err
 	})
 	return key, id, db, err
+}
+
+// watcher returns who is told what becomes of machines; nil is nobody, which a
+// nil watch would not be.
+func (in *installation) watcher() sessions.Watcher {
+	if in.watch == nil {
+		return nil
+	}
+	return in.watch
 }
 
 // issuer returns the identity provider whose tokens count; nil is none.

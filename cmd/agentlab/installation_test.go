@@ -30,6 +30,9 @@ func TestConfigurationReachesTheManager(t *testing.T) {
 	if m.MaxUses != 7 || m.Quota.Sandboxes != 8 || m.ReconcileEvery.Seconds() != 9 {
 		t.Errorf("%d calls, %+v, every %v", m.MaxUses, m.Quota, m.ReconcileEvery)
 	}
+	if m.Watch != nil {
+		t.Errorf("watched by %v, though nobody watches", m.Watch)
+	}
 	if err := in.close(); err != nil {
 		t.Error(err)
 	}
