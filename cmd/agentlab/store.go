@@ -37,7 +37,9 @@ func newStoreBackupCommand(locate func() (config.Paths, error)) *cobra.Command {
 runs. The copy is of one moment and is read back. Who has it can do with the
 machines as the daemon does, so only you can read it.
 
-To go back to it, end the daemon and put both files into the state directory.
+To go back to it, end the daemon, remove agentlab.db-wal and agentlab.db-shm from
+the state directory if they are there, since they would undo it, and put both
+files there. Tokens that were revoked since are valid again: revoke them anew.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
