@@ -217,8 +217,8 @@ func TestAgentHangs(t *testing.T) {
 
 // watch counts agent calls: those made, and the most at once.
 type watch struct {
-	mu              sync.Mutex
-	now, most, made int
+	mu                     sync.Mutex
+	begun, now, most, made int
 }
 
 func (w *watch) hold(r *http.Request) (done func()) {
@@ -229,17 +229,22 @@ func (w *watch) hold(r *http.Request) (done func()) {
 	defer w.mu.Unlock()
 	w.now, w.made = w.now+1, w.made+1
 	w.most = max(w.most, w.now)
+	begun := w.begun
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.now--
+		if begun == w.begun {
+			w.now--
+		}
 	}
 }
 
+// begin forgets all calls, also one that was given up and is still being held.
 func (w *watch) begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.made, w.most = 0, 0
+	w.begun++
+	w.now, w.made, w.most = 0, 0, 0
 }
 
 func (w *watch) seen() (made, most int) {
