@@ -29,31 +29,20 @@ type backend struct {
 // Unwrap lets the other abilities of the backend be found.
 func (b backend) Unwrap() provisioner.Provisioner { return b.Provisioner }
 
-func (b backend) Create(ctx context.Context, spec provisioner.Spec) (m provisioner.Machine, err error) {
-	err = b.points.Around(b.name+"create", func() (err error) {
-		m, err = b.Provisioner.Create(ctx, spec)
-		return err
-	})
-	return m, err
+func (b backend) Create(ctx context.Context, spec provisioner.Spec) (provisioner.Machine, error) {
+	return around(b.points, b.name+"create", func() (provisioner.Machine, error) { return b.Provisioner.Create(ctx, spec) })
 }
 
 func (b backend) Destroy(ctx context.Context, ref provisioner.Ref) error {
 	return b.points.Around(b.name+"destroy", func() error { return b.Provisioner.Destroy(ctx, ref) })
 }
 
-func (b backend) List(ctx context.Context) (all []provisioner.Machine, err error) {
-	err = b.points.Around(b.name+"list", func() (err error) {
-		all, err = b.Provisioner.List(ctx)
-		return err
-	})
-	return all, err
+func (b backend) List(ctx context.Context) ([]provisioner.Machine, error) {
+	return around(b.points, b.name+"list", func() ([]provisioner.Machine, error) { return b.Provisioner.List(ctx) })
 }
 
-func (b backend) Dial(ctx context.Context, ref provisioner.Ref) (c guest.Conn, err error) {
-	err = b.points.Around(b.name+"dial", func() (err error) {
-		c, err = b.Provisioner.Dial(ctx, ref)
-		return err
-	})
+func (b backend) Dial(ctx context.Context, ref provisioner.Ref) (guest.Conn, error) {
+	c, err := around(b.points, b.name+"dial", func() (guest.Conn, error) { return b.Provisioner.Dial(ctx, ref) })
 	if err != nil {
 		return nil, err
 	}
@@ -82,12 +71,8 @@ type transport struct {
 	points *Points
 }
 
-func (t transport) Do(ctx context.Context, r pve.Request) (data json.RawMessage, err error) {
-	err = t.points.Around("pve "+callName(r), func() (err error) {
-		data, err = t.Transport.Do(ctx, r)
-		return err
-	})
-	return data, err
+func (t transport) Do(ctx context.Context, r pve.Request) (json.RawMessage, error) {
+	return around(t.points, "pve "+callName(r), func() (json.RawMessage, error) { return t.Transport.Do(ctx, r) })
 }
 
 // callName names a call without what differs from one run to the next: nodes,

@@ -13,12 +13,8 @@ type conn struct {
 	points *Points
 }
 
-func (c conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (exit guest.Exit, err error) {
-	err = c.points.Around("guest run", func() (err error) {
-		exit, err = c.Conn.Run(ctx, cmd, std)
-		return err
-	})
-	return exit, err
+func (c conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest.Exit, error) {
+	return around(c.points, "guest run", func() (guest.Exit, error) { return c.Conn.Run(ctx, cmd, std) })
 }
 
 func (c conn) ReadFile(ctx context.Context, path string, off, n int64) (r io.ReadCloser, info guest.FileInfo, err error) {
@@ -29,20 +25,12 @@ func (c conn) ReadFile(ctx context.Context, path string, off, n int64) (r io.Rea
 	return r, info, err
 }
 
-func (c conn) WriteFile(ctx context.Context, path string, r io.Reader, opt guest.WriteOptions) (res guest.WriteResult, err error) {
-	err = c.points.Around("guest write file", func() (err error) {
-		res, err = c.Conn.WriteFile(ctx, path, r, opt)
-		return err
-	})
-	return res, err
+func (c conn) WriteFile(ctx context.Context, path string, r io.Reader, opt guest.WriteOptions) (guest.WriteResult, error) {
+	return around(c.points, "guest write file", func() (guest.WriteResult, error) { return c.Conn.WriteFile(ctx, path, r, opt) })
 }
 
-func (c conn) ListFiles(ctx context.Context, path string, opt guest.ListOptions) (list guest.Listing, err error) {
-	err = c.points.Around("guest list files", func() (err error) {
-		list, err = c.Conn.ListFiles(ctx, path, opt)
-		return err
-	})
-	return list, err
+func (c conn) ListFiles(ctx context.Context, path string, opt guest.ListOptions) (guest.Listing, error) {
+	return around(c.points, "guest list files", func() (guest.Listing, error) { return c.Conn.ListFiles(ctx, path, opt) })
 }
 
 func (c conn) Processes() guest.Processes { return processes{c.Conn.Processes(), c.points} }
@@ -68,18 +56,10 @@ func (p processes) Read(ctx context.Context, id string, req guest.ReadRequest) (
 	return proc, out, err
 }
 
-func (p processes) Control(ctx context.Context, id string, in guest.Input) (proc guest.Process, err error) {
-	err = p.points.Around("guest control", func() (err error) {
-		proc, err = p.Processes.Control(ctx, id, in)
-		return err
-	})
-	return proc, err
+func (p processes) Control(ctx context.Context, id string, in guest.Input) (guest.Process, error) {
+	return around(p.points, "guest control", func() (guest.Process, error) { return p.Processes.Control(ctx, id, in) })
 }
 
-func (p processes) List(ctx context.Context) (all []guest.Process, err error) {
-	err = p.points.Around("guest list processes", func() (err error) {
-		all, err = p.Processes.List(ctx)
-		return err
-	})
-	return all, err
+func (p processes) List(ctx context.Context) ([]guest.Process, error) {
+	return around(p.points, "guest list processes", func() ([]guest.Process, error) { return p.Processes.List(ctx) })
 }

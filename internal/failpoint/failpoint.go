@@ -49,6 +49,15 @@ func (p *Points) Around(name string, step func() error) error {
 	return err
 }
 
+// around is Around for a step that has a result.
+func around[T any](p *Points, name string, step func() (T, error)) (result T, err error) {
+	err = p.Around(name, func() (err error) {
+		result, err = step()
+		return err
+	})
+	return result, err
+}
+
 // pass tells the test of a point, or dies there if it says so. The points that
 // two goroutines pass at once are passed one after the other.
 func (p *Points) pass(name string) {
