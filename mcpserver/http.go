@@ -139,19 +139,18 @@ const (
 // overKey marks the context of a connection that is one too many.
 type overKey struct{}
 
-// countConns marks the connections that are too many when they are made.
+// countConns counts connections, and marks those that are too many when they are
+// made.
 func (w *web) countConns(srv *http.Server) {
-	var open atomic.Int64
 	srv.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
-		if open.Add(1) > int64(w.MaxConns) {
+		if w.conns.Add(1) > int64(w.MaxConns) {
 			return context.WithValue(ctx, overKey{}, true)
 		}
 		return ctx
 	}
-	srv.ConnState = func(c net.Conn, state http.ConnState) {
-		w.srv.count(c, state)
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed {
-			open.Add(-1)
+			w.conns.Add(-1)
 		}
 	}
 }
@@ -199,6 +198,7 @@ type web struct {
 	sessions sessionTable
 	shares   shares
 	strikes  strikes
+	conns    atomic.Int64 // open, also those that are too many
 
 	gate       gate            // requests are let in
 	ending     context.Context // done: what would not end by itself ends

@@ -56,9 +56,8 @@ type Server struct {
 	clients atomic.Int64 // at sockets
 	conns   atomic.Int64 // of all transports
 
-	httpConns atomic.Int64
-	websMu    sync.Mutex
-	webs      map[*web]bool // serving
+	websMu sync.Mutex
+	webs   map[*web]bool // serving
 }
 
 // Clients returns how many connections are being served on sockets.

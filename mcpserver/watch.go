@@ -1,8 +1,6 @@
 package mcpserver
 
 import (
-	"net"
-	"net/http"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -43,32 +41,26 @@ func (s *Server) limited(problem *mcp.JSONRPCErrorDetails) {
 }
 
 // HTTPConns returns how many connections over HTTP are open.
-func (s *Server) HTTPConns() int { return int(s.httpConns.Load()) }
+func (s *Server) HTTPConns() int {
+	return s.sumWebs(func(w *web) int { return int(w.conns.Load()) })
+}
 
 // HTTPSessions returns how many sessions over HTTP have not ended. From
 // 2026-07-28 on there are none.
 func (s *Server) HTTPSessions() int {
+	return s.sumWebs(func(w *web) int { return w.sessions.len() })
+}
+
+func (s *Server) sumWebs(of func(*web) int) (n int) {
 	s.websMu.Lock()
 	defer s.websMu.Unlock()
-	n := 0
 	for w := range s.webs {
-		n += w.sessions.len()
+		n += of(w)
 	}
 	return n
 }
 
-// count counts connections, as the ConnState of an [http.Server].
-func (s *Server) count(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		s.httpConns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		s.httpConns.Add(-1)
-	case http.StateActive, http.StateIdle: // it is counted
-	}
-}
-
-// serving makes the sessions of w count until done.
+// serving makes the connections and sessions of w count until done.
 func (s *Server) serving(w *web) (done func()) {
 	s.websMu.Lock()
 	defer s.websMu.Unlock()
