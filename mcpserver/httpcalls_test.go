@@ -116,7 +116,9 @@ func TestSlowReaderIsDisconnectedOverHTTP(t *testing.T) {
 	heard, say := f.peer().openSSE()
 	say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
 	<-f.started
-	say(callLine("2", "big", "{}")).want(http.StatusAccepted, "")
+	for i := range 12 { // 48 MB, which is more than the sockets take
+		say(callLine(fmt.Sprint(i+2), "big", "{}"))
+	}
 	<-f.ended // the disconnection cancels what it had running
 	_ = heard
 	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
