@@ -25,6 +25,7 @@ type Papers struct {
 	End      time.Time `json:"end"`     // when it is to be destroyed
 	MaxEnd   time.Time `json:"max_end"` // End never moves past it
 	MemoryMB int       `json:"memory_mb"`
+	Keys     int       `json:"keys,omitempty"` // generation of its channel's keys: how often it was re-keyed
 }
 
 // Key is the secret of an installation. It signs papers, and the keys of the

@@ -89,6 +89,30 @@ type Trimmer interface {
 	Trim(ctx context.Context, ref Ref) error
 }
 
+// Pooler is the ability to hand a machine that was made ahead of demand to the
+// owner who claims it.
+type Pooler interface {
+	// Recipe returns a word that stays the same as long as a machine made now by
+	// that spec would be made from the same root or template: it tells machines
+	// of a pool that are out of date.
+	//
+	// Errors: ErrInvalid, ErrUnavailable.
+	Recipe(ctx context.Context, spec Spec) (string, error)
+
+	// Rekey makes the running machine that ref names the one that spec tells of,
+	// without a restart: it gets spec.Papers, as by Relabel, and inside it a new
+	// host name, a machine-id no other machine has (which is read back), fresh
+	// random bytes, and the channel keys of generation spec.Papers.Keys, while
+	// those of earlier generations are good for nothing any more. Resources
+	// stay. It can be repeated, also after a crash in its middle.
+	//
+	// conn is an open channel to the machine, which is closed; nil if there is
+	// none. What is returned is a new one, over which the guest has answered.
+	//
+	// Errors: ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
+	Rekey(ctx context.Context, ref Ref, spec Spec, conn guest.Conn) (guest.Conn, error)
+}
+
 // Ref names one machine. Handle is the backend's own name for it: a word, which
 // stays the same, and maybe more while the machine is being made.
 type Ref struct {
