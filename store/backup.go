@@ -2,11 +2,9 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
-	"time"
 )
 
 // Backup writes a copy of the database at path to the new file to, of one
@@ -47,62 +45,4 @@ func verify(ctx context.Context, path string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-// SetAside moves the database at path away, whatever its condition, and returns
-// where to. Nobody may have it open.
-func SetAside(path string) (aside string, err error) {
-	return moveAside(path, "replaced", time.Now())
-}
-
-// PutBack makes the database at aside that of path again; what is at path goes.
-func PutBack(aside, path string) error {
-	for _, suffix := range suffixes {
-		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return rename(aside, path)
-}
-
-// Inherit takes over from the database at path what no machine tells: tokens,
-// and which sandboxes have ended though their machines may still be there.
-func (db *DB) Inherit(ctx context.Context, path string) (err error) {
-	old, err := open(ctx, path) // as a start does, which brings its schema up to date
-	if err != nil {
-		return wrap("open "+path, err)
-	}
-	if err := old.Close(); err != nil {
-		return err
-	}
-	conn, err := db.w.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if _, err := conn.ExecContext(ctx, "ATTACH DATABASE ? AS old", path); err != nil {
-		return wrap("attach "+path, err)
-	}
-	defer func() {
-		_, derr := conn.ExecContext(context.WithoutCancel(ctx), "DETACH DATABASE old")
-		err = errors.Join(err, derr)
-	}()
-	return wrap("inherit from "+path, inherit(ctx, conn))
-}
-
-func inherit(ctx context.Context, conn *sql.Conn) error {
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() // after a commit it does nothing
-	for _, copied := range []string{
-		"INSERT INTO tokens (" + tokenColumns + ") SELECT " + tokenColumns + " FROM old.tokens",
-		"INSERT INTO sandboxes (" + columns + ") SELECT " + columns + " FROM old.sandboxes WHERE ended_at <> 0 AND state <> 'DESTROYED'",
-	} {
-		if _, err := tx.ExecContext(ctx, copied); err != nil {
-			return err
-		}
-	}
-	return tx.Commit()
 }

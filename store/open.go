@@ -5,15 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 )
 
-// errDamaged: the file is not, or no longer, a database.
-var errDamaged = errors.New("database file is damaged")
+// ErrDamaged: the file is not, or no longer, a database.
+var ErrDamaged = errors.New("database file is damaged")
 
 // Open opens the store at path, made anew if there is none. A damaged file is
 // moved aside, never deleted, with a warning to log, and a new one is made:
@@ -21,11 +19,7 @@ var errDamaged = errors.New("database file is damaged")
 // A file that can't be read for any other reason is an error: it is locked,
 // not ours to read, on a full disk, or of a newer schema.
 func Open(ctx context.Context, path string, log *slog.Logger) (*DB, error) {
-	db, err := open(ctx, path)
-	if damaged(err) {
-		// One look is not enough to put a file away: look again, from the start.
-		db, err = open(ctx, path)
-	}
+	db, err := openTwice(ctx, path)
 	if damaged(err) {
 		aside, aerr := moveAside(path, "damaged", time.Now())
 		if aerr != nil {
@@ -40,10 +34,20 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*DB, error) {
 	return db, nil
 }
 
+// openTwice is open of a file that may be damaged: one look is not enough to
+// put it away, so that it is looked at again, from the start.
+func openTwice(ctx context.Context, path string) (*DB, error) {
+	db, err := open(ctx, path)
+	if damaged(err) {
+		db, err = open(ctx, path)
+	}
+	return db, err
+}
+
 // damaged says that SQLite has read the file and found no sound database.
 func damaged(err error) bool {
 	code := resultCode(err)
-	return errors.Is(err, errDamaged) || code == codeCorrupt || code == codeNotADB
+	return errors.Is(err, ErrDamaged) || code == codeCorrupt || code == codeNotADB
 }
 
 // check reads the whole structure of the file.
@@ -53,28 +57,7 @@ func check(ctx context.Context, w *sql.DB) error {
 		return fmt.Errorf("check: %w", err)
 	}
 	if result != "ok" {
-		return fmt.Errorf("check: %w: %s", errDamaged, strings.TrimSpace(result))
-	}
-	return nil
-}
-
-// suffixes of the files of a database. The write-ahead log goes first: left
-// behind, SQLite would play it into another file.
-var suffixes = []string{"-wal", "-shm", ""}
-
-// moveAside renames the file and what belongs to it; why is a part of its name.
-func moveAside(path, why string, now time.Time) (string, error) {
-	aside := path + "." + why + "-" + now.UTC().Format("20060102T150405.000000000Z")
-	return aside, rename(path, aside)
-}
-
-// rename renames a database.
-func rename(from, to string) error {
-	for _, suffix := range suffixes {
-		err := os.Rename(from+suffix, to+suffix)
-		if err != nil && (suffix == "" || !errors.Is(err, fs.ErrNotExist)) {
-			return err
-		}
+		return fmt.Errorf("check: %w: %s", ErrDamaged, strings.TrimSpace(result))
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -96,22 +98,25 @@ func TestTokenIsRevokedOnce(t *testing.T) {
 }
 
 // A database of the first release is brought up to date, and keeps what it has.
-func TestTokensComeToAnOldDatabase(t *testing.T) {
-	db, path := open(t)
-	add(t, db, sandbox("sb-1"))
-	if err := db.Close(); err != nil {
+func TestOldDatabaseIsBroughtUpToDate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agentlab.db")
+	first, err := os.ReadFile("migrations/001_sandboxes.sql")
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, stmt := range []string{"DROP TABLE tokens", "PRAGMA user_version = 1"} {
+	for _, stmt := range []string{
+		string(first), "PRAGMA user_version = 1",
+		"INSERT INTO sandboxes VALUES ('sb-1', '', 'local:1', 'small', 'local', 'READY', '', 'h', '', '', '', 1, 2, 3, 4, 0, 1, 100, 100, 'none')",
+	} {
 		if _, err := raw(t, path).ExecContext(t.Context(), stmt); err != nil {
 			t.Fatal(err)
 		}
 	}
-	db = reopen(t, path)
+	db := reopen(t, path)
 	if err := db.AddToken(t.Context(), token("tok-a", "ci"), "local:1"); err != nil {
 		t.Error(err)
 	}
-	if _, err := db.Sandbox(t.Context(), "sb-1"); err != nil {
-		t.Error(err)
+	if sb, err := db.Sandbox(t.Context(), "sb-1"); err != nil || sb.State != sessions.Ready {
+		t.Errorf("sandbox %+v, %v", sb, err)
 	}
 }

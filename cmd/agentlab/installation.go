@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type installation struct {
 	revoked func(principal string) // is told whose token no longer counts
 	watch   *obs.Watch             // nil is nobody
 	points  *failpoint.Points
+
+	database string // path of one that is made anew; empty is that of the state directory
 
 	turn   chan struct{} // holds one token while somebody opens
 	lock   *flock.Flock  // of the state directory
@@ -163,10 +166,30 @@ func (in *installation) openState(ctx context.Context) (key provisioner.Key, id 
 		return key, "", nil, err
 	}
 	err = in.points.Around("open store", func() (err error) {
-		db, err = store.Open(ctx, filepath.Join(in.paths.State, config.DatabaseFile), in.log)
+		db, err = in.openStore(ctx, id)
 		return err
 	})
 	return key, id, db, err
+}
+
+// openStore opens the database, if it is about the machines of our key.
+func (in *installation) openStore(ctx context.Context, id string) (*store.DB, error) {
+	path := cmp.Or(in.database, filepath.Join(in.paths.State, config.DatabaseFile))
+	left, err := store.Tidy(path)
+	if err != nil {
+		return nil, fmt.Errorf("tidy up beside %s: %w", path, err)
+	}
+	if len(left) > 0 {
+		in.log.Warn("a rebuild of the database was cut short; what it left is removed, and the database is as it was before", "path", path, "removed", left)
+	}
+	db, err := store.Open(ctx, path, in.log)
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Belong(ctx, id); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
+	}
+	return db, nil
 }
 
 // watcher returns who is told what becomes of machines; nil is nobody, which a

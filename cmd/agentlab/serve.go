@@ -43,13 +43,16 @@ listens on http_listen.
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			d := daemon{paths: paths, auto: auto, points: failpoint.New(failpoint.Dir(os.Getenv(failpoint.Env)))}
+			d := daemon{paths: paths, auto: auto, points: points()}
 			return fail(exitFailed, d.run(ctx, cmd.ErrOrStderr()))
 		},
 	}
 	cmd.Flags().BoolVar(&auto, "auto", false, "run as agentlab mcp starts it")
 	return cmd
 }
+
+// points are the fail-points that a test has set; nil for anybody else.
+func points() *failpoint.Points { return failpoint.New(failpoint.Dir(os.Getenv(failpoint.Env))) }
 
 // daemon serves an installation on its socket.
 type daemon struct {

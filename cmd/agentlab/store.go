@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -16,6 +19,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/durable"
+	"github.com/agentlab-mcp/agentlab/internal/failpoint"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
 )
@@ -37,9 +42,13 @@ func newStoreBackupCommand(locate func() (config.Paths, error)) *cobra.Command {
 runs. The copy is of one moment and is read back. Who has it can do with the
 machines as the daemon does, so only you can read it.
 
-To go back to it, end the daemon, remove agentlab.db-wal and agentlab.db-shm from
-the state directory if they are there, since they would undo it, and put both
-files there. Tokens that were revoked since are valid again: revoke them anew.
+The directory has its name when all of it is on the disk, and is DIRECTORY.partial
+before.
+
+To go back to it, end the daemon, move agentlab.db, agentlab.db-wal and
+agentlab.db-shm out of the state directory, since a log that stays behind would
+undo it, and copy both files there. Tokens that were revoked since are valid
+again: revoke them anew.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,7 +58,7 @@ files there. Tokens that were revoked since are valid again: revoke them anew.
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			if err := backUp(ctx, paths.State, args[0]); err != nil {
+			if err := backUp(ctx, paths.State, filepath.Clean(args[0]), points()); err != nil {
 				return fail(exitFailed, fmt.Errorf("back up to %s: %w", args[0], err))
 			}
 			_, err = fmt.Fprintln(cmd.ErrOrStderr(), "agentlab: backed up to", args[0])
@@ -58,16 +67,45 @@ files there. Tokens that were revoked since are valid again: revoke them anew.
 	}
 }
 
-// backUp makes the directory to, whole or not at all.
-func backUp(ctx context.Context, state, to string) (err error) {
-	if err := os.Mkdir(to, 0o700); err != nil {
+// backUp makes the directory to, whole or not at all: it has another name until
+// all that is in it is on the disk.
+func backUp(ctx context.Context, state, to string, points *failpoint.Points) (err error) {
+	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+		return cmp.Or(err, error(fs.ErrExist))
+	}
+	partial := to + ".partial"
+	err = points.Around("backup begin", func() error { return os.Mkdir(partial, 0o700) })
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there, of a backup that runs or was cut short; remove it if none runs", partial)
+	}
+	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(to)) // ours: it was not there before
+			err = errors.Join(err, os.RemoveAll(partial)) // ours: it was not there before
 		}
 	}()
+	err = points.Around("backup copy key", func() error { return copyKey(state, partial) })
+	if err != nil {
+		return err
+	}
+	err = points.Around("backup copy database", func() error {
+		return store.Backup(ctx, filepath.Join(state, config.DatabaseFile), filepath.Join(partial, config.DatabaseFile))
+	})
+	if err != nil {
+		return err
+	}
+	if err := durable.SyncDir(partial); err != nil {
+		return err
+	}
+	return points.Around("backup name", func() error {
+		return errors.Join(os.Rename(partial, to), durable.SyncDir(filepath.Dir(to)))
+	})
+}
+
+// copyKey copies the instance key of a state directory to another directory.
+func copyKey(state, to string) (err error) {
 	dir, err := config.OpenDir(state, config.StateMode())
 	if err != nil {
 		return err
@@ -77,10 +115,7 @@ func backUp(ctx context.Context, state, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(to, config.KeyFile), key, 0o600); err != nil {
-		return err
-	}
-	return store.Backup(ctx, filepath.Join(state, config.DatabaseFile), filepath.Join(to, config.DatabaseFile))
+	return durable.WriteNew(filepath.Join(to, config.KeyFile), key)
 }
 
 func newStoreRebuildCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -88,9 +123,10 @@ func newStoreRebuildCommand(locate func() (config.Paths, error)) *cobra.Command 
 		Use:   "rebuild",
 		Short: "Make the database anew from the machines that there are",
 		Long: `Make the database anew from the papers of the machines that there are: their
-sandboxes, owners and ends. No machine is touched. The old database is kept beside
-it; its tokens, and what had ended, are taken over if it can be read. If a backend
-can't be read, all stays as it was.
+sandboxes, owners and ends. No machine is touched. The old database is in force
+until the new one is whole, and is kept beside it then; its tokens, what had ended
+and what was being made are taken over if it can be read. If a backend can't be
+read, or anything else fails, all stays as it was.
 
 No daemon may run. One that finds its database damaged or gone does the same by
 itself, without the tokens.
@@ -104,7 +140,7 @@ itself, without the tokens.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
-			in := &installation{paths: paths, log: log, level: new(slog.LevelVar), turn: make(chan struct{}, 1)}
+			in := &installation{paths: paths, log: log, level: new(slog.LevelVar), turn: make(chan struct{}, 1), points: points()}
 			found, err := in.rebuild(ctx, cmd.ErrOrStderr())
 			if err == nil {
 				err = printSandboxes(cmd.OutOrStdout(), found)
@@ -114,8 +150,9 @@ itself, without the tokens.
 	}
 }
 
-// rebuild replaces the database. If that fails the old one is there again.
-func (in *installation) rebuild(ctx context.Context, told io.Writer) (found []sessions.Sandbox, err error) {
+// rebuild makes a database anew and puts it in the place of the one there is.
+// Until that is done, and if it fails, the latter is in force.
+func (in *installation) rebuild(ctx context.Context, told io.Writer) ([]sessions.Sandbox, error) {
 	var held errHeld
 	if err := in.lockState(ctx, 0); errors.As(err, &held) {
 		return nil, fail(exitHeld, fmt.Errorf("%w; end it first", err))
@@ -126,34 +163,45 @@ func (in *installation) rebuild(ctx context.Context, told io.Writer) (found []se
 		return nil, err
 	}
 	path := filepath.Join(in.paths.State, config.DatabaseFile)
-	aside, err := store.SetAside(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	left, err := store.Tidy(path)
+	if err != nil {
 		return nil, err
 	}
-	old := err == nil
-	found, err = in.refill(ctx, old, aside, told)
-	if err == nil || !old {
-		return found, err
+	if len(left) > 0 {
+		_, _ = fmt.Fprintln(told, "agentlab: an earlier rebuild was cut short; what it left is removed:", strings.Join(left, ", "))
 	}
+	in.database = store.Draft(path)
+	found, err := in.refill(ctx, path, told)
 	if o := in.opened.Swap(nil); o != nil {
 		err = errors.Join(err, o.store.Close())
 	}
-	return nil, errors.Join(fmt.Errorf("%w\nthe database is as it was", err), store.PutBack(aside, path))
+	var aside string
+	if err == nil {
+		aside, err = store.Replace(ctx, path, in.points.Around)
+	}
+	if err != nil {
+		_, terr := store.Tidy(path)
+		return nil, errors.Join(fmt.Errorf("%w\nthe database is as it was", err), terr)
+	}
+	if aside != "" {
+		_, _ = fmt.Fprintln(told, "agentlab: the old database is kept as", aside)
+	}
+	return found, nil
 }
 
 // refill fills a new database: from the old one first, since that knows what
 // was to be removed.
-func (in *installation) refill(ctx context.Context, old bool, aside string, told io.Writer) ([]sessions.Sandbox, error) {
+func (in *installation) refill(ctx context.Context, old string, told io.Writer) ([]sessions.Sandbox, error) {
 	o, err := in.use(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if old {
-		text := "agentlab: the old database is kept as " + aside
-		if err := o.store.Inherit(ctx, aside); err != nil {
-			text += "; its tokens are lost, since it can't be read: " + err.Error()
-		}
-		_, _ = fmt.Fprintln(told, text)
+	err = in.points.Around("store inherit", func() error { return o.store.Inherit(ctx, old) })
+	switch {
+	case errors.Is(err, store.ErrDamaged):
+		_, _ = fmt.Fprintln(told, "agentlab: the tokens of the old database, and what had ended, are lost, since it can't be read:", err)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("take over from %s: %w", old, err)
 	}
 	return o.manager.Rebuild(ctx)
 }

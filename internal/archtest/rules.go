@@ -40,6 +40,7 @@ func Architecture() Rules {
 	return Rules{
 		Layers: []Layer{
 			{"internal/archtest", ""},
+			{"internal/durable", ""},
 			{"internal/hosttree", ""},
 			{"internal/keylock", ""},
 			{"internal/redact", ""},
@@ -73,9 +74,9 @@ func Architecture() Rules {
 			{"provisioner/proxmox/pvecontract", "provisioner provisioner/guest provisioner/guest/guesttest provisioner/provisionertest provisioner/proxmox provisioner/proxmox/agentconn provisioner/proxmox/pve internal/redact"},
 			{"sessions", "internal/turns internal/keylock provisioner provisioner/guest"},
 			{"internal/auth", "internal/redact sessions"},
-			{"store", "internal/auth sessions provisioner"},
+			{"store", "internal/auth internal/durable sessions provisioner"},
 			{"internal/failpoint", "internal/auth provisioner provisioner/guest provisioner/proxmox/pve sessions"},
-			{"internal/config", "internal/redact provisioner provisioner/proxmox/names sessions"},
+			{"internal/config", "internal/durable internal/redact provisioner provisioner/proxmox/names sessions"},
 			{"internal/obs", "sessions"},
 			{"tools", "internal/auth internal/hosttree internal/keylock sessions provisioner/guest"},
 			{"mcpserver", "internal/auth internal/hosttree tools sessions"},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/agentlab-mcp/agentlab/internal/durable"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -96,14 +97,9 @@ func makeKey(dir *os.File) error {
 		return Cause(err)
 	}
 	defer func() { _ = os.Remove(draft) }()
-	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return Cause(err)
-	}
 	secret := make([]byte, provisioner.KeySize)
 	rand.Read(secret)
-	_, err = f.Write(secret)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := durable.WriteNew(draft, secret); err != nil {
 		return Cause(err)
 	}
 	if err := os.Link(draft, At(dir, KeyFile)); err != nil {
