@@ -248,8 +248,16 @@ func TestTidyLeavesTheRest(t *testing.T) {
 	}
 }
 
+// What can't be read is an error, and only damage is a reason to do without it.
 func TestInheritOfNothing(t *testing.T) {
 	db, path := open(t)
+	_, newer := open(t)
+	if _, err := raw(t, newer).ExecContext(t.Context(), "PRAGMA user_version = 99"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Inherit(t.Context(), newer); err == nil || errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), "newer AgentLab") {
+		t.Errorf("of a newer schema: %v", err)
+	}
 	for name, tt := range map[string]struct {
 		from string
 		want error

@@ -93,7 +93,7 @@ func TestCrashOfTokens(t *testing.T) {
 	t.Parallel()
 	sum := &tally{}
 	t.Cleanup(func() { sum.tell(t, "crashes, tokens") })
-	s := newSite(t, sum, overHTTP)
+	s := newSite(t, sum, withHTTP(onHost))
 	s.world.plant(t)
 	for _, op := range tokens() {
 		s.matrix(t, op)

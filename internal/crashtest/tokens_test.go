@@ -22,14 +22,16 @@ func tokens() []operation {
 	}
 }
 
-// overHTTP is a world of local machines, and a daemon that is asked over HTTP, too.
-func overHTTP(t *testing.T, st *stage.Stage) world {
-	t.Helper()
-	w := onHost(t, st)
-	if err := st.Configure("http_listen: 127.0.0.1:0\nhttp_auth: token\n"); err != nil {
-		t.Fatal(err)
+// withHTTP makes a world with a daemon that is asked over HTTP, too.
+func withHTTP(newWorld func(*testing.T, *stage.Stage) world) func(*testing.T, *stage.Stage) world {
+	return func(t *testing.T, st *stage.Stage) world {
+		t.Helper()
+		w := newWorld(t, st)
+		if err := st.AddConfig("http_listen: 127.0.0.1:0\nhttp_auth: token\n"); err != nil {
+			t.Fatal(err)
+		}
+		return w
 	}
-	return w
 }
 
 const tokenName = "one"

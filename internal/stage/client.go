@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
@@ -40,6 +41,29 @@ func (s *Stage) Connect(ctx context.Context, env ...string) (*Client, error) {
 		return nil, fmt.Errorf("start agentlab mcp: %w\n%s", err, stderr.String())
 	}
 	return &Client{session}, nil
+}
+
+// ConnectHTTP initializes a session with a daemon at url, such as
+// http://127.0.0.1:8080/mcp, as the holder of a token.
+func ConnectHTTP(ctx context.Context, url, token string) (*Client, error) {
+	client := mcp.NewClient(&mcp.Implementation{Name: "agentlab-stage", Version: "1"}, nil)
+	session, err := client.Connect(ctx, &mcp.StreamableClientTransport{
+		Endpoint: url, HTTPClient: &http.Client{Transport: bearer(token)}, DisableStandaloneSSE: true,
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", url, err)
+	}
+	return &Client{session}, nil
+}
+
+// bearer sends the token with each request.
+type bearer string
+
+// RoundTrip implements [http.RoundTripper].
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(b))
+	return http.DefaultTransport.RoundTrip(r)
 }
 
 // Call calls a tool and returns the text of its answer. The typed fields go to

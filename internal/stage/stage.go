@@ -88,7 +88,7 @@ func (s *Stage) makeDirs() error {
 	if err := os.MkdirAll(s.profiles(), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.profiles(), "..", "config.yaml"), nil, 0o644)
+	return os.WriteFile(s.config(), nil, 0o644)
 }
 
 func (s *Stage) profiles() string { return filepath.Join(s.Dir, "config", "agentlab", "profiles") }
@@ -96,9 +96,20 @@ func (s *Stage) profiles() string { return filepath.Join(s.Dir, "config", "agent
 // Bin returns the path of one of the programs that were built together.
 func (s *Stage) Bin(name string) string { return filepath.Join(s.bin, name) }
 
+// AddConfig adds lines to config.yaml.
+func (s *Stage) AddConfig(yaml string) error {
+	before, err := os.ReadFile(s.config())
+	if err != nil {
+		return err
+	}
+	return s.Configure(string(before) + yaml)
+}
+
+func (s *Stage) config() string { return filepath.Join(s.profiles(), "..", "config.yaml") }
+
 // Configure writes config.yaml, which may hold a secret.
 func (s *Stage) Configure(yaml string) error {
-	file := filepath.Join(s.profiles(), "..", "config.yaml")
+	file := s.config()
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		return err
 	}

@@ -94,6 +94,7 @@ func (p *Provisioner) list(ctx context.Context) ([]provisioner.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.warnOfStrangers(ctx, inv)
 	found, dark, err := p.survey(ctx, inv, rereads)
 	if err != nil {
 		return nil, err

@@ -81,6 +81,7 @@ type Provisioner struct {
 	surveyed  *inventory            // the latest one of which all was read
 	known     map[int]entry         // what was read of machines, by VMID
 	making    map[int]bool          // VMIDs that are being made here
+	strangers []int                 // VMIDs that were warned of last
 	taken     map[int]time.Time     // VMIDs that were found in use, though we see no machine
 	cursor    int                   // where the next search for a VMID begins
 	reserved  []*reservation        // memory that machines being made will take
