@@ -89,7 +89,7 @@ func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) 
 		return action{do: doExpire, sb: sb}
 	case s == Requested: // it may stand in line for long, until its end
 		return action{do: doMake, sb: sb}
-	case s.making() && now.Sub(sb.Created) >= patience:
+	case s.making() && now.Sub(sb.Begun) >= patience:
 		return action{do: doFail, sb: sb, reason: "failed: it was not ready in time"}
 	case s.making():
 		return action{do: doMake, sb: sb}
@@ -108,7 +108,7 @@ func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) act
 	sb := Sandbox{
 		ID: mach.Sandbox, Name: p.Name, Owner: p.Owner, Profile: p.Profile, State: Ready,
 		Handle: mach.Handle, IP: mach.IP, Home: mach.Home, OS: mach.OS,
-		Created: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB,
+		Created: p.Created, Begun: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB,
 	}
 	switch {
 	case !now.Before(p.End):

@@ -13,9 +13,10 @@ import (
 func TestPlan(t *testing.T) {
 	const patience = 5 * time.Minute
 	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	// A sandbox made at noon that lasts an hour.
+	// A sandbox whose turn came at noon, after it had stood in line, and that lasts
+	// an hour from then.
 	rec := func(s State) []Sandbox {
-		return []Sandbox{{ID: "sb-1", State: s, Created: noon, End: noon.Add(time.Hour)}}
+		return []Sandbox{{ID: "sb-1", State: s, Created: noon.Add(-patience), Begun: noon, End: noon.Add(time.Hour)}}
 	}
 	mach := func(running bool) []provisioner.Machine {
 		return []provisioner.Machine{{
@@ -73,7 +74,7 @@ func TestPlan(t *testing.T) {
 	// What can't be read says nothing, but for its handle.
 	unread := []provisioner.Machine{{Ref: provisioner.Ref{Handle: "h"}, Unread: true}}
 	rec = func(s State) []Sandbox {
-		return []Sandbox{{ID: "sb-1", State: s, Handle: "h being-made", Created: noon, End: noon.Add(time.Hour)}}
+		return []Sandbox{{ID: "sb-1", State: s, Handle: "h being-made", Begun: noon, End: noon.Add(time.Hour)}}
 	}
 	rows["nothing-but-unread"] = row{nil, unread, time.Hour, ""}
 	for _, s := range []State{Ready, Running, Stopped, Suspended} {
@@ -145,7 +146,7 @@ func TestAdoptedRecord(t *testing.T) {
 	}}, noon, time.Minute)
 	want := []action{{do: doAdopt, sb: Sandbox{
 		ID: "sb-1", Name: "n", Owner: "o", Profile: "p", State: Ready, Handle: "h", IP: "ip", Home: "/w", OS: "os",
-		Created: noon, Ready: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
+		Created: noon, Begun: noon, Ready: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
 	}}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(action{})); diff != "" {
 		t.Errorf("plan (-want +got):\n%s", diff)

@@ -26,6 +26,7 @@ type Sandbox struct {
 	Home             string // where a command starts
 	OS               string
 	Created          time.Time
+	Begun            time.Time // when its turn to be made came; zero as long as it stands in line
 	Ready            time.Time // zero until it was READY
 	End              time.Time // when it is destroyed
 	MaxEnd           time.Time // End never moves past it

@@ -108,6 +108,22 @@ func TestLongLine(t *testing.T) {
 	})
 }
 
+// One whose turn came late is not late itself when a crash comes.
+func TestRestartCountsFromTheTurn(t *testing.T) {
+	inLine(t, 4*time.Minute, func(t *testing.T, l *lab) {
+		l.ask(t, "alice")
+		synctest.Wait()
+		late := l.ask(t, "alice")
+		time.Sleep(6 * time.Minute) // the second two of them are its own
+		if sb := l.recorded(t, late.ID); sb.State != sessions.Provisioning || sb.Begun.Sub(sb.Created) != 4*time.Minute {
+			t.Fatalf("%s, begun %v after it was asked for", sb.State, sb.Begun.Sub(sb.Created))
+		}
+		l.restart()
+		time.Sleep(5 * time.Minute)
+		l.mustBe(t, late.ID, sessions.Ready)
+	})
+}
+
 func TestFullLineIsRefused(t *testing.T) {
 	inLine(t, time.Minute, func(t *testing.T, l *lab) {
 		l.ask(t, "alice")

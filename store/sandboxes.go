@@ -13,9 +13,9 @@ import (
 
 // columns of a sandbox, in the order of scan and of values.
 const columns = `id, name, owner, profile, backend, state, reason, handle, ip, home, os,
-	created_at, ready_at, ends_at, max_end_at, ended_at, cores, memory_mb, disk_mb, network`
+	created_at, begun_at, ready_at, ends_at, max_end_at, ended_at, cores, memory_mb, disk_mb, network`
 
-const insertSandbox = "INSERT INTO sandboxes (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+const insertSandbox = "INSERT INTO sandboxes (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 // Add records a new sandbox; see [sessions.Store].
 func (db *DB) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
@@ -131,8 +131,8 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 		}
 		moved(&sb, to, ch)
 		res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET state = ?, reason = ?, handle = ?, ip = ?, home = ?, os = ?,
-			ready_at = ?, ended_at = ? WHERE id = ? AND state = ?`,
-			sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS, stamp(sb.Ready), stamp(sb.Ended), id, from)
+			begun_at = ?, ready_at = ?, ended_at = ? WHERE id = ? AND state = ?`,
+			sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS, stamp(sb.Begun), stamp(sb.Ready), stamp(sb.Ended), id, from)
 		if err := oneRow(res, err); err != nil {
 			return err
 		}
@@ -145,6 +145,9 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 func moved(sb *sessions.Sandbox, to sessions.State, ch sessions.Change) {
 	if sb.State.Live() && !to.Live() {
 		sb.Ended = ch.At
+	}
+	if to == sessions.Provisioning {
+		sb.Begun = ch.At
 	}
 	if to == sessions.Ready && sb.Ready.IsZero() {
 		sb.Ready = ch.At
@@ -203,16 +206,16 @@ func find(ctx context.Context, q queryer, id string) (sessions.Sandbox, error) {
 }
 
 func scan(row interface{ Scan(...any) error }) (sb sessions.Sandbox, err error) {
-	var created, ready, end, maxEnd, ended int64
+	var created, begun, ready, end, maxEnd, ended int64
 	err = row.Scan(&sb.ID, &sb.Name, &sb.Owner, &sb.Profile, &sb.Backend, &sb.State, &sb.Reason, &sb.Handle, &sb.IP, &sb.Home, &sb.OS,
-		&created, &ready, &end, &maxEnd, &ended, &sb.Cores, &sb.MemoryMB, &sb.DiskMB, &sb.Network)
-	sb.Created, sb.Ready, sb.End, sb.MaxEnd, sb.Ended = moment(created), moment(ready), moment(end), moment(maxEnd), moment(ended)
+		&created, &begun, &ready, &end, &maxEnd, &ended, &sb.Cores, &sb.MemoryMB, &sb.DiskMB, &sb.Network)
+	sb.Created, sb.Begun, sb.Ready, sb.End, sb.MaxEnd, sb.Ended = moment(created), moment(begun), moment(ready), moment(end), moment(maxEnd), moment(ended)
 	return sb, err
 }
 
 func values(sb sessions.Sandbox) []any {
 	return []any{sb.ID, sb.Name, sb.Owner, sb.Profile, sb.Backend, sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS,
-		stamp(sb.Created), stamp(sb.Ready), stamp(sb.End), stamp(sb.MaxEnd), stamp(sb.Ended), sb.Cores, sb.MemoryMB, sb.DiskMB, sb.Network}
+		stamp(sb.Created), stamp(sb.Begun), stamp(sb.Ready), stamp(sb.End), stamp(sb.MaxEnd), stamp(sb.Ended), sb.Cores, sb.MemoryMB, sb.DiskMB, sb.Network}
 }
 
 // stamp and moment turn times into what is stored and back.

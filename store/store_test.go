@@ -141,7 +141,7 @@ func TestRecordSurvivesReopening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want.State, want.Ready = sessions.Ready, noon.Add(time.Minute)
+	want.State, want.Begun, want.Ready = sessions.Ready, noon.Add(time.Minute), noon.Add(time.Minute)
 	want.Handle, want.IP, want.Home, want.OS = "h", "10.0.0.1", "/workspace", "Debian"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("record (-want +got):\n%s", diff)

@@ -105,7 +105,7 @@ func (s *site) same(t *testing.T, before []sessions.Sandbox) {
 	t.Helper()
 	s.settle(t)
 	byID := cmpopts.SortSlices(func(a, b sessions.Sandbox) int { return strings.Compare(a.ID, b.ID) })
-	look := cmpopts.IgnoreFields(sessions.Sandbox{}, "State", "Ready", "IP") // which are found out anew
+	look := cmpopts.IgnoreFields(sessions.Sandbox{}, "State", "Begun", "Ready", "IP") // which are found out anew
 	if diff := cmp.Diff(before, s.records(t), byID, look); diff != "" {
 		t.Errorf("sandboxes (-before +after):\n%s", diff)
 	}
