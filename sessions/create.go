@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +49,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	if err := m.room(ctx, want); err != nil {
 		return Sandbox{}, false, err
 	}
+	defer m.entered(want.ID)
 	sb, existing, err = m.record(ctx, want, m.quota(who))
 	if err != nil {
 		return Sandbox{}, false, err
@@ -65,23 +65,6 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	}
 	sb, err = m.made(ctx, mk, sb, req)
 	return sb, false, err
-}
-
-// room returns nil if one more may stand in line, or want is of a name that its
-// owner has a live sandbox of, which is asked for again and not made.
-func (m *Manager) room(ctx context.Context, want Sandbox) error {
-	n := m.slots[want.Backend].make.Waiting()
-	if n < m.MaxLine {
-		return nil
-	}
-	live, err := m.Store.List(ctx, Query{Owner: want.Owner})
-	switch {
-	case err != nil:
-		return internal(want.ID, err)
-	case want.Name != "" && slices.ContainsFunc(live, func(sb Sandbox) bool { return sb.Name == want.Name }):
-		return nil
-	}
-	return Errorf(Exhausted, "%d sandboxes wait to be made, the most that may; try again in a minute", n)
 }
 
 // quota returns the limits of a principal: its own before the installation's.
@@ -178,6 +161,7 @@ func (m *Manager) make(sb Sandbox) *maker {
 	ctx, cancel := context.WithCancel(m.ctx)
 	mk = &maker{turn: slots.make.Join(sb.Owner), cancel: cancel, done: make(chan struct{})}
 	m.makers[sb.ID] = mk
+	delete(m.entering, sb.ID)
 	m.tasks.Go(func() {
 		defer cancel()
 		mk.err = m.bringUp(ctx, mk, sb.ID)

@@ -41,7 +41,9 @@ type Manager struct {
 	// Parallel is how many machines each backend makes at once, and how many it
 	// removes; 0 is 8. More wait for their turn.
 	Parallel map[string]int
-	MaxLine  int // sandboxes that wait for their turn at one backend; 0 is 1000
+	// Sandboxes that wait for their turn at one backend; beyond, Create refuses.
+	MaxLine    int // of all owners; 0 is 1000
+	MaxOwnLine int // of one owner; 0 is a quarter of MaxLine
 
 	once   sync.Once
 	ctx    context.Context // of all that runs between calls
@@ -55,6 +57,7 @@ type Manager struct {
 	mu       sync.Mutex
 	stopped  bool
 	tasks    sync.WaitGroup
+	entering map[string]entrant // by the id of the sandbox
 	makers   map[string]*maker
 	removing map[string]bool
 }
@@ -257,6 +260,7 @@ func (m *Manager) init() {
 		m.ReconcileEvery = cmp.Or(m.ReconcileEvery, 30*time.Second)
 		m.MakeTimeout = cmp.Or(m.MakeTimeout, 5*time.Minute)
 		m.MaxLine = cmp.Or(m.MaxLine, 1000)
+		m.MaxOwnLine = cmp.Or(m.MaxOwnLine, max(1, m.MaxLine/4))
 		m.DestroyTimeout = cmp.Or(m.DestroyTimeout, 30*time.Second)
 		m.lines.idle = cmp.Or(m.IdleTimeout, 5*time.Minute)
 		m.lines.uses = cmp.Or(m.MaxUses, 128)
@@ -264,6 +268,7 @@ func (m *Manager) init() {
 		m.ctx, m.stop = context.WithCancelCause(context.Background())
 		m.alarm.ring = make(chan struct{}, 1)
 		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
+		m.entering = map[string]entrant{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)

@@ -29,7 +29,7 @@ func inLine(t *testing.T, each time.Duration, f func(t *testing.T, l *lab)) {
 			return do()
 		}}
 		l := newLab(t, w, filepath.Join(t.TempDir(), "agentlab.db"))
-		l.Parallel, l.MaxLine = map[string]int{"mem": 1}, 5
+		l.Parallel, l.MaxLine, l.MaxOwnLine = map[string]int{"mem": 1}, 5, 5
 		l.run()
 		defer func() { l.stop() }()
 		f(t, l)

@@ -44,15 +44,15 @@ func (t *Turns) Join(owner string) *Turn {
 	return u
 }
 
-// Waiting returns how many are in line.
-func (t *Turns) Waiting() int {
+// Load returns how many slots are free, and how many are in line, of all owners
+// and of one.
+func (t *Turns) Load(owner string) (free, all, own int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := 0
 	for _, line := range t.lines {
-		n += len(line)
+		all += len(line)
 	}
-	return n
+	return t.free, all, len(t.lines[owner])
 }
 
 // Wait waits until u has a slot, or ctx ends, and returns the cause of that,

@@ -28,8 +28,8 @@ func TestInTurnBetweenOwners(t *testing.T) {
 		if now, _ := holds.Place(); now != 0 {
 			t.Fatalf("number %d in line is number %d when it should have its slot", place, now)
 		}
-		if n := ts.Waiting(); n != len(line)-place {
-			t.Errorf("%d in line after %d of %d", n, place, len(line))
+		if free, n, _ := ts.Load("a"); free != 0 || n != len(line)-place {
+			t.Errorf("%d in line and %d slots free after %d of %d", n, free, place, len(line))
 		}
 	}
 }
@@ -45,8 +45,10 @@ func TestWhoLeavesTheLineTakesNoSlot(t *testing.T) {
 	}
 	leaves.Done()
 	leaves.Done()
-	if n := ts.Waiting(); n != 1 {
-		t.Errorf("%d in line", n)
+	for owner, want := range map[string]int{"a": 0, "b": 1} {
+		if _, all, own := ts.Load(owner); all != 1 || own != want {
+			t.Errorf("%d in line, %d of %s, want %d of 1", all, own, owner, want)
+		}
 	}
 	place, moved := last.Place()
 	if place != 1 {
