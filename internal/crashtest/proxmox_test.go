@@ -26,8 +26,11 @@ type cluster struct {
 
 	lost []string // what strip has left
 
-	mu    sync.Mutex
-	calls []string // that change something that is not ours
+	mu      sync.Mutex
+	calls   []string      // that change something that is not ours
+	shutter chan struct{} // clones wait until it is closed; nil is that they don't
+	waiting int           // clones that do
+	most    int           // that ever did
 }
 
 // cloneTime is how long a clone takes: long enough for the next daemon to find it
@@ -66,12 +69,48 @@ func onCluster(t *testing.T, st *stage.Stage) world {
 
 // watch notes the calls that would change what is another's.
 func (c *cluster) watch(r *http.Request) func() {
-	if m := vmidCall.FindStringSubmatch(r.URL.Path); m != nil && r.Method != http.MethodGet && c.foreign[m[1]] && m[2] != "/clone" {
+	m := vmidCall.FindStringSubmatch(r.URL.Path)
+	switch {
+	case m == nil || r.Method == http.MethodGet:
+	case m[2] == "/clone":
+		c.hold()
+	case c.foreign[m[1]]:
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.calls = append(c.calls, r.Method+" "+r.URL.Path)
 	}
 	return func() {}
+}
+
+// shut makes all clones wait from now on until open is called.
+func (c *cluster) shut() (open func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	shutter := make(chan struct{})
+	c.shutter = shutter
+	return sync.OnceFunc(func() { close(shutter) })
+}
+
+// hold waits while the cluster is shut.
+func (c *cluster) hold() {
+	c.mu.Lock()
+	shutter := c.shutter
+	c.waiting++
+	c.most = max(c.most, c.waiting)
+	c.mu.Unlock()
+	if shutter != nil {
+		<-shutter
+	}
+	c.mu.Lock()
+	c.waiting--
+	c.mu.Unlock()
+}
+
+// mostHeld is how many ever waited at once.
+func (c *cluster) mostHeld() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.most
 }
 
 func (*cluster) name() string { return "proxmox" }
