@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -60,6 +58,7 @@ type Manager struct {
 	entering map[string]entrant // by the id of the sandbox
 	makers   map[string]*maker
 	removing map[string]bool
+	stuck    map[string]Stuck // by id
 }
 
 // Quota limits what one principal has at a time. Zero is no limit.
@@ -72,8 +71,9 @@ type Quota struct {
 // thousand requests are a queue there and not a stampede.
 type backendSlots struct {
 	make   *turns.Turns // between owners
-	remove *semaphore.Weighted
-	sound  atomic.Bool // it has passed its check
+	remove lane         // first tries
+	retry  lane         // those that follow
+	sound  atomic.Bool  // it has passed its check
 }
 
 const (
@@ -198,6 +198,9 @@ func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (San
 		return Sandbox{}, fmt.Errorf("move %s to %s: %w", id, to, err)
 	}
 	m.hub.publish(id)
+	if to == Destroyed {
+		m.freed(id)
+	}
 	m.Log.Info("sandbox", "id", id, "state", to, "reason", ch.Reason, "by", ch.By)
 	return sb, nil
 }
@@ -267,12 +270,14 @@ func (m *Manager) init() {
 		m.lines.spawn = m.spawn
 		m.ctx, m.stop = context.WithCancelCause(context.Background())
 		m.alarm.ring = make(chan struct{}, 1)
-		m.makers, m.removing = map[string]*maker{}, map[string]bool{}
+		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]bool{}, map[string]Stuck{}
 		m.entering = map[string]entrant{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)
-			m.slots[name] = &backendSlots{make: turns.New(n), remove: semaphore.NewWeighted(int64(n))}
+			slots := &backendSlots{make: turns.New(n)}
+			slots.remove, slots.retry = newLanes(n)
+			m.slots[name] = slots
 		}
 	})
 }

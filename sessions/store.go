@@ -83,6 +83,7 @@ type Change struct {
 	By      string               // principal, or empty for ourselves
 	Reason  string               // safe to show; empty leaves the recorded one
 	Machine *provisioner.Machine // nil leaves what is recorded of it
+	Due     bool                 // ErrConflict unless the sandbox is past its end at At: it may have been given a later one
 }
 
 // Event is one line of the record of what happened. It never holds what a

@@ -129,6 +129,9 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 		if !from.CanMove(to) {
 			return fmt.Errorf("%s can't become %s: %w", from, to, sessions.ErrConflict)
 		}
+		if ch.Due && ch.At.Before(sb.End) {
+			return fmt.Errorf("it may live until %v: %w", sb.End, sessions.ErrConflict)
+		}
 		moved(&sb, to, ch)
 		res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET state = ?, reason = ?, handle = ?, ip = ?, home = ?, os = ?,
 			begun_at = ?, ready_at = ?, ended_at = ? WHERE id = ? AND state = ?`,

@@ -474,3 +474,26 @@ func TestPrune(t *testing.T) {
 		t.Errorf("%d events left, want 1; %v", n, err)
 	}
 }
+
+// Who ends a sandbox for its time must not win over a later end that its owner
+// has been given since.
+func TestMoveOfWhatIsDue(t *testing.T) {
+	db, _ := open(t)
+	add(t, db, sandbox("sb-1"), sessions.Provisioning, sessions.Booting, sessions.Ready)
+	due := func(d time.Duration) sessions.Change {
+		ch := at(d)
+		ch.Due = true
+		return ch
+	}
+	if _, err := db.SetEnd(t.Context(), "sb-1", noon.Add(90*time.Minute), at(59*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []time.Duration{time.Hour, 90*time.Minute - 1} {
+		if _, err := db.Move(t.Context(), "sb-1", sessions.Timeout, due(d)); !errors.Is(err, sessions.ErrConflict) {
+			t.Errorf("ended after %v: %v", d, err)
+		}
+	}
+	if sb, err := db.Move(t.Context(), "sb-1", sessions.Timeout, due(90*time.Minute)); err != nil || sb.State != sessions.Timeout {
+		t.Errorf("at its end: %s, %v", sb.State, err)
+	}
+}

@@ -1,0 +1,213 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+const (
+	// slowRemoval is how long a removal may take before others get its turn: one
+	// that hangs goes on beside them until its own time is over. So at most
+	// DestroyTimeout/slowRemoval times the slots of a backend are in flight.
+	slowRemoval = 5 * time.Second
+	// retryPause is how long a repeated try that has failed keeps its turn. With
+	// a thousand machines of a backend that is down it, and not their number,
+	// says how often that is asked.
+	retryPause = time.Second
+	maxBackoff = 5 * time.Minute // between two tries of one machine
+)
+
+// errAlive: the machine of a sandbox that lives was to be removed.
+var errAlive = errors.New("its record says that it lives")
+
+// lane is a number of turns to remove machines of one backend.
+type lane struct {
+	turns *semaphore.Weighted
+	pause time.Duration // that a failed removal keeps its turn
+}
+
+// newLanes returns the lane of first tries, and that of later ones: what was not
+// tried yet waits for nothing that has failed.
+func newLanes(n int) (first, again lane) {
+	return lane{turns: semaphore.NewWeighted(int64(n))}, lane{semaphore.NewWeighted(int64(max(1, n/4))), retryPause}
+}
+
+// run removes a machine in one of the lane's turns and with a deadline of its
+// own.
+func (l lane) run(ctx context.Context, limit time.Duration, remove func(context.Context) error) error {
+	if err := l.turns.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	free := sync.OnceFunc(func() { l.turns.Release(1) })
+	slow := time.AfterFunc(slowRemoval, free)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := remove(ctx)
+	slow.Stop()
+	if err != nil && l.pause > 0 {
+		time.AfterFunc(l.pause, free)
+	} else {
+		free()
+	}
+	return err
+}
+
+// remove begins to remove the machine of a sandbox that has ended, unless that
+// is under way. Besides trim it is the only function that destroys machines.
+func (m *Manager) remove(sb Sandbox) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.removing[sb.ID] || m.stopped {
+		return
+	}
+	m.removing[sb.ID] = true
+	mk := m.makers[sb.ID]
+	m.tasks.Go(func() {
+		m.settle(mk)
+		m.untilRemoved(m.ctx, sb)
+		m.mu.Lock()
+		delete(m.removing, sb.ID)
+		m.mu.Unlock()
+	})
+}
+
+// settle waits until a cancelled making has come to rest, so that it makes no
+// machine after the removal, but not for ever: the maker looks again at its end.
+func (m *Manager) settle(mk *maker) {
+	if mk == nil {
+		return
+	}
+	timer := time.NewTimer(m.DestroyTimeout)
+	defer timer.Stop()
+	select {
+	case <-mk.done:
+	case <-timer.C:
+	case <-m.ctx.Done():
+	}
+}
+
+// untilRemoved tries to remove a machine, ever more rarely, until it is gone.
+// What went before a restart is forgotten: the first try is due at once then.
+func (m *Manager) untilRemoved(ctx context.Context, sb Sandbox) {
+	backoff := retry.WithCappedDuration(maxBackoff, retry.WithJitterPercent(10, retry.NewExponential(time.Second)))
+	for again := false; ; again = true {
+		err := m.tryRemove(ctx, sb, again)
+		switch {
+		case err == nil:
+			m.freed(sb.ID)
+			return
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errAlive):
+			m.Log.Error("refused to remove a machine", "id", sb.ID, "err", err)
+			return
+		case errors.Is(err, provisioner.ErrNotOurs):
+			m.failed(sb, err, time.Time{})
+			return // if it is ours after all, the reconciler sees it and comes back
+		}
+		wait, _ := backoff.Next()
+		m.failed(sb, err, m.now().Add(wait))
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// tryRemove destroys the machine once and records that it is gone.
+func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
+	p, slots, err := m.backend(sb)
+	if err != nil {
+		return err
+	}
+	lane := slots.remove
+	if again {
+		lane = slots.retry
+	}
+	var cur Sandbox
+	err = lane.run(ctx, m.DestroyTimeout, func(ctx context.Context) (err error) {
+		var unlock func()
+		if cur, unlock, err = m.condemn(ctx, sb); err != nil { // in its turn, not before the wait for it
+			return err
+		}
+		defer unlock()
+		if cur.Handle != "" {
+			sb.Handle = cur.Handle
+		}
+		start := m.now()
+		err = p.Destroy(ctx, sb.Ref())
+		m.Watch.Destroyed(sb.Backend, removal(err), m.now().Sub(start))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if cur.State.Live() { // past its end, and the store could not be written then
+		if _, err := m.move(ctx, sb.ID, Timeout, Change{Reason: reasonTTL}); err != nil {
+			return err
+		}
+	}
+	if cur.ID == "" || cur.State == Destroyed {
+		return nil
+	}
+	if _, err := m.move(ctx, sb.ID, Destroyed, Change{}); err != nil && !errors.Is(err, ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// condemn returns the record of a sandbox whose machine may be destroyed now,
+// none if it is an orphan past its end. One that is live but past its end can't
+// be given another before unlock. Errors: errAlive.
+func (m *Manager) condemn(ctx context.Context, sb Sandbox) (cur Sandbox, unlock func(), err error) {
+	unlock = func() {}
+	cur, err = m.Store.Sandbox(ctx, sb.ID)
+	if err == nil && cur.State.Live() {
+		if unlock, err = m.extend.Lock(ctx, sb.ID); err != nil {
+			return Sandbox{}, nil, err
+		}
+		cur, err = m.Store.Sandbox(ctx, sb.ID)
+	}
+	judged := cur
+	if errors.Is(err, ErrNoRecord) {
+		judged, err = sb, nil // as its papers have it
+	}
+	if err == nil && !judged.over(m.now()) {
+		err = fmt.Errorf("%w: %s is %s until %v", errAlive, sb.ID, judged.State, judged.End)
+	}
+	if err != nil {
+		unlock()
+	}
+	return cur, unlock, err
+}
+
+// trim begins to remove a machine that a living sandbox has besides its own,
+// unless that is under way. If it fails, the next look comes back to it.
+func (m *Manager) trim(backend string, spare provisioner.Ref) {
+	t, ok := provisioner.As[provisioner.Trimmer](m.Backends[backend])
+	key := spare.Sandbox + " " + spare.Handle
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !ok || m.removing[key] || m.stopped {
+		return
+	}
+	m.removing[key] = true
+	m.tasks.Go(func() {
+		err := m.slots[backend].remove.run(m.ctx, m.DestroyTimeout, func(ctx context.Context) error { return t.Trim(ctx, spare) })
+		m.Log.Warn("sandbox had a second machine", "id", spare.Sandbox, "handle", spare.Handle, "err", err)
+		m.mu.Lock()
+		delete(m.removing, key)
+		m.mu.Unlock()
+	})
+}
