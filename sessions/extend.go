@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,6 +24,8 @@ func (m *Manager) Extend(ctx context.Context, id string, ttl time.Duration) (San
 		return Sandbox{}, err
 	}
 	defer unlock()
+	l := m.lines.pin(id) // who extends it, uses it
+	defer m.lines.unpin(id, l)
 	sb, err := m.own(ctx, id)
 	if err != nil {
 		return Sandbox{}, err
@@ -31,7 +34,13 @@ func (m *Manager) Extend(ctx context.Context, id string, ttl time.Duration) (San
 	if err := m.mayEnd(sb, now, ttl); err != nil {
 		return Sandbox{}, err
 	}
+	m.lines.use(id, l, now)
 	sb, err = m.setEnd(ctx, sb, now.Add(ttl), now)
+	if errors.Is(err, ErrConflict) { // its end has come meanwhile
+		if cur, cerr := m.own(ctx, id); cerr == nil && cur.over(m.now()) {
+			return Sandbox{}, ended(cur, m.now())
+		}
+	}
 	if err != nil {
 		return Sandbox{}, internal(id, err)
 	}

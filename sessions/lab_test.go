@@ -37,7 +37,8 @@ type world struct {
 	handles  []string // that creates and destroys were given
 	dialled  []string // handles
 	calls    map[string]int
-	open     int // connections
+	open     int                        // connections
+	procs    map[string][]guest.Process // by sandbox
 }
 
 func (w *world) do(ctx context.Context, op, id string, f func()) error {

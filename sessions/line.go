@@ -16,8 +16,11 @@ type lines struct {
 	uses  int
 	spawn func(func(context.Context)) bool
 
-	mu   sync.Mutex
-	byID map[string]*line
+	mu      sync.Mutex
+	byID    map[string]*line
+	used    map[string]time.Time     // by id: when the last use ended
+	asking  map[string]bool          // whose guests are being asked what runs
+	retired map[string]chan struct{} // which are about to end, closed when that is decided
 }
 
 // line is the channel to one sandbox. Its ctx ends with the sandbox, and its
@@ -44,9 +47,15 @@ type call struct {
 // pin returns the line of a sandbox and keeps it until unpin. Pin first and
 // read the record then: whoever ends the sandbox changes the record first and
 // cuts the line then, so that either the reader sees that or its line is cut.
+// It waits as long as the line is retired.
 func (ls *lines) pin(id string) *line {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	for decided := ls.retired[id]; decided != nil; decided = ls.retired[id] {
+		ls.mu.Unlock()
+		<-decided
+		ls.mu.Lock()
+	}
 	l := ls.byID[id]
 	if l == nil {
 		l = &line{slots: make(chan struct{}, ls.uses)}
@@ -96,6 +105,7 @@ func (ls *lines) end(id string, cause error) {
 	ls.mu.Lock()
 	l := ls.byID[id]
 	delete(ls.byID, id)
+	delete(ls.used, id)
 	if l != nil && l.timer != nil {
 		l.timer.Stop()
 	}

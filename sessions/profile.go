@@ -21,13 +21,14 @@ type Profile struct {
 	MaxCores    int           `yaml:"max_cores"` // the most that a request may ask for
 	MaxMemoryMB int           `yaml:"max_memory_mb"`
 	MaxDiskMB   int           `yaml:"max_disk_mb"`
-	MaxProcs    int           `yaml:"max_procs"` // processes and threads in the guest
-	Network     string        `yaml:"network"`   // "none"
-	TTL         time.Duration `yaml:"ttl"`       // lifetime when the request names none
-	MinTTL      time.Duration `yaml:"min_ttl"`   // the shortest that a request may ask for
-	MaxTTL      time.Duration `yaml:"max_ttl"`   // from creation; extensions never pass it
-	User        string        `yaml:"user"`      // whom commands run as that don't say
-	Shell       []string      `yaml:"shell"`     // what a command line is given to as last argument
+	MaxProcs    int           `yaml:"max_procs"`    // processes and threads in the guest
+	Network     string        `yaml:"network"`      // "none"
+	TTL         time.Duration `yaml:"ttl"`          // lifetime when the request names none
+	MinTTL      time.Duration `yaml:"min_ttl"`      // the shortest that a request may ask for
+	MaxTTL      time.Duration `yaml:"max_ttl"`      // from creation; extensions never pass it
+	IdleTimeout time.Duration `yaml:"idle_timeout"` // it ends when nobody has used it for that long; 0 is never
+	User        string        `yaml:"user"`         // whom commands run as that don't say
+	Shell       []string      `yaml:"shell"`        // what a command line is given to as last argument
 }
 
 // BuiltinProfiles are what there is without configuration: one profile, of the
@@ -102,6 +103,9 @@ func (p Profile) Validate() error {
 		if r.value < r.least || r.value > r.max {
 			return fmt.Errorf("%s is %v, allowed: %v to %v", r.key, r.value, r.least, r.max)
 		}
+	}
+	if t := p.IdleTimeout; t != 0 && (t < time.Second || t > p.MaxTTL) {
+		return fmt.Errorf("idle_timeout is %v, allowed: 0s, which is never, or %v to %v", t, time.Second, p.MaxTTL)
 	}
 	if slices.Contains(p.Shell, "") {
 		return fmt.Errorf("shell is %q, allowed: a program and its arguments, none empty", p.Shell)

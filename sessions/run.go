@@ -25,6 +25,7 @@ const (
 func (m *Manager) Run(ctx context.Context) error {
 	m.init()
 	m.spawn(m.reap)
+	m.spawn(m.idle)
 	m.spawn(m.prune)
 	for name, p := range m.Backends {
 		m.spawn(func(ctx context.Context) { m.reconcileLoop(ctx, name, p) })

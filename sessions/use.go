@@ -28,6 +28,7 @@ func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration
 	if err != nil {
 		return err
 	}
+	defer func() { m.lines.use(id, l, m.now()) }()
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
