@@ -67,8 +67,7 @@ func (m *Manager) expire(ctx context.Context, sb Sandbox) error {
 	if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNoRecord) {
 		return nil
 	}
-	m.detach(sb)
-	m.remove(sb)
+	m.remove(sb) // which looks at the record again
 	return err
 }
 

@@ -1,4 +1,33 @@
 package sessions
 
+import (
+	"context"
+	"time"
+)
+
 // Remove asks for the removal of a machine, as a mistake of ours might.
 func (m *Manager) Remove(sb Sandbox) { m.remove(sb) }
+
+// What Run does again and again, once.
+
+// Sweep is a look of the reaper.
+func (m *Manager) Sweep(ctx context.Context) {
+	m.init()
+	m.sweep(ctx)
+}
+
+// Reconcile is a look of the reconciler.
+func (m *Manager) Reconcile(ctx context.Context, backend string) error {
+	m.init()
+	_, err := m.reconcile(ctx, backend, m.Backends[backend], nil)
+	return err
+}
+
+// LookForIdle is a look for idle sandboxes, of which calls were seen since started.
+func (m *Manager) LookForIdle(ctx context.Context, started time.Time) error {
+	m.init()
+	return m.lookForIdle(ctx, started, make(chan struct{}, 1))
+}
+
+// Settle waits for all that runs between calls.
+func (m *Manager) Settle() { m.tasks.Wait() }

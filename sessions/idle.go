@@ -71,10 +71,10 @@ func (m *Manager) lookForIdle(ctx context.Context, started time.Time, asks chan 
 	}
 	for _, sb := range all {
 		p, err := m.Profile(sb.Profile)
-		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || strings.HasPrefix(sb.Owner, "pool:") {
+		now := m.now()
+		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || sb.over(now) || strings.HasPrefix(sb.Owner, "pool:") {
 			continue // what is in a pool waits for whom it is made
 		}
-		now := m.now()
 		since := latest(started, sb.Created, sb.Ready, m.lines.lastUse(sb.ID, now))
 		if now.Sub(since) < p.IdleTimeout || !m.lines.ask(sb.ID) {
 			continue

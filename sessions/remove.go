@@ -142,6 +142,9 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 			return err
 		}
 		defer unlock()
+		if cur.State.Live() {
+			m.detach(cur)
+		}
 		if cur.Handle != "" {
 			sb.Handle = cur.Handle
 		}
