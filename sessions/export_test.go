@@ -6,7 +6,10 @@ import (
 )
 
 // Remove asks for the removal of a machine, as a mistake of ours might.
-func (m *Manager) Remove(sb Sandbox) { m.remove(sb) }
+func (m *Manager) Remove(sb Sandbox) {
+	m.init()
+	m.remove(sb)
+}
 
 // What Run does again and again, once.
 

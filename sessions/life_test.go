@@ -168,6 +168,9 @@ func TestPastItsEndWithoutReaper(t *testing.T) {
 				t.Errorf("%v %q", k, msg)
 			}
 		}
+		if n := l.world.count("relabel"); n != 0 {
+			t.Error("a machine past its end was given papers with a later one")
+		}
 		again, existing, err := l.Create(alice, sessions.CreateRequest{Name: "web"})
 		if err != nil || existing || again.ID == sb.ID {
 			t.Errorf("its name is not free: %+v, existing %v, %v", again, existing, err)

@@ -115,13 +115,48 @@ func (m *Manager) List(ctx context.Context) ([]Sandbox, error) {
 	if err != nil {
 		return nil, internal("", err)
 	}
+	return m.living(all), nil
+}
+
+// Page is List of at most limit sandboxes: of those after the one with that id,
+// or the first if it is empty. next is the id to go on after, empty if that was
+// the last page. An after that is no sandbox of the caller's is an Invalid error.
+func (m *Manager) Page(ctx context.Context, after string, limit int) (page []Sandbox, next string, err error) {
+	m.init()
+	who, err := principal(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	q := Query{Owner: who.Name, Limit: limit + 1}
+	if after != "" {
+		last, err := m.Store.Sandbox(ctx, after)
+		if err != nil && !errors.Is(err, ErrNoRecord) {
+			return nil, "", internal(after, err)
+		}
+		if err != nil || last.Owner != who.Name {
+			return nil, "", Errorf(Invalid, "after is %q, allowed: what the answer before said to go on after", clip(after, 64))
+		}
+		q.After = Mark{Created: last.Created, ID: last.ID}
+	}
+	all, err := m.Store.List(ctx, q)
+	if err != nil {
+		return nil, "", internal("", err)
+	}
+	if len(all) > limit {
+		all, next = all[:limit], all[limit-1].ID
+	}
+	return m.living(all), next, nil
+}
+
+// living leaves out what is past its end, to which the reaper has not come yet.
+func (m *Manager) living(all []Sandbox) []Sandbox {
 	now, list := m.now(), make([]Sandbox, 0, len(all))
 	for _, sb := range all {
 		if !sb.over(now) {
 			list = append(list, sb)
 		}
 	}
-	return list, nil
+	return list
 }
 
 // Active returns how many sandboxes, of all owners, have or may have a machine.

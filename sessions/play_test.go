@@ -199,7 +199,7 @@ func (p *play) begin(s scenario) {
 		go func() {
 			err := p.act(who)
 			var e *sessions.Error
-			if err != nil && (!errors.As(err, &e) || e.Kind == sessions.Internal) && !errors.Is(err, context.Canceled) {
+			if err != nil && (!errors.As(err, &e) || e.Kind == sessions.Internal || e.Kind == sessions.Conflict) {
 				p.fault("%s: %v", who, err)
 			}
 			p.mu.Lock()

@@ -74,7 +74,14 @@ type Query struct {
 	Backend string
 	Ending  bool // also those that ended but are not DESTROYED yet
 	ByEnd   bool // the soonest end first; otherwise the oldest first
+	After   Mark // only what comes after it, the oldest first
 	Limit   int
+}
+
+// Mark is a place among sandboxes, the oldest first. Zero is the beginning.
+type Mark struct {
+	Created time.Time
+	ID      string
 }
 
 // Change says who changes a record, when and why.

@@ -33,7 +33,7 @@ func (s Stuck) String() string {
 	if s.Next.IsZero() {
 		return s.Problem
 	}
-	return fmt.Sprintf("%s; next try at %s", s.Problem, s.Next.UTC().Format(time.TimeOnly+"Z"))
+	return fmt.Sprintf("%s; next try at %s", s.Problem, s.Next.UTC().Truncate(time.Second).Format(time.RFC3339))
 }
 
 // AllStuck returns what is stuck of all owners, for who watches the server.

@@ -69,6 +69,9 @@ func (db *DB) List(ctx context.Context, q sessions.Query) ([]sessions.Sandbox, e
 	if q.Backend != "" {
 		where, args = append(where, "backend = ?"), append(args, q.Backend)
 	}
+	if q.After.ID != "" {
+		where, args = append(where, "(created_at, id) > (?, ?)"), append(args, stamp(q.After.Created), q.After.ID)
+	}
 	order := "created_at, id"
 	if q.ByEnd {
 		order = "ends_at"

@@ -397,6 +397,8 @@ func TestList(t *testing.T) {
 		"backend": {sessions.Query{Backend: "proxmox"}, "sb-c"},
 		"ending":  {sessions.Query{Backend: "local", Ending: true}, "sb-a sb-x sb-b sb-d sb-e"},
 		"by-end":  {sessions.Query{ByEnd: true, Limit: 2}, "sb-e sb-d"},
+		"after":   {sessions.Query{Owner: "local:1", After: sessions.Mark{Created: noon.Add(2 * time.Second), ID: "sb-c"}}, "sb-d sb-e"},
+		"between": {sessions.Query{After: sessions.Mark{Created: noon.Add(2 * time.Second), ID: "sb-b2"}, Limit: 1}, "sb-c"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list, err := db.List(t.Context(), tt.q)
@@ -420,10 +422,11 @@ func TestQueriesUseAnIndex(t *testing.T) {
 	_, path := open(t)
 	for where, want := range map[string]string{
 		"id = 'x'": "sqlite_autoindex_sandboxes_1",
-		"state <> 'DESTROYED' AND ended_at = 0 AND owner = 'x' ORDER BY created_at, id": "sandboxes_owner",
-		"state <> 'DESTROYED' AND backend = 'x' ORDER BY created_at, id":                "sandboxes_backend",
-		"ended_at = 0 AND state <> 'DESTROYED' ORDER BY ends_at LIMIT 64":               "sandboxes_end",
-		"owner = 'x' AND name = 'y' AND name <> '' AND ended_at = 0":                    "sandboxes_name",
+		"state <> 'DESTROYED' AND ended_at = 0 AND owner = 'x' ORDER BY created_at, id":                                           "sandboxes_owner",
+		"ended_at = 0 AND state <> 'DESTROYED' AND owner = 'x' AND (created_at, id) > (1, 'y') ORDER BY created_at, id LIMIT 101": "sandboxes_owner (owner=? AND created_at>?)",
+		"state <> 'DESTROYED' AND backend = 'x' ORDER BY created_at, id":                                                          "sandboxes_backend",
+		"ended_at = 0 AND state <> 'DESTROYED' ORDER BY ends_at LIMIT 64":                                                         "sandboxes_end",
+		"owner = 'x' AND name = 'y' AND name <> '' AND ended_at = 0":                                                              "sandboxes_name",
 	} {
 		var id, parent, unused int
 		var detail string

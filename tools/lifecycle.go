@@ -73,6 +73,7 @@ type sandboxOut struct {
 	Reason    string    `json:"reason,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
+	Idle      int       `json:"idle_timeout_seconds,omitempty"`
 	IP        string    `json:"ip,omitempty"`
 	User      string    `json:"user,omitempty"`
 	Home      string    `json:"home,omitempty"`
@@ -86,6 +87,7 @@ type createOut struct {
 	State     string    `json:"state"`
 	Place     int       `json:"place_in_line,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"`
+	Idle      int       `json:"idle_timeout_seconds,omitempty"`
 	IP        string    `json:"ip,omitempty"`
 	User      string    `json:"user,omitempty"`
 	Home      string    `json:"home,omitempty"`
@@ -93,20 +95,34 @@ type createOut struct {
 	Existing  bool      `json:"existing"`
 }
 
-// user is whom commands run as in a sandbox that don't say.
-func user(m *sessions.Manager, sb sessions.Sandbox) string {
-	if p, err := m.Profile(sb.Profile); err == nil {
-		return p.User
+// profile returns what a sandbox was made from; if that is gone, all but the
+// user is zero.
+func profile(m *sessions.Manager, sb sessions.Sandbox) sessions.Profile {
+	p, err := m.Profile(sb.Profile)
+	if err != nil {
+		return sessions.Profile{User: "root"}
 	}
-	return "root"
+	return p
 }
 
+// user is whom commands run as in a sandbox that don't say.
+func user(m *sessions.Manager, sb sessions.Sandbox) string { return profile(m, sb).User }
+
 func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
+	p := profile(m, sb)
 	return sandboxOut{
 		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Place: m.Place(sb.ID), Reason: sb.Reason,
-		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second),
-		IP: sb.IP, User: user(m, sb), Home: sb.Home, OS: sb.OS,
+		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second), Idle: int(p.IdleTimeout.Seconds()),
+		IP: sb.IP, User: p.User, Home: sb.Home, OS: sb.OS,
 	}
+}
+
+// until says how long a sandbox lasts.
+func until(end time.Time, idle int) string {
+	if idle > 0 {
+		return fmt.Sprintf("%s, or until nobody has used it for %d s", clock(end), idle)
+	}
+	return clock(end)
 }
 
 func views(m *sessions.Manager, list []sessions.Sandbox) []sandboxOut {
@@ -135,8 +151,8 @@ func (s *service) createSandbox() Tool {
 			return Result{Sandbox: sb.ID}, err
 		}
 		v := view(m, sb)
-		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.IP, v.User, v.Home, v.OS, existing}
-		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, standing(sb.State, v.Place), clock(v.ExpiresAt)))
+		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.Idle, v.IP, v.User, v.Home, v.OS, existing}
+		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, standing(sb.State, v.Place), until(v.ExpiresAt, v.Idle)))
 		res.Sandbox = sb.ID
 		return res, nil
 	})
@@ -145,13 +161,29 @@ func (s *service) createSandbox() Tool {
 type listIn struct {
 	SandboxID string `arg:"sandbox_id" bytes:"100" doc:"Only this one, with its latest processes"`
 	Wait      int    `arg:"wait_ready_seconds" default:"0" min:"0" max:"55" doc:"With sandbox_id: wait until it is ready"`
+	After     string `arg:"after" bytes:"100" doc:"Go on after this sandbox: next_after of the answer before"`
 }
 
 func (in listIn) sandboxID() string { return in.SandboxID }
 
+// Limits of one answer.
+const (
+	listPage = 100
+	maxStuck = 20
+)
+
 type listOut struct {
 	Sandboxes []sandboxOut `json:"sandboxes"`
+	NextAfter string       `json:"next_after,omitempty"`
+	Stuck     []stuckOut   `json:"not_removed,omitempty"`
 	Processes []processOut `json:"processes,omitempty"`
+}
+
+// stuckOut is a sandbox that has ended and whose machine is still there.
+type stuckOut struct {
+	SandboxID string `json:"sandbox_id"`
+	Name      string `json:"name,omitempty"`
+	Problem   string `json:"problem"`
 }
 
 // text is for clients that show no structured results.
@@ -159,13 +191,19 @@ func (out listOut) text() string {
 	var b strings.Builder
 	b.WriteString(count(len(out.Sandboxes), "sandbox", "sandboxes"))
 	for _, sb := range out.Sandboxes {
-		fmt.Fprintf(&b, "\n%s is %s until %s · profile %s", sb.SandboxID, standing(sessions.State(sb.State), sb.Place), clock(sb.ExpiresAt), sb.Profile)
+		fmt.Fprintf(&b, "\n%s is %s until %s · profile %s", sb.SandboxID, standing(sessions.State(sb.State), sb.Place), until(sb.ExpiresAt, sb.Idle), sb.Profile)
 		if sb.Name != "" {
 			b.WriteString(" · name " + sb.Name)
 		}
 		if sb.Reason != "" {
 			b.WriteString(" · " + sb.Reason)
 		}
+	}
+	if out.NextAfter != "" {
+		fmt.Fprintf(&b, "\nthere are more: call list_sandboxes with after=%s", out.NextAfter)
+	}
+	for _, s := range out.Stuck {
+		fmt.Fprintf(&b, "\n%s has ended, but its machine is not removed yet: %s", s.SandboxID, s.Problem)
 	}
 	for _, p := range out.Processes {
 		fmt.Fprintf(&b, "\n%s %s · %s", p.ProcessID, p.State, brief(p.Command))
@@ -184,7 +222,7 @@ func (s *service) listSandboxes() Tool {
 	return define(s, Tool{
 		Name: "list_sandboxes", Title: "List sandboxes",
 		Scope:       sessions.ScopeRead,
-		Description: "Your live sandboxes; with sandbox_id one of them and its processes: the running and the last that ended.",
+		Description: "Your live sandboxes, the oldest first; with sandbox_id one of them and its processes: the running and the last that ended.",
 		Output:      outputOf[listOut](),
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Meta:        hint("sandbox status, wait until ready, processes"),
@@ -193,13 +231,28 @@ func (s *service) listSandboxes() Tool {
 		if in.SandboxID != "" {
 			return s.describe(ctx, m, in)
 		}
-		list, err := m.List(ctx)
+		page, next, err := m.Page(ctx, in.After, listPage)
 		if err != nil {
 			return Result{}, err
 		}
-		out := listOut{Sandboxes: views(m, list)}
+		out := listOut{Sandboxes: views(m, page), NextAfter: next}
+		if in.After == "" {
+			if out.Stuck, err = notRemoved(ctx, m); err != nil {
+				return Result{}, err
+			}
+		}
 		return structured(out, out.text()), nil
 	})
+}
+
+// notRemoved are sandboxes that have ended and can't be removed: they count
+// against the quota of their owner.
+func notRemoved(ctx context.Context, m *sessions.Manager) (out []stuckOut, err error) {
+	all, err := m.Stuck(ctx)
+	for _, s := range all[:min(len(all), maxStuck)] {
+		out = append(out, stuckOut{s.ID, s.Name, s.String()})
+	}
+	return out, err
 }
 
 // describe is list_sandboxes of one. A guest that doesn't answer takes nothing

@@ -265,6 +265,15 @@ func (in *installation) sandboxes(ctx context.Context) (int, error) {
 	return o.manager.Active(ctx)
 }
 
+// stuck returns what can't be removed. A broken installation removes nothing.
+func (in *installation) stuck() []sessions.Stuck {
+	o := in.opened.Load()
+	if o == nil {
+		return nil
+	}
+	return o.manager.AllStuck()
+}
+
 // close lets go of all. Sandboxes go on.
 func (in *installation) close() error {
 	var errs []error

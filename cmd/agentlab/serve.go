@@ -228,7 +228,7 @@ func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Wat
 		Log:          in.log,
 		Grace:        cfg.Grace,
 	}
-	watch := obs.New(obs.Daemon{Version: version(), Clients: server, Store: in.records, Log: in.log})
+	watch := obs.New(obs.Daemon{Version: version(), Clients: server, Store: in.records, Stuck: in.stuck, Log: in.log})
 	server.Watch = watch
 	in.revoked, in.watch = server.End, watch
 	return server, watch

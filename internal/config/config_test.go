@@ -56,7 +56,7 @@ func TestNothingNeedsToBeSet(t *testing.T) {
 func TestLoadSetsWhatIsNamed(t *testing.T) {
 	got, err := config.Load(write(t, map[string]string{
 		"config.yaml":           "log_level: debug\nidle_exit: 1h30m\nquota_sandboxes: 3\ndefault_profile: big\nlocal_runsc: /opt/runsc\n",
-		"profiles/big.yaml":     "cores: 8\nmax_ttl: 48h\nshell: [/bin/sh, -c]\n",
+		"profiles/big.yaml":     "cores: 8\nmax_ttl: 48h\nidle_timeout: 20m\nshell: [/bin/sh, -c]\n",
 		"profiles/a.yaml":       "name: a\ndescription: an a\n",
 		"profiles/default.yaml": "memory_mb: 64\n",
 	}))
@@ -66,7 +66,7 @@ func TestLoadSetsWhatIsNamed(t *testing.T) {
 	want := config.Default()
 	want.LogLevel, want.IdleExit, want.QuotaSandboxes = "debug", 90*time.Minute, 3
 	want.DefaultProfile, want.LocalRunsc = "big", "/opt/runsc"
-	big := sessions.Profile{Name: "big", Cores: 8, MaxTTL: 48 * time.Hour, Shell: []string{"/bin/sh", "-c"}}.WithDefaults()
+	big := sessions.Profile{Name: "big", Cores: 8, MaxTTL: 48 * time.Hour, IdleTimeout: 20 * time.Minute, Shell: []string{"/bin/sh", "-c"}}.WithDefaults()
 	a := sessions.Profile{Name: "a", Description: "an a"}.WithDefaults()
 	def := sessions.Profile{Name: "default", MemoryMB: 64}.WithDefaults()
 	want.Profiles = []config.Profile{{Profile: big}, {Profile: a}, {Profile: def}}
@@ -124,6 +124,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"backend", "", "backend: xen", `p.yaml: backend: got "xen", want local or proxmox`},
 		{"memory-in-bytes", "", "memory_mb: 2147483648", `memory_mb is `},
 		{"ttl", "", "ttl: 48h", `p.yaml: ttl is 48h0m0s, allowed: `},
+		{"idle-timeout", "", "idle_timeout: 500ms", `p.yaml: idle_timeout is 500ms, allowed: 0s, which is never, or 1s to 24h0m0s`},
+		{"long-idle-timeout", "", "idle_timeout: 48h", `p.yaml: idle_timeout is 48h0m0s, allowed: `},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))

@@ -83,6 +83,20 @@ func TestOverdueSandboxes(t *testing.T) {
 	}
 }
 
+// What can't be removed is told at the scrape, by backend and reason.
+func TestStuckSandboxes(t *testing.T) {
+	f := start(t, nil)
+	f.stuck = []sessions.Stuck{{ID: "sb-private", Backend: "proxmox", Class: "no_answer"}, {Backend: "proxmox", Class: "no_answer"}, {Backend: "local", Class: "failed"}}
+	f.has(`agentlab_sandboxes_stuck{backend="proxmox",reason="no_answer"} 2`, `agentlab_sandboxes_stuck{backend="local",reason="failed"} 1`)
+	if told := grep(f.metrics(), "private"); told != "" {
+		t.Errorf("a sandbox is named:\n%s", told)
+	}
+	f.stuck = nil
+	if old := grep(f.metrics(), "stuck{"); old != "" {
+		t.Errorf("still there:\n%s", old)
+	}
+}
+
 // What is told is counted under its labels.
 func TestCounts(t *testing.T) {
 	f := start(t, nil)
@@ -142,6 +156,7 @@ func TestTheDocumentNamesEveryMetric(t *testing.T) {
 	f.Created("local", "ok", 1)
 	f.Destroyed("local", "ok", 1)
 	f.Request("proxmox", "GET", "ok", 1)
+	f.stuck = []sessions.Stuck{{Backend: "local", Class: "failed"}}
 	body := f.metrics()
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

@@ -34,6 +34,8 @@ type Daemon struct {
 	// Store returns the records, or an error while the installation can't be
 	// opened, which is for Store to log.
 	Store func(ctx context.Context) (sessions.Store, error)
+	// Stuck returns what has ended and could not be removed so far; nil is nothing.
+	Stuck func() []sessions.Stuck
 	Log   *slog.Logger
 }
 

@@ -31,6 +31,8 @@ type fixture struct {
 	db  *store.DB
 	mcp string // URL of the server
 	url string // of what is watched
+
+	stuck []sessions.Stuck
 }
 
 // start serves; open, if not nil, is asked for the store in place of what
@@ -54,11 +56,11 @@ func start(t *testing.T, open func(context.Context) (sessions.Store, error)) *fi
 		{Name: "fails", Scope: sessions.ScopeRead, Call: result(tools.Result{Outcome: "invalid", IsError: true})},
 		{Name: "panics", Scope: sessions.ScopeRead, Call: func(context.Context, json.RawMessage) tools.Result { panic("private") }},
 	}}
-	watch := obs.New(obs.Daemon{Version: "1.2.3", Clients: server, Store: open, Log: log})
-	server.Watch = watch
-	f := &fixture{Watch: watch, t: t, db: db}
+	f := &fixture{t: t, db: db}
+	f.Watch = obs.New(obs.Daemon{Version: "1.2.3", Clients: server, Store: open, Stuck: func() []sessions.Stuck { return f.stuck }, Log: log})
+	server.Watch = f.Watch
 	f.mcp = serve(t, func(ctx context.Context, ln net.Listener) error { return server.ServeHTTPOn(ctx, ln, mcpserver.HTTP{}) }) + "/sse"
-	f.url = serve(t, watch.Serve)
+	f.url = serve(t, f.Serve)
 	return f
 }
 

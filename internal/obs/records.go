@@ -55,6 +55,7 @@ var (
 	readyDesc     = prometheus.NewDesc("agentlab_ready", "1 if the installation is open and its store can be read, else 0.", nil, nil)
 	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "Sandboxes that have or may have a machine.", []string{"backend", "state"}, nil)
 	overdueDesc   = prometheus.NewDesc("agentlab_sandboxes_overdue", "Sandboxes that have ended or should have, and whose machine is not removed yet.", []string{"backend"}, nil)
+	stuckDesc     = prometheus.NewDesc("agentlab_sandboxes_stuck", "Sandboxes that have ended and whose machine could not be removed when that was tried last.", []string{"backend", "reason"}, nil)
 	lateDesc      = prometheus.NewDesc("agentlab_sandbox_overdue_seconds", "For how long the one of them that ended first is overdue.", []string{"backend"}, nil)
 )
 
@@ -64,10 +65,12 @@ func (records) Describe(ch chan<- *prometheus.Desc) {
 	ch <- sandboxesDesc
 	ch <- overdueDesc
 	ch <- lateDesc
+	ch <- stuckDesc
 }
 
 // Collect implements [prometheus.Collector].
 func (r records) Collect(ch chan<- prometheus.Metric) {
+	r.collectStuck(ch)
 	list, err := r.read(context.Background(), sessions.Query{Ending: true})
 	if err != nil {
 		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, 0)
@@ -94,5 +97,19 @@ func (r records) Collect(ch chan<- prometheus.Metric) {
 	}
 	for k, n := range count {
 		ch <- prometheus.MustNewConstMetric(sandboxesDesc, prometheus.GaugeValue, float64(n), k.backend, k.state)
+	}
+}
+
+func (r records) collectStuck(ch chan<- prometheus.Metric) {
+	if r.daemon.Stuck == nil {
+		return
+	}
+	type kind struct{ backend, reason string }
+	count := map[kind]int{}
+	for _, s := range r.daemon.Stuck() {
+		count[kind{s.Backend, s.Class}]++
+	}
+	for k, n := range count {
+		ch <- prometheus.MustNewConstMetric(stuckDesc, prometheus.GaugeValue, float64(n), k.backend, k.reason)
 	}
 }
