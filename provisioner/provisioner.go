@@ -106,10 +106,15 @@ type Pooler interface {
 	// those of earlier generations are good for nothing any more. Resources
 	// stay. It can be repeated, also after a crash in its middle.
 	//
-	// conn is an open channel to the machine, which is closed; nil if there is
-	// none. What is returned is a new one, over which the guest has answered.
+	// The machine must have been made as Spec.Pooled, its papers be of that
+	// generation or of the one before, and no command may run in it. What its
+	// Processes knew of is forgotten.
 	//
-	// Errors: ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
+	// conn is an open channel to the machine, which is closed in any case; nil if
+	// there is none. What is returned is a new one, over which the guest has
+	// answered.
+	//
+	// Errors: ErrInvalid, ErrNotFound, ErrNotOurs, guest.ErrUnreachable.
 	Rekey(ctx context.Context, ref Ref, spec Spec, conn guest.Conn) (guest.Conn, error)
 }
 
@@ -157,6 +162,7 @@ type Spec struct {
 	DiskMB   int
 	MaxProcs int    // processes and threads in the guest
 	Network  string // "none"; more to come
+	Pooled   bool   // it is made ahead of demand, for [Pooler].Rekey
 
 	// Handle is what Intend recorded last for this sandbox, before a crash;
 	// empty if nothing.

@@ -59,6 +59,13 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"Relabel", relabel},
 		{"DialUnknown", dialUnknown},
 		{"ManyAtOnce", manyAtOnce},
+		{"Recipe", recipe},
+		{"Rekey", rekey},
+		{"RekeyOfTwoMachines", rekeyTwo},
+		{"RekeyTwiceIsOnce", rekeyTwice},
+		{"RekeyAfterCrash", rekeyAfterCrash},
+		{"RekeyIsRefused", rekeyRefused},
+		{"RekeyUnknown", rekeyUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -137,6 +144,12 @@ func (s *suite) run(t *testing.T, p provisioner.Provisioner, ref provisioner.Ref
 		t.Fatalf("Dial %s: %v", ref.Sandbox, err)
 	}
 	defer conn.Close()
+	return s.runOn(t, conn, command)
+}
+
+// runOn is run for a channel that is open.
+func (s *suite) runOn(t *testing.T, conn guest.Conn, command string) string {
+	t.Helper()
 	var out bytes.Buffer
 	exit, err := conn.Run(s.ctx, guest.Cmd{Args: []string{"/bin/sh", "-c", command}}, guest.Streams{Stdout: &out, Stderr: &out})
 	if err != nil || exit.Code != 0 {
