@@ -3,7 +3,6 @@ package proxmox
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -73,22 +72,49 @@ func (p *Provisioner) enter(ctx context.Context, m live, ref provisioner.Ref, fo
 	return p.enterByAgent(m, ref, found)
 }
 
-// enterByAgent returns the channel over a guest's agent. Until the next reconcile
-// nobody else notices that the VMID has become another's, so the guest itself must
-// know whose it is; with SSH its host key says so.
-func (p *Provisioner) enterByAgent(m live, ref provisioner.Ref, found time.Time) (guest.Conn, error) {
-	identity, err := p.mac("proxmox guest", ref.Sandbox)
+// enterByAgent returns the channel over a guest's agent.
+func (p *Provisioner) enterByAgent(m live, ref provisioner.Ref, found time.Time) (*agentconn.Conn, error) {
+	identity, err := p.identity(ref.Sandbox, m.papers.Keys)
 	if err != nil {
 		return nil, err
 	}
+	return p.byAgent(m, ref, identity, found), nil
+}
+
+// byAgent returns the channel to a guest that has the identity. Until the next
+// reconcile nobody else notices that the VMID has become another's, so the guest
+// itself must know whose it is; with SSH its host key says so. It leads nowhere
+// once the machine has papers of another generation than m.
+func (p *Provisioner) byAgent(m live, ref provisioner.Ref, identity string, found time.Time) *agentconn.Conn {
 	check := func(ctx context.Context) error {
-		_, err := p.owned(ctx, ref)
+		now, err := p.owned(ctx, ref)
+		if err == nil && now.papers.Keys != m.papers.Keys {
+			err = fmt.Errorf("%w: the machine was handed over", guest.ErrUnreachable)
+		}
 		return err
 	}
 	return agentconn.New(agentconn.Config{
-		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile),
-		Identity: hex.EncodeToString(identity[:16]), Check: check, Checked: found, Denied: p.unreached,
-	}), nil
+		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile), Pace: p.paces.of(m.papers.Profile),
+		Identity: identity, Check: check, Checked: found, Denied: p.unreached,
+	})
+}
+
+// paces are what was learned of guests, by profile.
+type paces struct {
+	mu  sync.Mutex
+	all map[string]*agentconn.Pace
+}
+
+func (s *paces) of(profile string) *agentconn.Pace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[string]*agentconn.Pace{}
+	}
+	if s.all[profile] == nil {
+		s.all[profile] = &agentconn.Pace{}
+	}
+	return s.all[profile]
 }
 
 // mayEnterBySSH says whether a guest whose channel we may choose is worth

@@ -3,7 +3,6 @@ package proxmox
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
@@ -182,7 +179,7 @@ func (p *Provisioner) configure(ctx context.Context, spec provisioner.Spec, vm p
 
 // change returns what is to be changed in the config of a fresh clone.
 func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve.Change, error) {
-	key, err := p.clientKey(spec.Papers.Sandbox)
+	login, err := p.login(spec)
 	if err != nil {
 		return pve.Change{}, err
 	}
@@ -191,14 +188,13 @@ func (p *Provisioner) change(spec provisioner.Spec, id int, cfg pve.Config) (pve
 		return pve.Change{}, err
 	}
 	ch := pve.Change{Digest: cfg.Digest(), Set: map[string]string{
-		"name":        hostname(spec),
 		"description": text,
 		"tags":        p.tags(cfg.Tags(), text),
 		"onboot":      "0", // a machine whose end has come while its node was off must not come back
 		"ciuser":      p.user(spec.Papers.Profile),
-		"sshkeys":     pve.SSHKeys(string(ssh.MarshalAuthorizedKey(key.PublicKey()))),
 		"ciupgrade":   "0", // else the first boot upgrades all packages (PVE/QemuServer/Cloudinit.pm)
 	}}
+	maps.Copy(ch.Set, login)
 	if spec.Cores > 0 {
 		ch.Set["cores"], ch.Set["sockets"] = strconv.Itoa(spec.Cores), "1"
 		if cfg["vcpus"] != "" { // more than there are cores, and it would not start
@@ -286,19 +282,6 @@ func (p *Provisioner) await(ctx context.Context, task pve.UPID, err error) error
 	_ = p.Client.AbortTask(rest, task)
 	_, _ = p.Client.Wait(rest, task) // what counts is that it has ended
 	return ctx.Err()
-}
-
-// clientKey returns the key with which we log in to a sandbox's machine.
-func (p *Provisioner) clientKey(sandbox string) (ssh.Signer, error) {
-	seed, err := p.Key.Derive("client " + sandbox)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := ssh.NewSignerFromSigner(ed25519.NewKeyFromSeed(seed))
-	if err != nil {
-		return nil, fmt.Errorf("client key: %w", err)
-	}
-	return signer, nil
 }
 
 // hostname is the spec's if that is a DNS name, else the sandbox's id.

@@ -30,6 +30,7 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if err := p.booted(ctx, m); err != nil {
 		return nil, fmt.Errorf("wait for guest to boot: %w", p.unreached(err))
 	}
+	p.arm(m.vm, m.papers)
 	conn, err := p.enter(ctx, m, ref, found)
 	if err != nil {
 		return nil, p.unreached(err)

@@ -327,6 +327,9 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 	machines := make([]provisioner.Machine, 0, len(found))
 	for _, e := range found {
 		machines = append(machines, p.describe(e.vm.ID, e.papers, runs[e.vm.ID]))
+		if runs[e.vm.ID] {
+			p.arm(e.vm, e.papers)
+		}
 	}
 	return machines, err
 }

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"regexp"
@@ -55,6 +56,10 @@ type Provisioner struct {
 	// machines; empty: next to our own binary, then PATH.
 	Guest string
 
+	// PowerOff is how long after its end a guest powers itself off if nobody came
+	// for it; 0 is never.
+	PowerOff time.Duration
+
 	// DialSSH connects to the SSH server of the guest at an address; nil is by
 	// TCP, port 22.
 	DialSSH func(ctx context.Context, ip netip.Addr) (net.Conn, error)
@@ -75,6 +80,9 @@ type Provisioner struct {
 	prober  prober
 	ways    ways // to guests
 	silent  silence
+	paces   paces // of guest agents
+	armed   switches
+	arming  keylock.Locks // by node: one switch is armed at a time
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster
@@ -93,6 +101,7 @@ var (
 	_ provisioner.Relabeler   = (*Provisioner)(nil)
 	_ provisioner.Checker     = (*Provisioner)(nil)
 	_ provisioner.Trimmer     = (*Provisioner)(nil)
+	_ provisioner.Pooler      = (*Provisioner)(nil)
 )
 
 // Range is the VMIDs from First to Last.
@@ -186,32 +195,41 @@ func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers p
 		return err
 	}
 	defer unlock()
-	for range edits {
-		var m live
-		if m, err = p.find(ctx, ref); err == nil {
-			err = p.relabel(ctx, m, papers)
-		}
-		if !errors.Is(err, pve.Modified) { // else somebody was faster: look again
-			break
-		}
-	}
+	_, err = p.edit(ctx, ref, func(m live) error { return p.relabel(ctx, m, papers, nil) })
 	if err != nil {
 		return fmt.Errorf("relabel %s: %w", ref.Sandbox, sentinel(p.advise(err)))
 	}
 	return nil
 }
 
-func (p *Provisioner) relabel(ctx context.Context, m live, papers provisioner.Papers) error {
+// edit changes the machine that ref names, and returns it as it was before.
+// change is called again if somebody else was faster.
+func (p *Provisioner) edit(ctx context.Context, ref provisioner.Ref, change func(live) error) (m live, err error) {
+	for range edits {
+		if m, err = p.find(ctx, ref); err == nil {
+			err = change(m)
+		}
+		if !errors.Is(err, pve.Modified) {
+			break
+		}
+	}
+	return m, err
+}
+
+// relabel replaces the papers in a machine's config, and with them these options.
+func (p *Provisioner) relabel(ctx context.Context, m live, papers provisioner.Papers, options map[string]string) error {
 	text, err := p.seal(m.vm.ID, whole, papers)
 	if err != nil {
 		return err
 	}
 	set := map[string]string{"description": text, "tags": p.tags(m.cfg.Tags(), text)}
+	maps.Copy(set, options)
 	if err := p.Client.SetConfig(ctx, m.vm, pve.Change{Set: set, Digest: m.cfg.Digest()}); err != nil {
 		p.forget(m.vm.ID) // it may have been changed all the same
 		return err
 	}
 	p.remember(m.vm, papers, text)
+	p.arm(m.vm, papers)
 	return nil
 }
 

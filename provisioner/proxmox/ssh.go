@@ -102,11 +102,11 @@ func (g *sshGuest) try(ctx context.Context, program string) (guest.Conn, error) 
 	g.first = first
 	g.mu.Unlock()
 	defer g.drop()
-	signer, err := g.p.clientKey(g.m.papers.Sandbox)
+	signer, err := g.p.clientKey(g.m.papers.Sandbox, g.m.papers.Keys)
 	if err != nil {
 		return nil, err
 	}
-	own, err := g.p.Key.Derive("guest " + g.m.papers.Sandbox)
+	own, err := g.p.Key.Derive("guest " + generation(g.m.papers.Sandbox, g.m.papers.Keys))
 	if err != nil {
 		return nil, err
 	}

@@ -141,7 +141,7 @@ func TestConfig(t *testing.T) {
 				t.Fatal(err)
 			}
 			cfg := l.configs()[handleID(t, m)]
-			key, err := p.clientKey(m.Sandbox)
+			key, err := p.clientKey(m.Sandbox, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,6 +21,7 @@ import (
 	"context"
 	"crypto/rand"
 	"embed"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ var _ guest.Conn = (*Conn)(nil)
 //go:embed sh/*.sh
 var scripts embed.FS
 
-// spool is where the scripts keep everything, as in sh/lib.sh.
+// spool is where the scripts keep everything, as in sh/mine.sh.
 const spool = "/var/lib/agentlab"
 
 // Config says which guest to reach.
@@ -56,6 +57,9 @@ type Config struct {
 	// Checked is when the machine was seen to be the sandbox's before the first
 	// Check; zero is never. Soon after that none is needed.
 	Checked time.Time
+	// Pace is what was learned of guests like this one, which all who use such
+	// share; nil is nothing.
+	Pace *Pace
 	// Denied makes the error of a call that Proxmox does not permit, though the
 	// machine is the sandbox's; nil leaves it guest.ErrUnreachable.
 	Denied func(error) error
@@ -68,7 +72,7 @@ type Conn struct {
 	cancel context.CancelFunc
 
 	beginTime time.Duration // as defaultBeginTime
-	pace      pace
+	pace      *Pace
 	silence   silence
 
 	mu     sync.Mutex
@@ -85,7 +89,10 @@ func New(cfg Config) *Conn {
 	if cfg.User == "root" {
 		cfg.User = ""
 	}
-	c := &Conn{cfg: cfg, beginTime: defaultBeginTime, last: map[string]int64{}, checked: cfg.Checked}
+	c := &Conn{cfg: cfg, beginTime: defaultBeginTime, last: map[string]int64{}, checked: cfg.Checked, pace: cfg.Pace}
+	if c.pace == nil {
+		c.pace = &Pace{}
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
 }
@@ -96,17 +103,30 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// script returns the text of a script with what all share before it.
+// lean are the scripts that need nothing of lib.sh. A guest in which only these
+// have run was not used by its agent.
+var lean = []string{"rekey", "arm"}
+
+// script returns the text of a script with what it shares with others before it.
 func script(name string) string {
-	var text strings.Builder
-	for _, n := range []string{"lib", name} {
-		b, err := scripts.ReadFile("sh/" + n + ".sh")
-		if err != nil {
-			panic(err) // it is embedded
-		}
-		text.Write(b)
+	parts := []string{"mine", "lib", name}
+	if slices.Contains(lean, name) {
+		parts = []string{"mine", name}
 	}
-	return text.String()
+	var all strings.Builder
+	for _, n := range parts {
+		all.WriteString(text(n))
+	}
+	return all.String()
+}
+
+// text returns what is in a file of directory sh.
+func text(name string) string {
+	b, err := scripts.ReadFile("sh/" + name + ".sh")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return string(b)
 }
 
 // newKey returns a name that nobody in the guest can guess.

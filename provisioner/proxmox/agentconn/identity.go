@@ -10,7 +10,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
-// How a script refuses a guest that is not the one meant, as in sh/lib.sh.
+// How a script refuses a guest that is not the one meant, as in sh/mine.sh.
 const (
 	strangerCode = 77
 	strangerText = "this guest is another"
@@ -72,11 +72,19 @@ func (c *Conn) refused(ctx context.Context, err error) error {
 	return unreachable(err)
 }
 
-// mayAdopt says whether the guest may be given the identity now.
-func (c *Conn) mayAdopt() bool {
+// mayAdopt says which guest may be given the identity now, as in sh/mine.sh. What
+// was seen before the channel was opened says nothing of a guest that bears
+// another: the machine may have been handed over since.
+func (c *Conn) mayAdopt() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Since(c.checked) < adoptTime
+	switch {
+	case time.Since(c.checked) >= adoptTime:
+		return "none"
+	case c.checked.Equal(c.cfg.Checked):
+		return "bare"
+	}
+	return "any"
 }
 
 // again does f a second time if the guest did not have the identity: before

@@ -7,7 +7,7 @@ import (
 
 // looked says how many looks it takes to see the end of a script that takes so
 // long, and when it was seen, as process.wait does it.
-func (p *pace) looked(takes, waits time.Duration) (looks int, seen time.Duration) {
+func (p *Pace) looked(takes, waits time.Duration) (looks int, seen time.Duration) {
 	var low time.Duration
 	for seen < takes+waits {
 		low = seen
@@ -34,7 +34,7 @@ func TestPace(t *testing.T) {
 		{10 * time.Second, 20, 20, 1250 * time.Millisecond},
 		{time.Minute, 50, 50, 2 * time.Second},
 	} {
-		p := &pace{}
+		p := &Pace{}
 		if n, seen := p.looked(tt.takes, 0); n > tt.first || seen-tt.takes > tt.late {
 			t.Errorf("what takes %v is seen after %v and %d looks", tt.takes, seen, n)
 		}
@@ -58,7 +58,7 @@ func TestPace(t *testing.T) {
 
 // What a command waited for says nothing of how long the next will take.
 func TestPaceOfLongCommands(t *testing.T) {
-	p := &pace{}
+	p := &Pace{}
 	for range 100 {
 		p.looked(40*time.Millisecond, 3*time.Second)
 	}

@@ -33,7 +33,7 @@ func (c *Conn) start(ctx context.Context, name string, input []byte, args ...str
 	begun := time.Now()
 	pid, err := call(ctx, c, func(ctx context.Context) (int, error) {
 		begun = time.Now()
-		argv[adopt] = flag(c.mayAdopt())
+		argv[adopt] = c.mayAdopt()
 		return c.cfg.Client.AgentExec(ctx, c.cfg.VM, argv, input)
 	})
 	if err != nil {

@@ -1,38 +1,11 @@
 # shellcheck shell=sh
-# What all scripts share. It comes before each of them.
-#
-# A script is the argument of /bin/sh -c. Nothing is ever put into its text:
-# what differs comes in "$@", ASCII words that we made up ourselves, and what a
-# user said comes on standard input or in files below $spool, as bytes. Where
-# user data must become shell words, Go quotes it (quote in spec.go).
-#
-# The first two arguments are for this file: IDENTITY and ADOPT, see prepare.
-#
-# Every script may be run twice: an answer that was lost on the way is had by
-# asking again. Programs are started sparingly, since that is what takes time.
-#
-# dash, busybox ash and bash run them, with the tools of coreutils or busybox.
-umask 077
-lc=${LC_ALL-}
-export LC_ALL=C
-PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
-identity=$1 adopt=$2
-shift 2
-spool=/var/lib/agentlab
-tmp=$spool/tmp.$identity # only root can see its name, or make it
+# What the scripts of a channel share; it comes after mine.sh.
 inline=32768 # bytes that are returned with an answer; more is left in a file
 
-# prepare makes sure that this guest is the one that is meant, which bears the
-# identity, before anything is done in it: another may run by now under the ID of
-# the machine. One that is to be adopted is given it. Go knows code and text.
-#
-# Then prepare learns what this guest has. What an earlier boot left is of no
-# process any more.
+# prepare learns what this guest has, once it is known to be the one that is
+# meant. What an earlier boot left is of no process any more.
 prepare() {
-	if ! [ -d "$tmp" ]; then
-		[ "$adopt" = 1 ] || { echo "this guest is another" >&2; exit 77; }
-		(umask 066 && mkdir -p ${spool%/*} $spool) && mkdir -p "$tmp" || exit 1
-	fi
+	prove
 	read -r boot </proc/sys/kernel/random/boot_id
 	known && return
 	if ! claim "$spool/boot-$boot"; then # another call is at it
