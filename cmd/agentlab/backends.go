@@ -135,7 +135,7 @@ func (s proxmoxSettings) provisioner(profiles map[string]config.Profile, key pro
 		Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
 		User:    func(profile string) string { return profiles[profile].User },
 		Channel: func(profile string) string { return profiles[profile].Channel },
-		Guest:   s.Guest,
+		Guest:   s.Guest, PowerOff: s.PowerOffAfter,
 	}
 	if s.Node != "" {
 		p.Nodes = []string{s.Node}

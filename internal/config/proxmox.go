@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/names"
@@ -59,10 +60,13 @@ type Proxmox struct {
 	// Bridge is what the first network card of machines that have a network is
 	// connected to; empty is the template's.
 	Bridge string `yaml:"proxmox_bridge"`
+	// PowerOffAfter is how long after its end a machine powers itself off if it was
+	// neither destroyed nor given another end, 1m to 24h.
+	PowerOffAfter time.Duration `yaml:"proxmox_power_off_after"`
 }
 
 func defaultProxmox() Proxmox {
-	return Proxmox{Backend: "api", Pool: "agentlab", VMIDs: VMIDs{10000, 19999}}
+	return Proxmox{Backend: "api", Pool: "agentlab", VMIDs: VMIDs{10000, 19999}, PowerOffAfter: 15 * time.Minute}
 }
 
 // VMIDs are those from First to Last.
@@ -71,6 +75,9 @@ type VMIDs struct{ First, Last int }
 const (
 	minVMID = 100
 	maxVMID = 999_999_999
+
+	minPowerOff = time.Minute // a new end takes a moment to reach a busy guest
+	maxPowerOff = 24 * time.Hour
 )
 
 func (r VMIDs) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
@@ -118,6 +125,8 @@ func (p Proxmox) validate(ps *problems) {
 		"proxmox_vmid_range: got %v, want FIRST-LAST from %d to %d", p.VMIDs, minVMID, maxVMID)
 	ps.name("proxmox_template", p.Template, names.Template)
 	ps.name("proxmox_bridge", p.Bridge, names.Bridge)
+	ps.check(minPowerOff <= p.PowerOffAfter && p.PowerOffAfter <= maxPowerOff,
+		"proxmox_power_off_after: got %v, want %v to %v", p.PowerOffAfter, minPowerOff, maxPowerOff)
 	for _, f := range []struct{ key, path string }{
 		{"proxmox_api_token_file", p.APITokenFile}, {"proxmox_tls_ca", p.TLSCA},
 		{"proxmox_ssh_key", p.SSHKey}, {"proxmox_ssh_known_hosts", p.SSHKnownHosts},

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -31,6 +32,7 @@ proxmox_pool: agents/ci
 proxmox_vmid_range: 5000-5999
 proxmox_template: debian-12
 proxmox_bridge: vmbr1
+proxmox_power_off_after: 1h
 `
 
 func TestProxmoxIsSet(t *testing.T) {
@@ -42,6 +44,7 @@ func TestProxmoxIsSet(t *testing.T) {
 		Backend: "shell", APIURL: "https://pve.example.com:8006", APIToken: testToken, TLSFingerprint: testFingerprint,
 		SSH: "root@pve.example.com:2222", SSHKey: "/etc/agentlab/key", SSHKnownHosts: "/etc/agentlab/known_hosts",
 		Node: "pve1", Pool: "agents/ci", VMIDs: config.VMIDs{First: 5000, Last: 5999}, Template: "debian-12", Bridge: "vmbr1",
+		PowerOffAfter: time.Hour,
 	}
 	if got.Proxmox != want {
 		t.Errorf("Load: got %+v (token right: %v), want %+v", got.Proxmox, got.Proxmox.APIToken == want.APIToken, want)
@@ -110,6 +113,9 @@ func TestMistakesOfProxmoxAreNamed(t *testing.T) {
 		{"range-high", "proxmox_vmid_range: 100-1000000000", "", `proxmox_vmid_range: got 100-1000000000`},
 		{"template", "proxmox_template: debian,full=1", "", `proxmox_template: got "debian,full=1", want the name or the VMID of a template`},
 		{"bridge", "proxmox_bridge: vmbr0,tag=3", "", `proxmox_bridge: got "vmbr0,tag=3", want the name of a bridge`},
+
+		{"power-off-soon", "proxmox_power_off_after: 59s", "", `config.yaml: proxmox_power_off_after: got 59s, want 1m0s to 24h0m0s`},
+		{"power-off-late", "proxmox_power_off_after: 25h", "", `proxmox_power_off_after: got 25h0m0s`},
 
 		{"root-key", "", "backend: proxmox\nroot: /x", `p.yaml: root: got "/x", but backend proxmox has no such key; it is one of backend local`},
 		{"max-procs", "", "backend: proxmox\nmax_procs: 100", `p.yaml: max_procs: got "100", but backend proxmox has no such key`},

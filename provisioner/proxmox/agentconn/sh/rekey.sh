@@ -27,7 +27,8 @@ slurp() {
 # put FILE TEXT writes in place: it may be a mount, or another's.
 put() {
 	printf '%s\n' "$2" >"$1"
-	read -r back <"$1"
+	back=''
+	read -r back <"$1" || : # it may be empty
 	[ "$back" = "${2%%"$newline"*}" ] || { echo "$1 holds $back" >&2; exit 1; }
 }
 
