@@ -32,53 +32,68 @@ type switches struct {
 }
 
 type armedSwitch struct {
-	end    time.Time // of the papers that it was armed by
+	vm     pve.VM
+	papers provisioner.Papers // that it is to follow
+	end    time.Time          // that it was armed for
 	busy   bool
 	missed int       // how often it could not be armed since it was
 	next   time.Time // not to be tried before
 }
 
-// begin says whether a switch is to be armed now; who is told so calls end.
-func (s *switches) begin(sandbox string, end time.Time) bool {
+// follow notes what a switch is to follow, and says whether somebody has to see to
+// it now, and goes on until wanted or failed ends it.
+func (s *switches) follow(vm pve.VM, papers provisioner.Papers) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
 		s.all = map[string]*armedSwitch{}
 	}
-	a := s.all[sandbox]
+	a := s.all[papers.Sandbox]
 	if a == nil {
 		a = &armedSwitch{}
-		s.all[sandbox] = a
+		s.all[papers.Sandbox] = a
 	}
-	if a.busy || a.end.Equal(end) || time.Now().Before(a.next) {
+	a.vm, a.papers = vm, papers
+	if a.busy || a.end.Equal(papers.End) || time.Now().Before(a.next) {
 		return false
 	}
 	a.busy = true
 	return true
 }
 
-// end notes what came of it, and returns how often it has failed.
-func (s *switches) end(sandbox string, end time.Time, err error) (missed int) {
+// wanted returns what a switch is to follow now; false if it does, or its machine
+// is gone.
+func (s *switches) wanted(sandbox string) (vm pve.VM, papers provisioner.Papers, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.all[sandbox]
 	if a == nil {
-		return 0 // it is gone
+		return vm, papers, false
 	}
-	a.busy = false
-	if err == nil {
-		a.end, a.missed, a.next = end, 0, time.Time{}
-		return 0
-	}
-	a.next = time.Now().Add(armRest << min(a.missed, armTries))
-	a.missed++
-	return a.missed
+	a.busy = !a.end.Equal(a.papers.End)
+	return a.vm, a.papers, a.busy
 }
 
-// note is for who has armed one otherwise.
-func (s *switches) note(sandbox string, end time.Time) {
-	s.begin(sandbox, end)
-	s.end(sandbox, end, nil)
+// armed notes for which end a switch was armed.
+func (s *switches) armed(sandbox string, end time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.all[sandbox]; a != nil {
+		a.end, a.missed, a.next = end, 0, time.Time{}
+	}
+}
+
+// failed notes that one could not be armed, and returns how often.
+func (s *switches) failed(sandbox string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.all[sandbox]
+	if a == nil {
+		return 0
+	}
+	a.busy, a.next = false, time.Now().Add(armRest<<min(a.missed, armTries))
+	a.missed++
+	return a.missed
 }
 
 func (s *switches) forget(sandbox string) {
@@ -89,20 +104,30 @@ func (s *switches) forget(sandbox string) {
 
 // arm has the switch of a running guest follow its machine's papers, soon.
 func (p *Provisioner) arm(vm pve.VM, papers provisioner.Papers) {
-	if p.PowerOff <= 0 || papers.End.IsZero() || !p.armed.begin(papers.Sandbox, papers.End) {
+	if p.PowerOff > 0 && !papers.End.IsZero() && p.switches.follow(vm, papers) {
+		go p.keepArmed(papers.Sandbox)
+	}
+}
+
+func (p *Provisioner) keepArmed(sandbox string) {
+	time.Sleep(armPause)
+	for {
+		vm, papers, ok := p.switches.wanted(sandbox)
+		if !ok {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), armTime)
+		err := p.armNow(ctx, vm, papers)
+		cancel()
+		if err == nil {
+			p.switches.armed(sandbox, papers.End)
+			continue
+		}
+		if p.switches.failed(sandbox) == 1 {
+			p.log.Info("a guest was not told when to power itself off; it is told later", "sandbox", sandbox, "vm", vm, "err", err)
+		}
 		return
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), armPause+armTime)
-		defer cancel()
-		err := sleep(ctx, armPause)
-		if err == nil {
-			err = p.armNow(ctx, vm, papers)
-		}
-		if missed := p.armed.end(papers.Sandbox, papers.End, err); missed == 1 {
-			p.log.InfoContext(ctx, "a guest was not told when to power itself off; it is told later", "sandbox", papers.Sandbox, "vm", vm, "err", err)
-		}
-	}()
 }
 
 func (p *Provisioner) armNow(ctx context.Context, vm pve.VM, papers provisioner.Papers) error {

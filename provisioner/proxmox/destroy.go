@@ -102,7 +102,7 @@ func (p *Provisioner) remove(ctx context.Context, vm pve.VM, sandbox string) err
 	p.bury(vm)
 	if len(p.all(sandbox)) == 0 { // else its guest is still there
 		p.ways.forget(sandbox)
-		p.armed.forget(sandbox)
+		p.switches.forget(sandbox)
 	}
 	return nil
 }

@@ -72,17 +72,17 @@ type Provisioner struct {
 	bootTime time.Duration // see defaultBootTime
 	askAgain time.Duration // see defaultAskAgain
 
-	once    sync.Once
-	log     *slog.Logger
-	machine keylock.Locks      // serialises what changes one machine
-	looks   singleflight.Group // of Creates and Destroys that want to look at once
-	agents  agentconn.Limiter  // of calls to guest agents
-	prober  prober
-	ways    ways // to guests
-	silent  silence
-	paces   paces // of guest agents
-	armed   switches
-	arming  keylock.Locks // by node: one switch is armed at a time
+	once     sync.Once
+	log      *slog.Logger
+	machine  keylock.Locks      // serialises what changes one machine
+	looks    singleflight.Group // of Creates and Destroys that want to look at once
+	agents   agentconn.Limiter  // of calls to guest agents
+	prober   prober
+	ways     ways // to guests
+	silent   silence
+	paces    paces // of guest agents
+	switches switches
+	arming   keylock.Locks // by node: one switch is armed at a time
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster

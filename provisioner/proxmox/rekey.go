@@ -89,7 +89,7 @@ func (p *Provisioner) rekeyGuest(ctx context.Context, m live, ref provisioner.Re
 		return nil, p.unlessOther(err)
 	}
 	if armed {
-		p.armed.note(ref.Sandbox, spec.Papers.End)
+		p.switches.armed(ref.Sandbox, spec.Papers.End)
 	}
 	channel := p.channel(spec.Papers.Profile)
 	if channel == channelAgent || channel == channelAuto && !p.mayEnterBySSH(ctx, m) {

@@ -1,0 +1,95 @@
+package proxmox
+
+import (
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+)
+
+// A recipe changes with what clones are made of, and with nothing else; to see
+// that takes a call for each template.
+func TestRecipe(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	recipe := func(root string) string {
+		t.Helper()
+		spec := testSpec(1)
+		spec.Root = root
+		word, err := p.Recipe(t.Context(), spec)
+		if err != nil || word == "" {
+			t.Fatalf("Recipe of %q: %q, %v", root, word, err)
+		}
+		return word
+	}
+	template := func(change func(map[string]string)) {
+		l.srv.Edit(func(c *pvetest.Cluster) { change(c.VMs[9000].Config) })
+	}
+	was := recipe("9000")
+	if got := recipe(""); got != was {
+		t.Errorf("the same template by its name: %s, not %s", got, was)
+	}
+	for option, value := range map[string]string{"description": "a note", "tags": "a;b", "name": "renamed", "protection": "1", "onboot": "1"} {
+		template(func(cfg map[string]string) { cfg[option] = value })
+		if recipe("9000") != was {
+			t.Errorf("another %s makes no other machine", option)
+		}
+	}
+	for name, change := range map[string]func(map[string]string){
+		"rebuilt":  func(cfg map[string]string) { cfg["meta"] = "creation-qemu=9.2.0,ctime=1800000000" },
+		"new_disk": func(cfg map[string]string) { cfg["scsi0"] = "local:9000/base-9000-disk-7.qcow2,size=2G" },
+		"cpu":      func(cfg map[string]string) { cfg["cpu"] = "host" },
+	} {
+		var before map[string]string
+		template(func(cfg map[string]string) { before = maps.Clone(cfg); change(cfg) })
+		if recipe("9000") == was {
+			t.Errorf("%s: the recipe is the same", name)
+		}
+		template(func(cfg map[string]string) { clear(cfg); maps.Copy(cfg, before) })
+	}
+	if recipe("9000,full=1") == was {
+		t.Error("a full clone is as a linked one")
+	}
+	l.onCall(nil)
+	recipe("9000")
+	got := l.counted()
+	delete(got, "GET resources") // one, if all this took more than a second
+	if diff := cmp.Diff(map[string]int{"GET config": 1}, got); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
+// A node that is down is no reason to make the machines of all others anew.
+func TestRecipeWhileANodeIsDown(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.AddNode("two")
+		c.AddTemplate("two", 9001, "debian")
+	})
+	down := func(is bool) {
+		l.srv.Edit(func(c *pvetest.Cluster) {
+			for _, n := range c.Nodes {
+				n.Down = is && n.Name == "two"
+			}
+		})
+	}
+	p := l.provisioner()
+	was, err := p.Recipe(t.Context(), testSpec(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	down(true)
+	if got, err := p.Recipe(t.Context(), testSpec(1)); got != was || err != nil {
+		t.Errorf("Recipe: %s, %v, not %s", got, err, was)
+	}
+	p = l.provisioner() // which knows of no template yet
+	spec := testSpec(1)
+	spec.Root = "9001"
+	if word, err := p.Recipe(t.Context(), spec); !errors.Is(err, provisioner.ErrUnavailable) {
+		t.Errorf("Recipe of a template that nobody has read: %q, %v", word, err)
+	}
+}
