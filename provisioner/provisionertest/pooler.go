@@ -109,7 +109,9 @@ func rekey(t *testing.T, s *suite) {
 	next := s.rekeyed(t, s.p, m.Ref, spec, conn)
 	for name, old := range map[string]guest.Conn{"given": conn, "another": other} {
 		_, err := old.Run(s.ctx, guest.Cmd{Args: []string{"true"}}, guest.Streams{})
-		wantErr(t, name+" channel from before", err, guest.ErrUnreachable)
+		wantErr(t, "run over the "+name+" channel from before", err, guest.ErrUnreachable)
+		_, err = old.Processes().List(s.ctx)
+		wantErr(t, "list over the "+name+" channel from before", err, guest.ErrUnreachable)
 	}
 	after := s.identity(t, next)
 	if after.Hostname != spec.Hostname || after.MachineID == before.MachineID || !machineID.MatchString(after.MachineID) {
