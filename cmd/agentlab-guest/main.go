@@ -85,7 +85,7 @@ func serveSocket(ctx context.Context, dir string, seed guest.Seed, table *keep.T
 	syscall.Umask(0o022)
 	host := &proc.Host{Home: seed.Home}
 	table.Host = host
-	server, err := serve.New(seed, host, table, log)
+	server, err := serve.New(ctx, seed, host, table, log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func serveSocket(ctx context.Context, dir string, seed guest.Seed, table *keep.T
 	if err := confine.Confine(ctx, host, seed, dir); err != nil {
 		return err
 	}
-	return server.Serve(ctx, listener)
+	return server.Serve(listener)
 }
 
 // readSeed reads the seed and removes it: it holds the host key.

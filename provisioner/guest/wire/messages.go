@@ -153,6 +153,12 @@ type ListResult struct {
 	Processes []Process `json:"processes"`
 }
 
+// RekeyResult is the answer of OpRekey: what was read back.
+type RekeyResult struct {
+	Hostname  string `json:"hostname"`
+	MachineID string `json:"machine_id"`
+}
+
 func toBytes(list []string) []Bytes {
 	out := make([]Bytes, len(list))
 	for i, s := range list {

@@ -34,7 +34,8 @@ type ID [idSize]byte
 
 // Session is what two sides share that have shown each other their SSH keys.
 // Any number of connections may join it, for each of which both sides prove
-// that they know the secret; it never travels outside SSH.
+// that they know the secret. It travels in a guest.Seed, in a guest.Rekey or inside
+// SSH.
 type Session struct {
 	ID     ID
 	Secret [secretSize]byte
@@ -93,22 +94,17 @@ func (s *Session) Join(nc net.Conn, first []byte) error {
 
 // Accept is the guest's side of Join. Its caller has seen that nc [Joins].
 func Accept(nc net.Conn, find func(ID) *Session) (*Session, error) {
-	var hello struct {
-		id     ID
-		nonces [2 * nonceSize]byte
-	}
-	if _, err := io.ReadFull(nc, hello.id[:]); err != nil {
+	var hello [idSize + 2*nonceSize]byte // what the host says, and a nonce of our own
+	id, nonces := hello[:idSize], hello[idSize:]
+	if _, err := io.ReadFull(nc, hello[:idSize+nonceSize]); err != nil {
 		return nil, err
 	}
-	if _, err := io.ReadFull(nc, hello.nonces[:nonceSize]); err != nil {
-		return nil, err
-	}
-	s := find(hello.id)
+	s := find(ID(id))
 	if s == nil {
 		return nil, errProof
 	}
-	_, _ = rand.Read(hello.nonces[nonceSize:]) // never fails
-	answer := append(hello.nonces[nonceSize:len(hello.nonces):len(hello.nonces)], s.proof("guest", hello.nonces[:])...)
+	_, _ = rand.Read(nonces[nonceSize:]) // never fails
+	answer := append(nonces[nonceSize:len(nonces):len(nonces)], s.proof("guest", nonces)...)
 	if _, err := nc.Write(answer); err != nil {
 		return nil, err
 	}
@@ -116,7 +112,7 @@ func Accept(nc net.Conn, find func(ID) *Session) (*Session, error) {
 	if _, err := io.ReadFull(nc, proof[:]); err != nil {
 		return nil, err
 	}
-	if !hmac.Equal(proof[:], s.proof("host", hello.nonces[:])) {
+	if !hmac.Equal(proof[:], s.proof("host", nonces)) {
 		return nil, errProof
 	}
 	return s, nil

@@ -60,6 +60,7 @@ const (
 	OpControl = "control"
 	OpList    = "list"
 	OpFiles   = "files"
+	OpRekey   = "rekey" // guest.Rekey; answered on the session that asked, which then ends
 )
 
 // Request is a frame from the host. ID is chosen by the host and not used

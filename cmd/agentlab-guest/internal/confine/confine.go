@@ -42,10 +42,14 @@ func Confine(ctx context.Context, host *proc.Host, seed guest.Seed, shared strin
 			return fmt.Errorf("hide the shared directory: %w", err)
 		}
 	}
-	if seed.MaxProcs > 0 || seed.HideShared {
-		return dropCapabilities()
+	if seed.MaxProcs == 0 && !seed.HideShared {
+		return nil
 	}
-	return nil
+	if seed.Pooled {
+		r := newRenamer(host.Fork)
+		host.Rename, host.Fork = r.rename, r.start
+	}
+	return dropCapabilities(seed.Pooled)
 }
 
 // hide unmounts dir and keeps it open for good: gVisor gives up the connection
@@ -89,23 +93,25 @@ var dropped = []uintptr{
 }
 
 // dropCapabilities takes the dropped from all threads, and from all they start.
-func dropCapabilities() error {
+// What rename needs this process may keep: it has it, but does not use it, and
+// nothing that it starts gets it.
+func dropCapabilities(keepRename bool) error {
 	// Without CAP_SYS_PTRACE nobody looks into a process that can't be dumped.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide our memory: %w", err)
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return fmt.Errorf("read capabilities: %w", err)
+	sets, err := capget()
+	if err != nil {
+		return err
 	}
 	for _, c := range dropped {
 		if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0); errno != 0 {
 			return fmt.Errorf("drop capability %d: %w", c, errno)
 		}
-		for _, set := range []*uint32{&sets[0].Effective, &sets[0].Permitted, &sets[0].Inheritable} {
-			*set &^= 1 << c // all of them are in the first word
-		}
+		sets.take(c)
 	}
-	return capset(&header, &sets)
+	if keepRename {
+		sets[0].Permitted |= 1 << unix.CAP_SYS_ADMIN
+	}
+	return capset(&sets)
 }

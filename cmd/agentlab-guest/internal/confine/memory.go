@@ -41,7 +41,7 @@ func guardMemory(ctx context.Context, host *proc.Host, limit int64) {
 			return
 		}
 		within := time.Now()
-		for host.Busy() || others() {
+		for !proc.Idle() {
 			left := limit - used()
 			pause := min(max(time.Duration(left)*time.Second/fillRate, shortLook), longLook)
 			switch now := time.Now(); {
@@ -72,24 +72,6 @@ func awaitRoom(limit, n int64) {
 			return
 		}
 	}
-}
-
-// others says whether there is any process but this one: a command that has
-// ended may have left some.
-func others() bool {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return false
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	self := strconv.Itoa(os.Getpid())
-	for _, name := range names {
-		if name[0] >= '1' && name[0] <= '9' && name != self {
-			return true
-		}
-	}
-	return false
 }
 
 // used returns how many bytes of memory the machine uses, files in memory too;

@@ -111,14 +111,3 @@ func forbid() error {
 	}
 	return nil
 }
-
-// capset sets the capabilities of all threads.
-func capset(header *unix.CapUserHeader, sets *[2]unix.CapUserData) error {
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(sets)), 0)
-	runtime.KeepAlive(header)
-	runtime.KeepAlive(sets)
-	if errno != 0 {
-		return fmt.Errorf("drop capabilities: %w", errno)
-	}
-	return nil
-}

@@ -55,6 +55,13 @@ func (s stream) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// discard drops the output.
+func (p *process) discard() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log.discard()
+}
+
 // wake tells those who wait. The caller has the lock.
 func (p *process) wake() {
 	if p.changed != nil {

@@ -155,6 +155,9 @@ func (t *Table) leave(p *process) {
 	t.release()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.byID[p.info.ID] != p {
+		return // it was forgotten meanwhile
+	}
 	t.ended = append(t.ended, p)
 	if len(t.ended) <= guest.MaxEnded {
 		return
@@ -163,9 +166,30 @@ func (t *Table) leave(p *process) {
 	t.ended = slices.Delete(t.ended, 0, 1)
 	t.order = slices.DeleteFunc(t.order, func(p *process) bool { return p == old })
 	delete(t.byID, old.info.ID)
-	old.mu.Lock()
-	defer old.mu.Unlock()
-	old.log.discard()
+	old.discard()
+}
+
+// Forget makes the table one in which nothing was ever started. It is refused
+// while a process runs.
+func (t *Table) Forget() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.order {
+		if running, _, _ := p.state(); running {
+			return fmt.Errorf("%s still runs", p.info.ID)
+		}
+	}
+	for _, p := range t.order {
+		p.discard()
+	}
+	if t.IDs != "" {
+		if err := os.RemoveAll(t.IDs); err != nil {
+			return err
+		}
+	}
+	t.next, t.spare = 0, 0
+	t.byID, t.order, t.ended = nil, nil, nil
+	return nil
 }
 
 func (t *Table) find(id string) (*process, error) {

@@ -139,10 +139,3 @@ func (h *Host) KillBiggest() {
 	}
 	_ = syscall.Kill(biggest.pid, syscall.SIGKILL)
 }
-
-// Busy reports whether any command runs.
-func (h *Host) Busy() bool {
-	h.reaper.mu.Lock()
-	defer h.reaper.mu.Unlock()
-	return len(h.reaper.procs) > 0
-}

@@ -40,6 +40,9 @@ type Host struct {
 	Home string // where the default user starts; empty is /
 	Fork Fork   // nil is syscall.ForkExec
 
+	// Rename sets the name of the machine; nil is sethostname(2).
+	Rename func(name string) error
+
 	// Started, if it is not nil and has room, gets a value at each start.
 	Started chan struct{}
 

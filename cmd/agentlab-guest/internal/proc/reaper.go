@@ -111,6 +111,17 @@ func (r *reaper) all() []*Proc {
 	return out
 }
 
+// Idle reports whether all has ended that was started here, and all that it has
+// left behind: what has lost its parent is a child of ours.
+func Idle() bool {
+	for {
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if !errors.Is(err, syscall.EINTR) {
+			return errors.Is(err, syscall.ECHILD)
+		}
+	}
+}
+
 // peek waits until some child is a zombie and returns its pid.
 func peek() (int, error) {
 	var info struct {

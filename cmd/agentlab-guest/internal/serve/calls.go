@@ -26,9 +26,9 @@ func (h *hostSession) calls(nc net.Conn) {
 	if !h.unused.Stop() {
 		return // the time is over, or there is one already
 	}
-	defer h.end()
+	defer h.finish()
 	k := &caller{hostSession: h, cancels: map[uint64]context.CancelFunc{}}
-	k.out = wire.NewSender(nc, h.ctx.Done(), func(error) { h.end() })
+	k.out = wire.NewSender(nc, h.ctx.Done(), func(error) { h.finish() })
 	for in := bufio.NewReader(nc); ; {
 		var req wire.Request
 		if err := wire.ReadFrame(in, &req); err != nil {
@@ -43,6 +43,9 @@ func (h *hostSession) calls(nc net.Conn) {
 			defer k.cancelCall(req.ID)
 			result, err := k.dispatch(ctx, req)
 			k.answer(req.ID, result, err)
+			if req.Op == wire.OpRekey && err == nil {
+				k.generation.end() // another has taken its place
+			}
 		}()
 	}
 }
@@ -116,6 +119,8 @@ func (k *caller) dispatch(ctx context.Context, req wire.Request) (any, error) {
 			l, err := k.Files.List(ctx, string(r.Path), guest.ListOptions{Pattern: string(r.Pattern), Depth: r.Depth, Limit: r.Limit})
 			return listing(l), err
 		})
+	case wire.OpRekey:
+		return call(req, func(r guest.Rekey) (any, error) { return k.rekey(k.generation, r) })
 	}
 	return nil, fmt.Errorf("unknown call %q", req.Op)
 }

@@ -17,41 +17,24 @@ const lingerTime = 5 * time.Second
 type hostSession struct {
 	*Server
 	*wire.Session
-	ctx    context.Context // ends with the session
-	cancel context.CancelFunc
-	unused *time.Timer // ends a session without a connection for calls
+	generation *generation
+	ctx        context.Context // ends with the session
+	cancel     context.CancelFunc
+	unused     *time.Timer // ends a session without a connection for calls
 }
 
-// addSession lets a host that has authenticated itself use a session, if it
-// begins to within a time.
-func (s *Server) addSession(ctx context.Context, session *wire.Session, within time.Duration) *hostSession {
-	h := &hostSession{Server: s, Session: session}
-	h.ctx, h.cancel = context.WithCancel(ctx)
-	h.unused = time.AfterFunc(within, h.end)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sessions[h.ID] = h
-	return h
-}
-
-// end ends the session and all its connections.
-func (h *hostSession) end() {
-	h.mu.Lock()
-	delete(h.sessions, h.ID)
-	h.mu.Unlock()
+// finish ends the session and all its connections.
+func (h *hostSession) finish() {
+	h.generation.mu.Lock()
+	delete(h.generation.sessions, h.ID)
+	h.generation.mu.Unlock()
 	h.cancel()
 }
 
-func (s *Server) session(id wire.ID) *hostSession {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sessions[id]
-}
-
 // serveJoined serves a connection that claims to belong to a session.
-func (s *Server) serveJoined(nc net.Conn, known func()) {
+func (s *Server) serveJoined(g *generation, nc net.Conn, known func()) {
 	joined, err := wire.Accept(nc, func(id wire.ID) *wire.Session {
-		if h := s.session(id); h != nil {
+		if h := g.session(id); h != nil {
 			return h.Session
 		}
 		return nil
@@ -61,7 +44,7 @@ func (s *Server) serveJoined(nc net.Conn, known func()) {
 		s.Log.Debug("join session", "err", err)
 		return
 	}
-	h := s.session(joined.ID)
+	h := g.session(joined.ID)
 	if h == nil { // ended meanwhile
 		return
 	}

@@ -4,14 +4,12 @@
 package serve
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -39,64 +37,42 @@ type Server struct {
 	Files files.FS
 	Log   *slog.Logger
 
-	config *ssh.ServerConfig
-	first  *wire.Session // of the seed; nil is none
-
-	mu       sync.Mutex
-	sessions map[wire.ID]*hostSession
+	ctx      context.Context // of all generations
+	current  atomic.Pointer[generation]
+	rekeying sync.Mutex // held while another takes its place
 }
 
-// New returns a server with the keys of seed.
-func New(seed guest.Seed, host *proc.Host, table *keep.Table, log *slog.Logger) (*Server, error) {
-	if len(seed.HostKey) != ed25519.SeedSize || len(seed.ClientKey) != ed25519.PublicKeySize {
-		return nil, errors.New("read seed: keys have the wrong length")
-	}
-	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed.HostKey))
+// New returns a server with the keys of seed. All that it does ends with ctx.
+func New(ctx context.Context, seed guest.Seed, host *proc.Host, table *keep.Table, log *slog.Logger) (*Server, error) {
+	s := &Server{Host: host, Table: table, Files: files.FS{Home: seed.Home}, Log: log, ctx: ctx}
+	first, err := newGeneration(ctx, seed.Generation, keys{seed.HostKey, seed.ClientKey, seed.Session})
 	if err != nil {
-		return nil, fmt.Errorf("host key: %w", err)
+		return nil, fmt.Errorf("read seed: %w", err)
 	}
-	client, err := ssh.NewPublicKey(ed25519.PublicKey(seed.ClientKey))
-	if err != nil {
-		return nil, fmt.Errorf("client key: %w", err)
-	}
-	s := &Server{Host: host, Table: table, Files: files.FS{Home: seed.Home}, Log: log, sessions: map[wire.ID]*hostSession{}}
-	s.config = &ssh.ServerConfig{
-		Config: ssh.Config{
-			KeyExchanges: []string{ssh.KeyExchangeCurve25519},
-			Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherChaCha20Poly1305},
-		},
-		MaxAuthTries:  maxAuthTries,
-		ServerVersion: wire.Version,
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if !bytes.Equal(key.Marshal(), client.Marshal()) {
-				return nil, errors.New("unknown key")
-			}
-			return &ssh.Permissions{}, nil
-		},
-	}
-	s.config.AddHostKey(signer)
-	if seed.Session != nil {
-		if s.first, err = wire.ParseSession(seed.Session); err != nil {
-			return nil, fmt.Errorf("read seed: %w", err)
-		}
-	}
+	s.switchTo(first, firstTime)
 	return s, nil
 }
 
-// Serve serves the connections of l until ctx ends.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	if s.first != nil {
-		s.addSession(ctx, s.first, firstTime)
+// switchTo lets a generation take the place of the one before, which is then for
+// the caller to end. Its first session must be used within a time.
+func (s *Server) switchTo(g *generation, within time.Duration) {
+	if g.first != nil {
+		s.addSession(g, g.first, within)
 	}
+	s.current.Store(g)
+}
+
+// Serve serves the connections of l until the server's context ends.
+func (s *Server) Serve(l net.Listener) error {
+	stop := context.AfterFunc(s.ctx, func() { _ = l.Close() })
+	defer stop()
 	strangers := make(chan struct{}, maxStrangers)
 	failing := false
 	for {
 		strangers <- struct{}{}
 		nc, err := l.Accept()
 		if err != nil {
-			if ctx.Err() != nil {
+			if s.ctx.Err() != nil {
 				return nil
 			}
 			if !failing { // out of files, perhaps: it passes
@@ -108,45 +84,44 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		failing = false
-		go s.serveConn(ctx, nc, func() { <-strangers })
+		go s.serveConn(s.current.Load(), nc, func() { <-strangers })
 	}
 }
 
-// serveConn serves one connection, and calls known when it has authenticated
-// itself or failed to.
-func (s *Server) serveConn(ctx context.Context, nc net.Conn, known func()) {
-	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(handshakeTime)) // fails on a closed connection only
-	joins, nc, err := wire.Joins(nc)
+// serveConn serves one connection of a generation, and calls known when it has
+// authenticated itself or failed to.
+func (s *Server) serveConn(g *generation, conn net.Conn, known func()) {
+	defer conn.Close()
+	defer context.AfterFunc(g.ctx, func() { _ = conn.Close() })()
+	_ = conn.SetDeadline(time.Now().Add(handshakeTime)) // fails on a closed connection only
+	joins, nc, err := wire.Joins(conn)
 	if err != nil {
 		known()
 		return
 	}
 	if joins {
-		s.serveJoined(nc, known)
+		s.serveJoined(g, nc, known)
 		return
 	}
-	sc, channels, requests, err := ssh.NewServerConn(nc, s.config)
+	_, channels, requests, err := ssh.NewServerConn(nc, g.config)
 	known()
 	if err != nil {
 		s.Log.Debug("handshake", "err", err)
 		return
 	}
 	_ = nc.SetDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { _ = sc.Close() })
-	defer stop()
-	go s.serveRequests(ctx, requests)
+	go s.serveRequests(g, requests)
 	for nc := range channels {
-		go s.serveChannel(ctx, nc)
+		go s.serveChannel(g, nc)
 	}
 }
 
 // serveRequests answers the global requests of an SSH connection.
-func (s *Server) serveRequests(ctx context.Context, requests <-chan *ssh.Request) {
+func (s *Server) serveRequests(g *generation, requests <-chan *ssh.Request) {
 	for r := range requests {
 		var payload []byte
 		if r.Type == wire.NewSession {
-			payload = s.addSession(ctx, wire.MakeSession(), handshakeTime).Payload()
+			payload = s.addSession(g, wire.MakeSession(), handshakeTime).Payload()
 		}
 		if r.WantReply {
 			_ = r.Reply(payload != nil, payload) // fails with the connection
@@ -154,7 +129,7 @@ func (s *Server) serveRequests(ctx context.Context, requests <-chan *ssh.Request
 	}
 }
 
-func (s *Server) serveChannel(ctx context.Context, nc ssh.NewChannel) {
+func (s *Server) serveChannel(g *generation, nc ssh.NewChannel) {
 	if t := nc.ChannelType(); t != "session" && t != wire.Connect {
 		_ = nc.Reject(ssh.UnknownChannelType, t)
 		return
@@ -171,5 +146,5 @@ func (s *Server) serveChannel(ctx context.Context, nc ssh.NewChannel) {
 	go ssh.DiscardRequests(requests)
 	inner := wire.Channel(ch)
 	defer inner.Close()
-	s.serveConn(ctx, inner, func() {})
+	s.serveConn(g, inner, func() {})
 }
