@@ -120,6 +120,7 @@ func everything(ctx context.Context, c *sshguest.Conn) map[string]error {
 	_, _, errs["Read"] = c.Processes().Read(ctx, "p_1", guest.ReadRequest{Max: 1})
 	_, errs["Control"] = c.Processes().Control(ctx, "p_1", guest.Input{Signal: "INT"})
 	_, errs["List"] = c.Processes().List(ctx)
+	_, errs["Rekey"] = c.Rekey(ctx, guest.Rekey{Hostname: "x"}, sshguest.Config{})
 	return errs
 }
 
@@ -278,6 +279,18 @@ func TestSilentGuestIsGivenUp(t *testing.T) {
 	}.conn(t)
 	_, err := c.Run(t.Context(), guest.Cmd{Args: []string{"x"}}, guest.Streams{})
 	if !errors.Is(err, guest.ErrUnreachable) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A guest that says it has new keys has to show them.
+func TestRekeyedGuestIsAsked(t *testing.T) {
+	h := hostile{calls: answer(wire.RekeyResult{Hostname: "x", MachineID: "y"})}
+	gone := errors.New("nobody there")
+	_, err := h.conn(t).Rekey(t.Context(), guest.Rekey{Hostname: "x", MachineID: "y"}, sshguest.Config{
+		Dial: func(context.Context) (net.Conn, error) { return nil, gone },
+	})
+	if !errors.Is(err, gone) || !errors.Is(err, guest.ErrUnreachable) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -1,0 +1,40 @@
+package sshguest
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
+)
+
+// HostKey returns the only key that the guest may show: it tells whose channel
+// this is.
+func (c *Conn) HostKey() ssh.PublicKey { return c.cfg.HostKey }
+
+// Rekey has the guest do what to says, which gets a session of our making, and
+// returns a channel by cfg, which has the new keys, once the guest has answered
+// on it. Of c nothing more can be expected, and it is still to be closed.
+//
+// It can be repeated, on a channel with the keys from before or with the new
+// ones: with guest.ErrUnreachable the guest may have done it or not.
+func (c *Conn) Rekey(ctx context.Context, to guest.Rekey, cfg Config) (*Conn, error) {
+	to.Session = wire.MakeSession().Payload()
+	got, err := call[wire.RekeyResult](ctx, c, wire.OpRekey, to)
+	if err != nil {
+		return nil, err
+	}
+	if got.Hostname != to.Hostname || got.MachineID != to.MachineID {
+		return nil, fmt.Errorf("the guest is %.100q with machine-id %.100q, it was to be %q with %q",
+			got.Hostname, got.MachineID, to.Hostname, to.MachineID)
+	}
+	cfg.Session = to.Session
+	next := New(cfg)
+	if _, err := call[struct{}](ctx, next, wire.OpPing, nil); err != nil {
+		_ = next.Close() // it has said why it is of no use
+		return nil, err
+	}
+	return next, nil
+}
