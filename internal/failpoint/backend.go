@@ -58,6 +58,37 @@ func (b backend) Relabel(ctx context.Context, ref provisioner.Ref, papers provis
 	return b.points.Around(b.name+"relabel", func() error { return r.Relabel(ctx, ref, papers) })
 }
 
+// pooler returns the ability of the backend, which every one has.
+func (b backend) pooler() (provisioner.Pooler, error) {
+	p, ok := provisioner.As[provisioner.Pooler](b.Provisioner)
+	if !ok {
+		return nil, fmt.Errorf("%T can't hand over machines", b.Provisioner)
+	}
+	return p, nil
+}
+
+// Recipe implements [provisioner.Pooler]. It has no points: it changes nothing.
+func (b backend) Recipe(ctx context.Context, spec provisioner.Spec) (string, error) {
+	p, err := b.pooler()
+	if err != nil {
+		return "", err
+	}
+	return p.Recipe(ctx, spec)
+}
+
+// Rekey implements [provisioner.Pooler].
+func (b backend) Rekey(ctx context.Context, ref provisioner.Ref, spec provisioner.Spec, old guest.Conn) (guest.Conn, error) {
+	p, err := b.pooler()
+	if err != nil {
+		return nil, err
+	}
+	c, err := around(b.points, b.name+"rekey", func() (guest.Conn, error) { return p.Rekey(ctx, ref, spec, old) })
+	if err != nil {
+		return nil, err
+	}
+	return conn{c, b.points}, nil
+}
+
 // Transport returns t with points around each call.
 func (p *Points) Transport(t pve.Transport) pve.Transport {
 	if p == nil {

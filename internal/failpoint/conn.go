@@ -13,6 +13,9 @@ type conn struct {
 	points *Points
 }
 
+// Unwrap lets a backend find what it opened.
+func (c conn) Unwrap() guest.Conn { return c.Conn }
+
 func (c conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest.Exit, error) {
 	return around(c.points, "guest run", func() (guest.Exit, error) { return c.Conn.Run(ctx, cmd, std) })
 }
