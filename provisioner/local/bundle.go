@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -164,7 +165,7 @@ func (p *Provisioner) fillBundle(st *state, dir string, config []byte, spec prov
 
 // seed returns what the guest is given at its start.
 func (p *Provisioner) seed(spec provisioner.Spec) ([]byte, error) {
-	keys, err := p.channelKeys(spec.Papers.Sandbox)
+	keys, err := p.channelKeys(spec.Papers.Sandbox, spec.Papers.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -172,10 +173,12 @@ func (p *Provisioner) seed(spec provisioner.Spec) ([]byte, error) {
 		HostKey:    keys.host.Seed(),
 		ClientKey:  keys.client.Public().(ed25519.PublicKey),
 		Session:    keys.session,
+		Generation: spec.Papers.Keys,
 		Home:       guestHome,
 		MemoryMB:   spec.MemoryMB,
 		MaxProcs:   spec.MaxProcs,
 		HideShared: true,
+		Pooled:     spec.Pooled,
 	})
 }
 
@@ -185,12 +188,12 @@ type channelKeys struct {
 	session      []byte // see guest.Seed
 }
 
-// channelKeys returns the secrets of a machine's channel. They are derived, so
-// that they need not be kept.
-func (p *Provisioner) channelKeys(id string) (keys channelKeys, err error) {
+// channelKeys returns the secrets of the channel of a machine that was re-keyed
+// n times. They are derived, so that they need not be kept.
+func (p *Provisioner) channelKeys(id string, n int) (keys channelKeys, err error) {
 	var derived [4][]byte
 	for i, what := range []string{"host ", "client ", "session id ", "session "} {
-		if derived[i], err = p.Key.Derive(what + id); err != nil {
+		if derived[i], err = p.Key.Derive(ofGeneration(what+id, n)); err != nil {
 			return channelKeys{}, err
 		}
 	}
@@ -201,8 +204,30 @@ func (p *Provisioner) channelKeys(id string) (keys channelKeys, err error) {
 	}, nil
 }
 
+// ofGeneration returns the purpose of a secret of a machine that was re-keyed n
+// times. An id has no space in it.
+func ofGeneration(purpose string, n int) string {
+	if n == 0 {
+		return purpose
+	}
+	return purpose + " " + strconv.Itoa(n)
+}
+
 // relabel replaces the papers of b, whole or not at all, also if the host dies.
 func (p *Provisioner) relabel(st *state, b bundle, papers provisioner.Papers) error {
+	if err := p.draftPapers(st, b, papers); err != nil {
+		return err
+	}
+	return st.namePapers(papers.Sandbox)
+}
+
+// draftFile has the configuration that is to take the place of configFile. One
+// that a crash leaves is overwritten by the next try.
+const draftFile = configFile + ".new"
+
+// draftPapers writes the configuration of b with other papers beside that which
+// is in force.
+func (p *Provisioner) draftPapers(st *state, b bundle, papers provisioner.Papers) error {
 	sealed, err := p.Key.Seal(papers)
 	if err != nil {
 		return err
@@ -216,21 +241,27 @@ func (p *Provisioner) relabel(st *state, b bundle, papers provisioner.Papers) er
 	if err != nil {
 		return fmt.Errorf("encode bundle: %w", err)
 	}
-	path := filepath.Join(st.machinesDir(), papers.Sandbox, configFile)
-	return st.replaceFile(path, config)
-}
-
-// replaceFile puts data at path by a rename. A temporary file that a crash
-// leaves is overwritten by the next try.
-func (st *state) replaceFile(path string, data []byte) error {
-	temp := path + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	draft := filepath.Join(st.machineDir(papers.Sandbox), draftFile)
+	if err := ignoreGone(os.Remove(draft)); err != nil {
 		return err
 	}
-	if err := st.step("local write papers", func() error { return writeSynced(temp, data) }); err != nil {
-		return errors.Join(err, ignoreGone(os.Remove(temp)))
+	if err := st.step("local write papers", func() error { return writeSynced(draft, config) }); err != nil {
+		return errors.Join(err, st.dropDraft(papers.Sandbox))
 	}
-	return st.step("local name papers", func() error { return os.Rename(temp, path) })
+	return nil
+}
+
+// namePapers puts the papers in force that were drafted.
+func (st *state) namePapers(id string) error {
+	dir := st.machineDir(id)
+	return st.step("local name papers", func() error {
+		return os.Rename(filepath.Join(dir, draftFile), filepath.Join(dir, configFile))
+	})
+}
+
+// dropDraft removes papers that are not to be in force.
+func (st *state) dropDraft(id string) error {
+	return ignoreGone(os.Remove(filepath.Join(st.machineDir(id), draftFile)))
 }
 
 // writeSynced writes a new file that is whole also after the host has died.

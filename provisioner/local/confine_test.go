@@ -14,7 +14,19 @@ import (
 // namespace of its own either.
 func TestConfined(t *testing.T) {
 	p := newPlace(t, programs(t))
-	ref := p.create(t, testSpec("sb-confined"))
+	t.Run("own", func(t *testing.T) { p.confined(t, p.create(t, testSpec("sb-confined"))) })
+	t.Run("in-pool", func(t *testing.T) { p.confined(t, p.pooled(t, "sb-pool")) })
+	t.Run("claimed", func(t *testing.T) {
+		ref := p.pooled(t, "sb-claimed")
+		p.rekey(t, ref, claim(ref), nil)
+		p.confined(t, ref)
+		if got, _ := p.sh(t, ref, "grep -c '^CapPrm:.*[2367abef].....$' /proc/1/status"); got != "0" {
+			t.Error("process 1 keeps what it needed to be renamed, though there is a command")
+		}
+	})
+}
+
+func (p *place) confined(t *testing.T, ref provisioner.Ref) {
 	for _, tt := range []struct{ name, command, want string }{
 		{"shared-directory-hidden", "ls -A /run/agentlab", ""},
 		{"no-cgroups-in-reach", "find / -xdev -name pids.max 2>/dev/null; ls -A /sys/fs/cgroup 2>/dev/null", ""},
@@ -23,6 +35,7 @@ func TestConfined(t *testing.T) {
 		{"no-mount-in-namespaces", "mkdir /tmp/d; unshare -Urm --propagation unchanged sh -c 'mount -t tmpfs none /tmp/d && echo mounted; mount -t cgroup -o pids none /tmp/d && echo mounted' 2>/dev/null; echo end", "end"},
 		{"namespace-made", "unshare -Urm --propagation unchanged id -u", "0"},
 		{"no-admin", "grep -c '^CapBnd:.*[2367abef].....$' /proc/self/status", "0"},
+		{"no-other-name", "hostname another 2>/dev/null; uname -n | grep -c another", "0"},
 		{"init-not-killed", "kill -9 1 2>/dev/null || echo refused", "refused"},
 		{"init-not-stopped", "kill -STOP 1 2>/dev/null || echo refused", "refused"},
 		{"init-not-queued", `perl -e 'syscall(62, 1, 19) == -1 && print "refused"'`, "refused"},

@@ -47,38 +47,53 @@ func (p *Provisioner) dial(ctx context.Context, ref provisioner.Ref) (guest.Conn
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.find(st, ref); err != nil {
-		return nil, err
-	}
-	keys, err := p.channelKeys(ref.Sandbox)
+	b, err := p.find(st, ref)
 	if err != nil {
 		return nil, err
 	}
-	hostKey, err := ssh.NewPublicKey(keys.host.Public())
+	cfg, err := p.channel(st, ref.Sandbox, b.papers.Keys)
 	if err != nil {
-		return nil, fmt.Errorf("host key: %w", err)
-	}
-	signer, err := ssh.NewSignerFromSigner(keys.client)
-	if err != nil {
-		return nil, fmt.Errorf("client key: %w", err)
+		return nil, err
 	}
 	raw, err := st.connect(ctx, ref.Sandbox)
 	if err != nil {
 		return nil, err
 	}
 	first := &freshConn{conn: raw, until: time.Now().Add(freshFor)}
-	return sshguest.New(sshguest.Config{
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			if c := first.take(); c != nil {
-				return c, nil
-			}
-			return st.connect(ctx, ref.Sandbox)
-		},
+	again := cfg.Dial
+	cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+		if c := first.take(); c != nil {
+			return c, nil
+		}
+		return again(ctx)
+	}
+	return sshguest.New(cfg), nil
+}
+
+// channel returns how machine id is reached that was re-keyed n times.
+func (p *Provisioner) channel(st *state, id string, n int) (sshguest.Config, error) {
+	keys, err := p.channelKeys(id, n)
+	if err != nil {
+		return sshguest.Config{}, err
+	}
+	hostKey, err := ssh.NewPublicKey(keys.host.Public())
+	if err != nil {
+		return sshguest.Config{}, fmt.Errorf("host key: %w", err)
+	}
+	signer, err := ssh.NewSignerFromSigner(keys.client)
+	if err != nil {
+		return sshguest.Config{}, fmt.Errorf("client key: %w", err)
+	}
+	cfg := sshguest.Config{
+		Dial:    func(ctx context.Context) (net.Conn, error) { return st.connect(ctx, id) },
 		User:    "root",
 		HostKey: hostKey,
 		Signer:  signer,
-		Session: keys.session,
-	}), nil
+	}
+	if _, fresh := st.fresh.LoadAndDelete(id); fresh {
+		cfg.Session = keys.session
+	}
+	return cfg, nil
 }
 
 // freshConn is a connection that is good for one use within a time.

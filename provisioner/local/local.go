@@ -50,6 +50,7 @@ var (
 	_ provisioner.Relabeler   = (*Provisioner)(nil)
 	_ provisioner.Checker     = (*Provisioner)(nil)
 	_ provisioner.Guarder     = (*Provisioner)(nil)
+	_ provisioner.Pooler      = (*Provisioner)(nil)
 )
 
 const (

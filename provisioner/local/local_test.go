@@ -11,7 +11,7 @@ import (
 
 const testInstance = "inst-1"
 
-func testKey(t *testing.T) provisioner.Key {
+func testKey(t testing.TB) provisioner.Key {
 	t.Helper()
 	k, err := provisioner.NewKey(bytes.Repeat([]byte{1}, provisioner.KeySize))
 	if err != nil {
@@ -32,7 +32,7 @@ func testSpec(id string) provisioner.Spec {
 
 // tempDir returns a directory that nobody can pass to: root's machines run as
 // nobody, and testing makes the parent for its owner only.
-func tempDir(t *testing.T) string {
+func tempDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {

@@ -66,7 +66,7 @@ func makePrograms(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "runsc"), runsc, 0o755)
 }
 
-func programs(t *testing.T) string {
+func programs(t testing.TB) string {
 	t.Helper()
 	dir := os.Getenv(programsEnv)
 	if dir == "" {
@@ -81,7 +81,7 @@ type place struct {
 	st *state
 }
 
-func newPlace(t *testing.T, bin string) *place {
+func newPlace(t testing.TB, bin string) *place {
 	t.Helper()
 	p := &Provisioner{
 		Dir: tempDir(t), Key: testKey(t), Instance: testInstance,
@@ -100,7 +100,7 @@ func newPlace(t *testing.T, bin string) *place {
 }
 
 // create makes a machine that is destroyed at the end of the test.
-func (p *place) create(t *testing.T, spec provisioner.Spec) provisioner.Ref {
+func (p *place) create(t testing.TB, spec provisioner.Spec) provisioner.Ref {
 	t.Helper()
 	m, err := p.Create(t.Context(), spec)
 	if err != nil {
@@ -110,7 +110,7 @@ func (p *place) create(t *testing.T, spec provisioner.Spec) provisioner.Ref {
 	return m.Ref
 }
 
-func (p *place) destroy(t *testing.T, ref provisioner.Ref) {
+func (p *place) destroy(t testing.TB, ref provisioner.Ref) {
 	t.Helper()
 	if err := p.Destroy(context.WithoutCancel(t.Context()), ref); err != nil {
 		t.Errorf("Destroy: %v", err)
@@ -142,7 +142,7 @@ func (p *place) try(t *testing.T, ref provisioner.Ref, command string) (string, 
 
 // leftovers names all that exists of machines in a Dir: processes, mounts,
 // cgroups and files.
-func leftovers(t *testing.T, st *state) []string {
+func leftovers(t testing.TB, st *state) []string {
 	t.Helper()
 	var left []string
 	procs, err := st.processes()

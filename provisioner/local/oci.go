@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"path/filepath"
 	"strconv"
 
@@ -33,16 +34,12 @@ var capabilities = []string{
 
 // ociSpec returns the configuration of the machine whose bundle is at dir.
 func (st *state) ociSpec(root rootfs, spec provisioner.Spec, dir, papers string) *specs.Spec {
-	hostname := spec.Hostname
-	if hostname == "" {
-		hostname = spec.Papers.Sandbox
-	}
 	// Of all sandboxes and before the rest of the host: the kernel's OOM
 	// killer is the last wall, and must not choose a neighbour.
 	killFirst := 1000
 	return &specs.Spec{
 		Version:  "1.0.2",
-		Hostname: hostname,
+		Hostname: hostname(spec),
 		Root:     &specs.Root{Path: root.dir},
 		Mounts:   st.mounts(root, dir),
 		Process: &specs.Process{
@@ -60,6 +57,9 @@ func (st *state) ociSpec(root rootfs, spec provisioner.Spec, dir, papers string)
 		Annotations: map[string]string{papersAnnotation: papers, osAnnotation: root.os},
 	}
 }
+
+// hostname returns the name that a machine gives itself.
+func hostname(spec provisioner.Spec) string { return cmp.Or(spec.Hostname, spec.Papers.Sandbox) }
 
 const guestPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -175,6 +175,7 @@ func (st *state) runscState(id, ext string) string {
 // it. The directory, which has the papers, goes last and at once.
 func (st *state) teardown(ctx context.Context, id string) error {
 	st.takeBootLog(id)
+	st.fresh.Delete(id)
 	if err := st.step("local kill", func() error { return st.killAll(ctx, id) }); err != nil {
 		return err
 	}

@@ -54,27 +54,14 @@ func (p *Provisioner) root(ctx context.Context, st *state, t tools, name string)
 		r.os = osName("/")
 		return r, touch(r.dir)
 	}
-	invalid := func(why string) error {
-		return fmt.Errorf("root %q: %s; it must be an absolute path of a directory or of a tar archive: %w", name, why, provisioner.ErrInvalid)
-	}
-	path, onlyDir := strings.CutPrefix(name, "dir:")
-	if !filepath.IsAbs(path) {
-		return r, invalid("not an absolute path")
-	}
-	fi, err := os.Stat(path)
+	src, err := findSource(name)
 	if err != nil {
-		return r, invalid(errors.Unwrap(err).Error())
+		return r, err
 	}
-	switch {
-	case fi.IsDir():
-		r.dir, r.tmpfs = filepath.Clean(path), true
-		if run, err := os.Lstat(filepath.Join(path, "run")); err != nil || !run.IsDir() {
-			return r, invalid("it has no directory run (mkdir " + filepath.Join(path, "run") + ")")
-		}
-	case onlyDir || !fi.Mode().IsRegular():
-		return r, invalid("not a directory")
-	default:
-		if r.dir, err = p.unpacked(ctx, st, path, fi); err != nil {
+	if src.info.IsDir() {
+		r.dir, r.tmpfs = src.path, true
+	} else {
+		if r.dir, err = p.unpacked(ctx, st, src); err != nil {
 			return r, fmt.Errorf("root %q: %w", name, err)
 		}
 		if err := touch(r.dir); err != nil {
@@ -83,6 +70,42 @@ func (p *Provisioner) root(ctx context.Context, st *state, t tools, name string)
 	}
 	r.os = osName(r.dir)
 	return r, nil
+}
+
+// source is a directory or an archive that a root file system is made of.
+type source struct {
+	path string
+	info fs.FileInfo
+}
+
+// findSource returns what a spec names that is not this host's programs.
+func findSource(name string) (source, error) {
+	invalid := func(why string) (source, error) {
+		return source{}, fmt.Errorf("root %q: %s; it must be an absolute path of a directory or of a tar archive: %w", name, why, provisioner.ErrInvalid)
+	}
+	path, onlyDir := strings.CutPrefix(name, "dir:")
+	if !filepath.IsAbs(path) {
+		return invalid("not an absolute path")
+	}
+	path = filepath.Clean(path)
+	fi, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return invalid(errors.Unwrap(err).Error())
+	case fi.IsDir():
+		if run, err := os.Lstat(filepath.Join(path, "run")); err != nil || !run.IsDir() {
+			return invalid("it has no directory run (mkdir " + filepath.Join(path, "run") + ")")
+		}
+	case onlyDir || !fi.Mode().IsRegular():
+		return invalid("not a directory")
+	}
+	return source{path, fi}, nil
+}
+
+// version tells which file it is and when it was changed, without reading it.
+func (s source) version() string {
+	sys := s.info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%q %d %d %d %d %d", s.path, sys.Dev, sys.Ino, sys.Size, sys.Mtim.Nano(), sys.Ctim.Nano())
 }
 
 // mountPoints returns a directory with the mount points that machines need
@@ -99,13 +122,10 @@ func (st *state) mountPoints() (string, error) {
 	return dir, f.Close()
 }
 
-// unpacked returns the directory that the archive at path is unpacked to. Its
-// name follows from which file it is and when it was changed, so that finding
-// it again reads nothing.
-func (p *Provisioner) unpacked(ctx context.Context, st *state, path string, fi fs.FileInfo) (string, error) {
-	sys := fi.Sys().(*syscall.Stat_t)
-	sum := sha256.Sum256(fmt.Appendf(nil, "tar %d %q %d %d %d %d %d %d", layoutVersion, path, sys.Dev, sys.Ino,
-		sys.Size, sys.Mtim.Nano(), sys.Ctim.Nano(), st.uid))
+// unpacked returns the directory that an archive is unpacked to. Its name
+// follows from the version of the file, so that finding it again reads nothing.
+func (p *Provisioner) unpacked(ctx context.Context, st *state, archive source) (string, error) {
+	sum := sha256.Sum256(fmt.Appendf(nil, "tar %d %s %d", layoutVersion, archive.version(), st.uid))
 	name := hex.EncodeToString(sum[:])
 	unlock, err := p.rootfs.Lock(ctx, name)
 	if err != nil {
@@ -116,7 +136,7 @@ func (p *Provisioner) unpacked(ctx context.Context, st *state, path string, fi f
 	if exists(dir) {
 		return dir, nil
 	}
-	return dir, st.install(dir, func(temp string) error { return st.untar(ctx, path, temp) })
+	return dir, st.install(dir, func(temp string) error { return st.untar(ctx, archive.path, temp) })
 }
 
 // install makes dir appear whole: fill fills a temporary directory, which is

@@ -53,6 +53,7 @@ func (st *state) start(ctx context.Context, t tools, spec provisioner.Spec) erro
 		return startError(t, err, said)
 	}
 	st.boots.Store(id, boot)
+	st.fresh.Store(id, struct{}{})
 	return nil
 }
 

@@ -31,6 +31,7 @@ type state struct {
 	log     *slog.Logger
 	step    func(name string, do func() error) error
 	boots   sync.Map // machine id -> *os.File, what it printed while booting
+	fresh   sync.Map // machine id -> struct{}, until somebody uses the session of its seed
 
 	skeleton skeleton
 	guest    guestCopy
