@@ -66,7 +66,7 @@ func Architecture() Rules {
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice
 			{"provisioner/proxmox/pvetest/qemuguest", "provisioner/proxmox/pvetest"},
-			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve"},
+			{"provisioner/proxmox/agentconn", "provisioner/guest provisioner/proxmox/pve internal/redact"},
 			{"provisioner/proxmox", "provisioner provisioner/guest provisioner/guest/sshboot provisioner/proxmox/pve provisioner/proxmox/agentconn internal/redact internal/keylock"},
 			{"provisioner/proxmox/setup", "provisioner/proxmox/names provisioner/proxmox/pve internal/redact"},
 			{"provisioner/proxmox/template", "provisioner provisioner/proxmox/names provisioner/proxmox/pve"},
