@@ -11,14 +11,6 @@ func (m *Manager) Remove(sb Sandbox) {
 	m.remove(sb)
 }
 
-// What Run does again and again, once.
-
-// Sweep is a look of the reaper.
-func (m *Manager) Sweep(ctx context.Context) {
-	m.init()
-	m.sweep(ctx)
-}
-
 // Reconcile is a look of the reconciler.
 func (m *Manager) Reconcile(ctx context.Context, backend string) error {
 	m.init()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,9 +42,26 @@ func newPlay(t *testing.T, inner sessions.Store) *play {
 	}
 	p.Store = gated{p.inner, p}
 	p.Profiles[0].IdleTimeout = idleTimeout
+	p.Log = slog.New(refusals{slog.DiscardHandler, p})
 	p.world.onStep(p.step)
 	t.Cleanup(func() { p.stop() })
 	return p
+}
+
+// refusals is a log in which nothing must be that was refused: all that is to be
+// removed has ended, unless the store could not be asked.
+type refusals struct {
+	slog.Handler
+	p *play
+}
+
+func (refusals) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
+
+func (r refusals) Handle(_ context.Context, rec slog.Record) error {
+	if !r.p.broken && rec.Message == "refused to remove a machine" {
+		r.p.fault("%s", rec.Message)
+	}
+	return nil
 }
 
 // wait waits until the scheduler lets on who has ctx to do something.

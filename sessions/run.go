@@ -47,15 +47,16 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) reap(ctx context.Context) {
 	for ctx.Err() == nil {
 		m.alarm.set(forever) // whatever is noticed while we look calls for another look
-		next := m.sweep(ctx)
+		next := m.Sweep(ctx)
 		m.alarm.set(next)
 		m.alarm.sleep(ctx, next.Sub(m.now()))
 	}
 }
 
-// sweep ends what is past its end and returns when to look again. It reads
-// what is due and one more, however many sandboxes there are.
-func (m *Manager) sweep(ctx context.Context) time.Time {
+// Sweep ends what is past its end and returns when to look again. It reads what
+// is due and some more, however many sandboxes there are. Run does so in time.
+func (m *Manager) Sweep(ctx context.Context) time.Time {
+	m.init()
 	const again = time.Second
 	for {
 		due, err := m.Store.List(ctx, Query{ByEnd: true, Limit: reapBatch})

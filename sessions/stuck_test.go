@@ -225,6 +225,7 @@ func TestStuckForItIsNotOurs(t *testing.T) {
 // An orphan past its end is removed, and not one that is not.
 func TestRemoveOfALiveOrphanIsRefused(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
+		synctest.Wait() // for the first look, which would adopt it
 		l.orphan("sb-old", "", time.Now().Add(10*time.Minute))
 		l.Remove(sessions.Sandbox{ID: "sb-old", Backend: "mem", State: sessions.Ready, End: time.Now().Add(10 * time.Minute)})
 		synctest.Wait()

@@ -98,6 +98,13 @@ func size(id, what, unit string, value, atMost float64, n int) figure {
 	}.judged()
 }
 
+// slowest is the 99th percentile of what takes so many milliseconds.
+func slowest(id, what string, ours sample, atMost float64) figure {
+	f := size(id, what, "ms", ms(ours.quantile(0.99)), atMost, len(ours))
+	f.ours = ours.String()
+	return f
+}
+
 // report prints figures as they are measured.
 type report interface {
 	add(figure) error

@@ -22,7 +22,7 @@ import (
 func main() {
 	bin := flag.String("bin", "bin", "directory of the programs")
 	asJSON := flag.Bool("json", false, "print one line of JSON a figure")
-	only := flag.String("only", "", "measure only this: memory, create, exec, files, guest or proxmox")
+	only := flag.String("only", "", "measure only this: memory, http, crowd, bridge, create, exec, files, guest, records, proxmox or ends")
 	forks := flag.Int("forks", 0, "instead, run the arguments that often and print how long each took, in nanoseconds")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,7 +78,9 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		{"exec", "exec over the bridge", b.exec},
 		{"files", "files", b.files},
 		{"guest", "guest on the plain host", b.guest},
+		{"records", "looks at many records", b.records},
 		{"proxmox", "machines of a simulated Proxmox VE", b.proxmox},
+		{"ends", "10,000 machines that end within a minute", b.ends},
 	} {
 		if only != "" && only != m.name {
 			continue
