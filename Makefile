@@ -37,6 +37,10 @@ test: tools build ## run the whole test suite
 		CGO_ENABLED=0 go test -timeout=20m -shuffle=on ./...; \
 	fi
 
+.PHONY: load
+load: build ## end the daemon again and again under 100 sandboxes that are used; a minute or two
+	@CGO_ENABLED=0 go test -count=1 -timeout=20m -v -run='^TestRestartUnderLoad$$' ./internal/crashtest -sandboxes=100
+
 .PHONY: e2e
 e2e: build internal/e2e/node_modules/.package-lock.json ## drive it with MCP clients of others and the official conformance suite (Node.js)
 	@go test -tags=e2e -count=1 -timeout=20m ./internal/e2e
