@@ -87,6 +87,7 @@ func Architecture() Rules {
 			{"internal/stage", ""},
 			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/crashtest", "internal/failpoint internal/stage internal/pvesim provisioner provisioner/proxmox/pvetest sessions store"},
+			{"internal/histories", "internal/failpoint internal/pvesim internal/redact internal/stage provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest sessions store"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/bench", "internal/config internal/stage internal/redact mcpserver tools sessions store provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
 		},
@@ -103,6 +104,7 @@ func Architecture() Rules {
 			{"github.com/golang-jwt/jwt", "internal/auth", "who asks is found out in one place"},
 			{"github.com/MicahParks", "internal/auth", "who asks is found out in one place"},
 			{"github.com/prometheus", "internal/obs", "what is measured is called by its name, not by a library's"},
+			{"pgregory.net/rapid", "internal/histories", "what is random is told and shrunk in one place"},
 			{"github.com/spf13/cobra", "cmd/agentlab", "only the command line has a command line"},
 		},
 	}

@@ -11,6 +11,7 @@
 package failpoint
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"sync"
@@ -23,7 +24,8 @@ const Env = "AGENTLAB_FAILPOINTS"
 // Points are the fail-points of a process. Nil, as of everybody but a test, has
 // none.
 type Points struct {
-	dir Dir
+	dir   Dir
+	watch func(point string) error // asked instead of dir, unless it is nil
 
 	mu    sync.Mutex
 	order string         // what was to be done when a point was passed last
@@ -38,15 +40,21 @@ func New(dir Dir) *Points {
 	return &Points{dir: dir}
 }
 
+// Watched returns points of which f is told, for a test that plays the daemon in
+// its own process. What f returns of a point before a step is returned in place of
+// the step, which is not done; of a point after it, in place of the step's error.
+func Watched(f func(point string) error) *Points { return &Points{watch: f} }
+
 // Around does a step, and passes a point before and another one after it.
 func (p *Points) Around(name string, step func() error) error {
 	if p == nil {
 		return step()
 	}
-	p.pass(name + " before")
+	if err := p.pass(name + " before"); err != nil {
+		return err
+	}
 	err := step()
-	p.pass(name + " after")
-	return err
+	return cmp.Or(p.pass(name+" after"), err)
 }
 
 // around is Around for a step that has a result.
@@ -60,12 +68,15 @@ func around[T any](p *Points, name string, step func() (T, error)) (result T, er
 
 // pass tells the test of a point, or dies there if it says so. The points that
 // two goroutines pass at once are passed one after the other.
-func (p *Points) pass(name string) {
+func (p *Points) pass(name string) error {
+	if p.watch != nil {
+		return p.watch(name)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	order := p.dir.order()
 	if order == "" {
-		return
+		return nil
 	}
 	if order != p.order {
 		p.order, p.count = order, map[string]int{}
@@ -76,7 +87,7 @@ func (p *Points) pass(name string) {
 		panic(fmt.Sprintf("note fail-point %q: %v", point, err)) // a test that would be blind
 	}
 	if order != point {
-		return
+		return nil
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // until the kernel has come to it

@@ -126,6 +126,28 @@ func grant(c *pvetest.Cluster, path string, privs []string) {
 	}
 }
 
+// Token is the API token that AgentLab calls with.
+func (s *Sim) Token() string { return s.token }
+
+// Add adds a machine of somebody else, which looks as little like ours as can be,
+// and says whether its VMID was free.
+func (s *Sim) Add(id int) bool {
+	free := false
+	s.Server.Edit(func(c *pvetest.Cluster) {
+		if free = c.VMs[id] == nil; free {
+			c.AddVM(Node, id, "of-somebody-else")
+		}
+	})
+	if free {
+		for what, is := range s.everything() {
+			if what == fmt.Sprintf("VM %d", id) || strings.Contains(what, fmt.Sprintf(":%d/", id)) {
+				s.before[what] = is
+			}
+		}
+	}
+	return free
+}
+
 // Config returns the lines of config.yaml for reaching it over HTTPS.
 func (s *Sim) Config() string {
 	return fmt.Sprintf("proxmox_api_url: %s\nproxmox_api_token: %s\nproxmox_tls_fingerprint: %s\n%s",

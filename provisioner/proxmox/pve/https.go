@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -62,6 +63,9 @@ func (a Auth) check() error {
 
 // HTTPS is the Transport to pveproxy.
 type HTTPS struct {
+	// Dial connects to the server; nil is by TCP. It is set before the first call.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	base string // https://host:8006/api2/json
 	// session returns a value of the library's that adds the credentials to a
 	// request. It is a function since fmt prints what unexported fields hold,
@@ -92,7 +96,8 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 		return nil, err
 	}
 	path := strings.TrimSuffix(strings.TrimRight(u.Path, "/"), "/api2/json")
-	return &HTTPS{
+	h := &HTTPS{}
+	*h = HTTPS{
 		limit:   maxCall,
 		longest: maxAnswer,
 		base:    (&url.URL{Scheme: "https", Host: u.Host, Path: path + "/api2/json"}).String(),
@@ -104,6 +109,7 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
 				Proxy:               http.ProxyFromEnvironment,
+				DialContext:         h.dial,
 				TLSClientConfig:     tlsConfig,
 				TLSHandshakeTimeout: 20 * time.Second,
 				IdleConnTimeout:     maxIdle,
@@ -112,7 +118,16 @@ func newHTTPS(base string, auth Auth, trust Trust) (*HTTPS, error) {
 				DisableCompression:  true,
 			},
 		},
-	}, nil
+	}
+	return h, nil
+}
+
+func (h *HTTPS) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if h.Dial != nil {
+		return h.Dial(ctx, network, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
 }
 
 // Do implements Transport.

@@ -64,15 +64,29 @@ func (s *Server) listen(node string) *listener {
 	if l := s.listeners[node]; l != nil {
 		return l
 	}
-	cert := newCertificate(node)
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
 	if err != nil {
 		panic(fmt.Sprintf("pvetest: listen: %v", err)) // as httptest does: a test can't go on
 	}
+	return s.serve(node, ln, s.Handler(node))
+}
+
+// Serve starts the HTTPS server of a node on a listener of the caller's, such as
+// one of connections in memory, with a handler that may do something before or
+// after [Server.Handler]. The URL that Listen then returns has the listener's address.
+func (s *Server) Serve(node string, ln net.Listener, handler http.Handler) {
+	s.start()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serve(node, ln, handler)
+}
+
+func (s *Server) serve(node string, ln net.Listener, handler http.Handler) *listener {
+	cert := newCertificate(node)
 	l := &listener{
 		url: "https://" + ln.Addr().String(), cert: cert,
 		srv: &http.Server{
-			Handler:           s.Handler(node),
+			Handler:           handler,
 			IdleTimeout:       keepIdle,
 			ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // clients that break off
 			ReadHeaderTimeout: time.Minute,
@@ -83,7 +97,8 @@ func (s *Server) listen(node string) *listener {
 		},
 	}
 	s.listeners[node] = l
-	s.work.Go(func() { _ = l.srv.Serve(ln) })
+	secure := tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
+	s.work.Go(func() { _ = l.srv.Serve(secure) })
 	return l
 }
 

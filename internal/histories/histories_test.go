@@ -1,0 +1,107 @@
+package histories
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/agentlab-mcp/agentlab/internal/stage"
+)
+
+// flavours are the kinds of Proxmox VE that histories are played on.
+func flavours() []flavour {
+	return []flavour{{"8.4", "8.4.21", 1}, {"9.2", "9.2.11", 1}, {"cluster", "8.4.21", 3}, {"cluster-9.2", "9.2.11", 3}}
+}
+
+// Unless it is told otherwise, as make soak does, a run plays the same histories
+// as every other, so many on each flavour: whoever changes something else is not
+// to be the one who finds a history that has never held.
+const (
+	histories = "125"
+	seed      = "1"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	for name, value := range map[string]string{"rapid.checks": histories, "rapid.seed": seed} {
+		if !given[name] {
+			if err := flag.Set(name, value); err != nil {
+				panic(err)
+			}
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// TestHistories plays random histories. One that does not hold is told in its
+// shortest form, with what plays it again.
+func TestHistories(t *testing.T) {
+	var played, steps_, calls, faults, leaks, touches atomic.Int64
+	t.Cleanup(func() {
+		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d faults, %d leaks, %d foreign touches\n",
+			played.Load(), steps_.Load(), calls.Load(), faults.Load(), leaks.Load(), touches.Load())
+		t.Log(line)
+		if err := stage.Report(line); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, kind := range flavours() {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			rapid.Check(t, func(rt *rapid.T) {
+				history := rapid.SliceOfN(steps, 10, 40).Draw(rt, "history")
+				p, err := replay(t, rt, kind, history)
+				played.Add(1)
+				steps_.Add(int64(len(history)))
+				calls.Add(int64(p.calls))
+				faults.Add(int64(p.lab.faults))
+				leaks.Add(int64(len(p.leaks)))
+				touches.Add(int64(len(p.lab.touched)))
+				if err != nil {
+					rt.Fatalf("%v\n%s", err, p.tale())
+				}
+			})
+		})
+	}
+}
+
+// replay plays a history to its end or until something does not hold.
+func replay(t *testing.T, rt *rapid.T, kind flavour, history []step) (p *player, err error) {
+	dir, err := os.MkdirTemp("", "agentlab-histories-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	rapid.SyncTest(rt, func(*rapid.T) { p, err = playAll(dir, kind, history) })
+	return p, err
+}
+
+func playAll(dir string, kind flavour, history []step) (p *player, err error) {
+	p = &player{began: time.Now(), model: model{asked: map[string]int{}, calm: true}}
+	if p.lab, err = newLab(dir, kind); err != nil {
+		return p, err
+	}
+	defer func() {
+		p.lab.lift()
+		p.under.Wait()
+		err = errors.Join(err, p.lab.close())
+	}()
+	p.lab.deleted = p.deleting
+	for _, s := range history {
+		if err := p.play(s); err != nil {
+			return p, err
+		}
+	}
+	err = p.settle()
+	synctest.Wait()
+	return p, err
+}

@@ -1,0 +1,168 @@
+package histories
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// records are those that did not end, and those of all boxes.
+func (p *player) records() ([]sessions.Sandbox, error) {
+	ctx := context.Background()
+	if len(p.lab.daemons) == 0 {
+		return nil, nil
+	}
+	db := p.lab.daemons[len(p.lab.daemons)-1].db
+	all, err := db.List(ctx, sessions.Query{Ending: true})
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range p.boxes {
+		if slices.ContainsFunc(all, func(sb sessions.Sandbox) bool { return sb.ID == b.id }) {
+			continue
+		}
+		sb, err := db.Sandbox(ctx, b.id)
+		if err != nil {
+			return nil, fmt.Errorf("a record is lost: %w", err)
+		}
+		all = append(all, sb)
+	}
+	return all, nil
+}
+
+// look looks whether all holds, at a time when nothing is being done.
+func (p *player) look() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, err := p.records()
+	if err != nil {
+		return err
+	}
+	p.recorded(all, p.lab.now())
+	p.lab.mu.Lock()
+	defer p.lab.mu.Unlock()
+	for _, what := range p.lab.touched {
+		p.broke("touched, though another's: %s", what)
+	}
+	if len(p.broken) > 0 {
+		return fmt.Errorf("%s", strings.Join(p.broken, "\n"))
+	}
+	return nil
+}
+
+// deleting looks at each of our calls that deletes a machine: it must not be that
+// of a sandbox which is in time.
+func (p *player) deleting(id int) {
+	p.lab.free(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, err := p.records()
+	if err != nil {
+		p.broke("at the end of VM %d: %v", id, err)
+	}
+	for _, sb := range all {
+		ours := slices.ContainsFunc(p.lab.machines(sb.ID), func(vm pve.VM) bool { return vm.ID == id })
+		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) {
+			p.broke("the machine %d of %s is deleted, which is %s until %v", id, sb.ID, sb.State, sb.End)
+		}
+	}
+}
+
+// calmDown is longer than anything may go on when all trouble is over: what was
+// given up is tried again after five minutes at most, and what is made takes no
+// longer than five, of which undoing it takes three more.
+const calmDown = 15 * time.Minute
+
+// settle ends a history: all trouble is over, and what there is must agree.
+// Then the sandboxes end, one half by their owners and one by their time, and
+// nothing may be left.
+func (p *player) settle() error {
+	l := p.lab
+	p.under.Wait()
+	l.lift()
+	l.bury()
+	if err := l.start(); err != nil {
+		return err
+	}
+	time.Sleep(calmDown)
+	if err := p.agree(); err != nil {
+		return err
+	}
+	for n, b := range slices.Clone(p.boxes) {
+		if n%2 == 0 {
+			p.call(step{do: destroy, who: slices.Index(principals, b.owner), box: n})
+		}
+	}
+	p.under.Wait()
+	if err := p.agree(); err != nil {
+		return err
+	}
+	for {
+		all, err := p.records()
+		if err != nil {
+			return err
+		}
+		left := time.Duration(0)
+		for _, sb := range all {
+			if sb.State.Live() {
+				left = max(left, sb.End.Sub(l.now())+time.Minute)
+			}
+		}
+		if left == 0 {
+			break
+		}
+		time.Sleep(left)
+	}
+	if err := p.agree(); err != nil {
+		return err
+	}
+	p.leaks = append(p.leaks, l.sim.Changed()...)
+	return leaked(p.leaks)
+}
+
+func leaked(what []string) error {
+	if len(what) == 0 {
+		return nil
+	}
+	return fmt.Errorf("left:\n%s", strings.Join(what, "\n"))
+}
+
+// agree looks whether each record has its machine, each machine its record, and
+// nothing is under way.
+func (p *player) agree() error {
+	if err := p.look(); err != nil {
+		return err
+	}
+	all, err := p.records()
+	if err != nil {
+		return err
+	}
+	owned := map[int]bool{}
+	for _, sb := range all {
+		vms := p.lab.machines(sb.ID)
+		for _, vm := range vms {
+			owned[vm.ID] = true
+		}
+		justEnded := !sb.State.Live() && p.lab.now().Sub(sb.Ended) < time.Minute
+		switch ok := usable(sb) && len(vms) == 1 || sb.State == sessions.Destroyed && len(vms) == 0; {
+		case !ok && !justEnded:
+			p.leaks = append(p.leaks, fmt.Sprintf("%s is %s (%s), with the machines %v", sb.ID, sb.State, sb.Reason, vms))
+		case usable(sb) && sb.Handle != fmt.Sprint(vms[0].ID):
+			p.leaks = append(p.leaks, fmt.Sprintf("%s is recorded as VM %s and is %v", sb.ID, sb.Handle, vms))
+		}
+	}
+	p.lab.sim.Server.Edit(func(c *pvetest.Cluster) {
+		for id, vm := range c.VMs {
+			if !owned[id] && !p.lab.foreign[id] {
+				p.leaks = append(p.leaks, fmt.Sprintf("VM %d has no record: %v", id, vm.Config))
+			}
+		}
+	})
+	return leaked(p.leaks)
+}
