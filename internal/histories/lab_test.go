@@ -155,7 +155,7 @@ func (l *lab) start() error {
 	}
 	d.Manager = &sessions.Manager{
 		Store: points.Store(db), Backends: map[string]provisioner.Provisioner{backend: points.Backend(backend, p)},
-		Profiles: []sessions.Profile{profile()}, Instance: instance, Quota: quota, Now: l.now, ReconcileEvery: time.Minute,
+		Profiles: []sessions.Profile{profile()}, Instance: instance, Quota: quota, Now: l.now, ReconcileEvery: 2 * time.Minute,
 	}
 	l.daemon = d
 	l.daemons = append(l.daemons, d)

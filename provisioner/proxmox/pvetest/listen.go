@@ -97,7 +97,10 @@ func (s *Server) serve(node string, ln net.Listener, handler http.Handler) *list
 		},
 	}
 	s.listeners[node] = l
-	secure := tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
+	secure := tls.NewListener(ln, &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+		CurvePreferences: []tls.CurveID{tls.X25519}, // the OpenSSL of PVE 8 has none that costs more
+	})
 	s.work.Go(func() { _ = l.srv.Serve(secure) })
 	return l
 }
