@@ -41,6 +41,19 @@ test: tools build ## run the whole test suite
 load: build ## end the daemon again and again under 100 sandboxes that are used; a minute or two
 	@CGO_ENABLED=0 go test -count=1 -timeout=20m -v -run='^TestRestartUnderLoad$$' ./internal/crashtest -sandboxes=100
 
+# Under the race detector only some histories are played; all of them without it.
+.PHONY: histories
+histories: ## play 500 random histories; one that fails says how it is played again
+	@CGO_ENABLED=0 go test -timeout=20m ./internal/histories
+
+SOAK_HISTORIES ?= 10000
+SOAK_TIME      ?= 1h
+
+.PHONY: soak
+soak: build ## play SOAK_HISTORIES=10000 new histories, and let a daemon work for SOAK_TIME=1h
+	@CGO_ENABLED=0 go test -count=1 -v -timeout=24h ./internal/histories -rapid.seed=0 -rapid.checks=$$((($(SOAK_HISTORIES) + 3) / 4))
+	@CGO_ENABLED=0 go run ./internal/soak -time '$(SOAK_TIME)'
+
 .PHONY: e2e
 e2e: build internal/e2e/node_modules/.package-lock.json ## drive it with MCP clients of others and the official conformance suite (Node.js)
 	@go test -tags=e2e -count=1 -timeout=20m ./internal/e2e

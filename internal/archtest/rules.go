@@ -88,6 +88,7 @@ func Architecture() Rules {
 			{"internal/e2e", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/crashtest", "internal/failpoint internal/stage internal/pvesim provisioner provisioner/proxmox/pvetest sessions store"},
 			{"internal/histories", "internal/failpoint internal/pvesim internal/redact internal/stage provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest sessions store"},
+			{"internal/soak", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/bench", "internal/config internal/stage internal/redact mcpserver tools sessions store provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
 		},
