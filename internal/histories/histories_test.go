@@ -18,7 +18,10 @@ import (
 
 // flavours are the kinds of Proxmox VE that histories are played on.
 func flavours() []flavour {
-	return []flavour{{"8.4", "8.4.21", 1}, {"9.2", "9.2.11", 1}, {"cluster", "8.4.21", 3}, {"cluster-9.2", "9.2.11", 3}}
+	return []flavour{
+		{"8.4", "8.4.21", 1, 0}, {"9.2-slow", "9.2.11", 1, 100 * time.Millisecond},
+		{"cluster-slow", "8.4.21", 3, 30 * time.Millisecond}, {"cluster-9.2", "9.2.11", 3, 0},
+	}
 }
 
 // Unless it is told otherwise, as make soak does, a run plays the same histories
@@ -46,10 +49,10 @@ func TestMain(m *testing.M) {
 // TestHistories plays random histories. One that does not hold is told in its
 // shortest form, with what plays it again.
 func TestHistories(t *testing.T) {
-	var played, steps_, calls, faults, leaks, touches atomic.Int64
+	var played, moves, calls, faults, leaks, touches atomic.Int64
 	t.Cleanup(func() {
 		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d faults, %d leaks, %d foreign touches\n",
-			played.Load(), steps_.Load(), calls.Load(), faults.Load(), leaks.Load(), touches.Load())
+			played.Load(), moves.Load(), calls.Load(), faults.Load(), leaks.Load(), touches.Load())
 		t.Log(line)
 		if err := stage.Report(line); err != nil {
 			t.Error(err)
@@ -59,10 +62,10 @@ func TestHistories(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(rt *rapid.T) {
-				history := rapid.SliceOfN(steps, 10, 40).Draw(rt, "history")
+				history := rapid.SliceOfN(steps, 25, 60).Draw(rt, "history")
 				p, err := replay(t, rt, kind, history)
 				played.Add(1)
-				steps_.Add(int64(len(history)))
+				moves.Add(int64(len(history)))
 				calls.Add(int64(p.calls))
 				faults.Add(int64(p.lab.faults))
 				leaks.Add(int64(len(p.leaks)))

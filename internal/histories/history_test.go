@@ -59,9 +59,9 @@ const (
 
 // weights are how often each comes, in relation to the others.
 var weights = map[verb]int{
-	create: 14, invalid: 1, exec: 8, start: 3, read: 4, extend: 6, destroy: 6, unknown: 1, list: 5,
-	stop: 1, kill: 2, fuse: 3,
-	sleep: 16, jump: 2, wire: 5, taskFails: 2, nodeDown: 1, nodeHung: 1, nodeMute: 1, storageFull: 1, diskFull: 1, lift: 4,
+	create: 18, invalid: 1, exec: 7, start: 3, read: 4, extend: 6, destroy: 6, unknown: 1, list: 4,
+	stop: 1, kill: 3, fuse: 4,
+	sleep: 16, jump: 2, wire: 6, taskFails: 2, nodeDown: 2, nodeHung: 1, nodeMute: 1, storageFull: 1, diskFull: 1, lift: 4,
 	slay: 1, wipe: 2, intrude: 2,
 }
 

@@ -46,6 +46,7 @@ func profile() sessions.Profile {
 type flavour struct {
 	name, version string
 	nodes         int
+	callTime      time.Duration // that each call takes
 }
 
 // lab is a simulated Proxmox VE and, while one runs, the daemon that uses it.
@@ -90,7 +91,7 @@ var errDead = errors.New("the daemon is dead")
 func newLab(dir string, kind flavour) (*lab, error) {
 	l := &lab{path: filepath.Join(dir, "agentlab.db"), net: newPipes(), foreign: map[int]bool{}, deleted: func(int) {}}
 	srv := &pvetest.Server{
-		Version: kind.version, Scale: 1, NewGuest: newGuest, TaskFail: l.taskFail,
+		Version: kind.version, Scale: 1, NewGuest: newGuest, TaskFail: l.taskFail, CallTime: kind.callTime,
 		TaskTime: map[string]time.Duration{"qmclone": 4 * time.Second, "qmstart": time.Second, "qmstop": time.Second, "qmdestroy": time.Second},
 	}
 	l.sim = pvesim.Furnish(srv)
@@ -180,6 +181,7 @@ func (l *lab) kill() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d := l.daemon; d != nil {
+		l.faults++
 		d.die()
 	}
 }

@@ -48,12 +48,17 @@ func (m *model) find(id string) *box {
 	return nil
 }
 
-// pick returns a box that a step means; nil if there is none.
+// pick returns the box that a step means, mostly one that is not over; nil if
+// there is none.
 func (m *model) pick(n int) *box {
-	if len(m.boxes) == 0 {
+	from := slices.DeleteFunc(slices.Clone(m.boxes), func(b *box) bool { return b.over })
+	if n > 7 || len(from) == 0 {
+		from = m.boxes
+	}
+	if len(from) == 0 {
 		return nil
 	}
-	return m.boxes[n%len(m.boxes)]
+	return from[n%len(from)]
 }
 
 // meet returns the box of a record, which its owner must have asked for.

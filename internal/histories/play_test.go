@@ -68,15 +68,27 @@ func (p *player) play(s step) error {
 	return p.look()
 }
 
-// call lets a principal call.
+// call lets a principal call. Where there is nothing that it could be about,
+// something is made.
 func (p *player) call(s step) {
-	var n int
-	c := &call{player: p, step: s, who: principals[s.who], daemon: p.lab.daemon, begun: p.lab.now()}
+	var b *box
 	p.locked(func() {
-		if s.do != unknown && s.do != create && s.do != invalid && s.do != list {
-			c.box = p.pick(s.box)
+		switch s.do {
+		case exec, start, read, extend, destroy:
+			if b = p.pick(s.box); b == nil {
+				s = step{do: create, who: s.who, name: names[s.box%len(names)], time: time.Minute}
+			}
 		}
-		c.safe = c.box != nil && c.box.certain(c.begun)
+	})
+	p.callAbout(s, b)
+}
+
+// callAbout lets a principal call for a box.
+func (p *player) callAbout(s step, b *box) {
+	var n int
+	c := &call{player: p, step: s, who: principals[s.who], daemon: p.lab.daemon, box: b, begun: p.lab.now()}
+	p.locked(func() {
+		c.safe = b != nil && b.certain(c.begun)
 		p.calls++
 		n, c.before = p.calls, p.leaps
 		p.tell("%v (%d)", s, n)
@@ -125,14 +137,18 @@ func (p *player) happen(s step) {
 	l.spoil(s)
 }
 
+// jump sets the clock that ends are told by. What was due before it was set back
+// may have ended.
 func (p *player) jump(by time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	was := p.lab.now()
 	p.lab.mu.Lock()
 	p.lab.offset += by
 	p.lab.mu.Unlock()
 	p.leaps++
 	for _, b := range p.boxes {
+		b.doubt = b.doubt || !was.Before(b.due) || !p.lab.now().Before(b.due)
 		if b.extends > 0 && by < 0 {
 			b.due = b.due.Add(by)
 		}
@@ -156,6 +172,9 @@ func (l *lab) spoil(s step) {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if s.do != fuse && s.do != wire && s.do != taskFails && s.do != diskFull { // those count when they happen
+		l.faults++
+	}
 	switch s.do {
 	case fuse:
 		l.fuse = s.n

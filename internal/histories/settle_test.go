@@ -96,7 +96,7 @@ func (p *player) settle() error {
 	}
 	for n, b := range slices.Clone(p.boxes) {
 		if n%2 == 0 {
-			p.call(step{do: destroy, who: slices.Index(principals, b.owner), box: n})
+			p.callAbout(step{do: destroy, who: slices.Index(principals, b.owner)}, b)
 		}
 	}
 	p.under.Wait()

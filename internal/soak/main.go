@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -57,11 +58,12 @@ func run(ctx context.Context, bin string, length time.Duration) (err error) {
 	if err := together(ctx, length, c, s); err != nil {
 		return err
 	}
-	if err := c.settled(ctx, sim); err != nil {
-		return err
+	if err := c.settled(ctx, sim); err != nil || len(s.kept) == 0 {
+		return cmp.Or(err, errors.New("nothing was sampled"))
 	}
-	fmt.Printf("%d sandboxes made and ended, %d by their time, %d commands, %d other daemons refused, in %v\n",
-		c.made.Load(), c.expired.Load(), c.commands.Load(), c.refused.Load(), length)
+	made := c.made.Load()
+	fmt.Printf("%d sandboxes made and ended, %d by their time, %d commands, %d other daemons refused, in %v; database and log keep %.1f KB of each\n",
+		made, c.expired.Load(), c.commands.Load(), c.refused.Load(), length, 1024*s.kept[len(s.kept)-1]/float64(made))
 	return s.judge(os.Stdout)
 }
 

@@ -20,6 +20,7 @@ type sampler struct {
 	state string // its directory
 	times []float64
 	all   map[string][]float64 // by quantity
+	kept  []float64            // MB of what is meant to grow: the database and the log
 }
 
 // quantities are what is sampled, as they are called in the table, with the
@@ -76,7 +77,9 @@ func (s *sampler) look(ctx context.Context) (map[string]float64, error) {
 		}
 		values[q.name] = v
 	}
-	values["files"], values["disk, MB"], err = disk(s.state)
+	var kept float64
+	values["files"], values["disk, MB"], kept, err = disk(s.state)
+	s.kept = append(s.kept, kept)
 	return values, err
 }
 
@@ -109,25 +112,30 @@ func (s *sampler) metrics(ctx context.Context) (map[string]float64, error) {
 	return sums, lines.Err()
 }
 
-// disk counts the files below a directory and adds up what they take, without
-// the database: it keeps what has ended for 30 days, and grows with that.
-func disk(dir string) (files, mb float64, err error) {
+// disk counts the files below a directory and adds up what they take. What is
+// kept of sandboxes that have ended is told apart: the database forgets it after
+// 30 days, the log is put aside when a daemon starts.
+func disk(dir string) (files, mb, kept float64, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // it went away while we looked
 			return nil
 		}
-		if err != nil || strings.HasPrefix(d.Name(), "agentlab.db") {
+		if err != nil || d.IsDir() {
 			return err
 		}
 		info, err := os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil
-		}
-		if err == nil {
+		case err != nil:
+			return err
+		case strings.HasPrefix(d.Name(), "agentlab.db"), d.Name() == "agentlab.log":
+			kept += float64(info.Size()) / (1 << 20)
+		default:
 			files++
 			mb += float64(info.Size()) / (1 << 20)
 		}
-		return err
+		return nil
 	})
-	return files, mb, err
+	return files, mb, kept, err
 }
