@@ -32,6 +32,7 @@ test: tools build ## run the whole test suite
 	@export AGENTLAB_TEST_REPORT=$$(mktemp); trap 'cat "$$AGENTLAB_TEST_REPORT"; rm -f "$$AGENTLAB_TEST_REPORT"' EXIT; \
 	if [[ $(cgo) == 1 ]]; then \
 		GORACE=atexit_sleep_ms=0 go test -race -timeout=20m -shuffle=on ./...; \
+		$(MAKE) --no-print-directory histories; \
 	else \
 		echo 'no C compiler: testing without the race detector, on modernc.org/sqlite' >&2; \
 		CGO_ENABLED=0 go test -timeout=20m -shuffle=on ./...; \
@@ -41,7 +42,7 @@ test: tools build ## run the whole test suite
 load: build ## end the daemon again and again under 100 sandboxes that are used; a minute or two
 	@CGO_ENABLED=0 go test -count=1 -timeout=20m -v -run='^TestRestartUnderLoad$$' ./internal/crashtest -sandboxes=100
 
-# Under the race detector only some histories are played; all of them without it.
+# Under the race detector a few histories are played; all of them without it.
 .PHONY: histories
 histories: ## play 500 random histories; one that fails says how it is played again
 	@CGO_ENABLED=0 go test -timeout=20m ./internal/histories
