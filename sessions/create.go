@@ -50,21 +50,33 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 		return Sandbox{}, false, err
 	}
 	defer m.entered(want.ID)
-	sb, existing, err = m.record(ctx, want, m.quota(who))
-	if err != nil {
-		return Sandbox{}, false, err
+	for end := time.Now().Add(req.Wait); ; req.Wait = time.Until(end) {
+		var id string
+		id, sb, existing, err = m.obtain(ctx, want, m.quota(who), req)
+		if !errors.Is(err, errNotHandedOver) || ctx.Err() != nil {
+			return sb, existing, err
+		}
+		// On with the next one, when this one no longer counts.
+		_, _ = m.await(ctx, id, m.DestroyTimeout, func(sb Sandbox) bool { return sb.State == Destroyed })
 	}
+}
+
+// obtain is one try of Create. The id is that of what it made or found.
+func (m *Manager) obtain(ctx context.Context, want Sandbox, quota Quota, req CreateRequest) (id string, sb Sandbox, existing bool, err error) {
+	sb, existing, err = m.enter(ctx, want, quota)
+	if err != nil {
+		return "", Sandbox{}, false, err
+	}
+	id = sb.ID
 	if existing {
-		sb, err = m.Get(ctx, sb.ID, req.Wait)
-		return sb, true, err
+		sb, err = m.Get(ctx, id, req.Wait)
+		return id, sb, true, err
 	}
 	m.alarm.notice(sb.End)
-	mk := m.make(sb)
-	if mk == nil {
-		return sb, false, nil // stopping: the next start makes it
+	if mk := m.make(sb); mk != nil { // else we are stopping: the next start makes it
+		sb, err = m.made(ctx, mk, sb, req)
 	}
-	sb, err = m.made(ctx, mk, sb, req)
-	return sb, false, err
+	return id, sb, false, err
 }
 
 // quota returns the limits of a principal: its own before the installation's.
@@ -75,10 +87,21 @@ func (m *Manager) quota(who Principal) Quota {
 	}
 }
 
+// admit adds the sandbox to the store, or takes a member of a pool for it if it
+// has a recipe.
+func (m *Manager) admit(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
+	now := m.now()
+	ch := Change{At: now, By: want.Owner}
+	if want.Recipe == "" {
+		return m.Store.Add(ctx, want, quota, ch)
+	}
+	return m.Store.Claim(ctx, want, quota, now.Add(handOverLimit), ch)
+}
+
 // record adds the sandbox to the store.
 func (m *Manager) record(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
 	for {
-		sb, existing, err := m.Store.Add(ctx, want, quota, Change{At: m.now(), By: want.Owner})
+		sb, existing, err := m.admit(ctx, want, quota)
 		switch {
 		case errors.Is(err, ErrOverQuota):
 			own, err := m.Store.List(ctx, Query{Owner: want.Owner, Ending: true})
@@ -141,6 +164,7 @@ func (m *Manager) made(ctx context.Context, mk *maker, sb Sandbox, req CreateReq
 
 // maker is the making of one sandbox.
 type maker struct {
+	keys   int // of the sandbox that it makes: that of a pool's member is another's
 	turn   *turns.Turn
 	until  atomic.Pointer[time.Time] // its deadline; nil while it waits for its turn
 	cancel context.CancelFunc
@@ -154,27 +178,51 @@ type maker struct {
 func (m *Manager) make(sb Sandbox) *maker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	mk, slots := m.makers[sb.ID], m.slots[sb.Backend]
-	if mk != nil || m.stopped || slots == nil {
-		return mk
+	before, slots := m.makers[sb.ID], m.slots[sb.Backend]
+	if before != nil && before.keys == sb.Keys || m.stopped || slots == nil {
+		return before
+	}
+	line := slots.make
+	if sb.claimed() { // whose machine is there
+		line = turns.New(1)
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
-	mk = &maker{turn: slots.make.Join(sb.Owner), cancel: cancel, done: make(chan struct{})}
+	mk := &maker{keys: sb.Keys, turn: line.Join(sb.Owner), cancel: cancel, done: make(chan struct{})}
 	m.makers[sb.ID] = mk
 	delete(m.entering, sb.ID)
 	m.tasks.Go(func() {
 		defer cancel()
+		if before != nil { // who has made it READY and is about to go
+			<-before.done
+		}
 		mk.err = m.bringUp(ctx, mk, sb.ID)
 		mk.turn.Done()
-		if !errors.Is(mk.err, errStopping) { // else it goes on
-			m.Watch.Created(sb.Backend, outcome(mk.err), m.now().Sub(sb.Created))
-		}
+		m.tell(sb, mk.err)
 		m.mu.Lock()
-		delete(m.makers, sb.ID)
+		if m.makers[sb.ID] == mk {
+			delete(m.makers, sb.ID)
+		}
 		m.mu.Unlock()
 		close(mk.done)
 	})
 	return mk
+}
+
+// tell tells those who want to know how the making of sb has ended.
+func (m *Manager) tell(sb Sandbox, err error) {
+	if errors.Is(err, errStopping) { // it goes on
+		return
+	}
+	m.Watch.Created(sb.Backend, outcome(err), m.now().Sub(sb.Created))
+	switch p := m.poolOf(sb); {
+	case sb.claimed() && err == nil:
+		m.Watch.Claimed(sb.Profile, "warm")
+	case sb.claimed():
+		m.Watch.Claimed(sb.Profile, "failed")
+	case sb.Pooled() && p != nil:
+		p.made(err, m.now())
+	}
+	m.wakePools(sb.Backend)
 }
 
 // begin notes until when it may take, now that its turn has come.
@@ -209,7 +257,11 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
 	if err == nil {
 		sb, err = m.Store.Sandbox(ctx, id)
 	}
-	if err == nil && sb.State.making() {
+	switch {
+	case err != nil:
+	case sb.claimed():
+		err = m.handOver(ctx, sb)
+	case sb.State.making():
 		err = m.build(ctx, mk, sb)
 	}
 	if err == nil {
@@ -341,13 +393,14 @@ func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
 		DiskMB:   sb.DiskMB,
 		MaxProcs: p.MaxProcs,
 		Network:  sb.Network,
+		Pooled:   sb.Pooled(),
 	}, nil
 }
 
 func (m *Manager) papers(sb Sandbox) provisioner.Papers {
 	return provisioner.Papers{
 		Instance: m.Instance, Sandbox: sb.ID, Owner: sb.Owner, Name: sb.Name, Profile: sb.Profile,
-		Created: sb.Created, End: sb.End, MaxEnd: sb.MaxEnd, MemoryMB: sb.MemoryMB,
+		Created: sb.Created, End: sb.End, MaxEnd: sb.MaxEnd, MemoryMB: sb.MemoryMB, Keys: sb.Keys,
 	}
 }
 

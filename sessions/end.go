@@ -48,7 +48,11 @@ func (m *Manager) Destroy(ctx context.Context, id string) (gone bool, err error)
 // end moves a live sandbox to TIMEOUT, FAILED or DESTROYING and sets in motion
 // what follows: who uses it is cancelled, its machine is removed. All ends
 // lead through here.
+//
+// Whoever decided it did so of sb as it was read: if it is another's by now, that
+// is a conflict.
 func (m *Manager) end(ctx context.Context, sb Sandbox, to State, ch Change) error {
+	ch.Owner = sb.Owner
 	sb, err := m.move(ctx, sb.ID, to, ch)
 	if err != nil {
 		return err

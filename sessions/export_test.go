@@ -26,3 +26,6 @@ func (m *Manager) LookForIdle(ctx context.Context, started time.Time) error {
 
 // Settle waits for all that runs between calls.
 func (m *Manager) Settle() { m.tasks.Wait() }
+
+// Make makes the machine of a sandbox, as it was read a while ago.
+func (m *Manager) Make(sb Sandbox) { m.make(sb) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -72,7 +71,7 @@ func (m *Manager) lookForIdle(ctx context.Context, started time.Time, asks chan 
 	for _, sb := range all {
 		p, err := m.Profile(sb.Profile)
 		now := m.now()
-		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || sb.over(now) || strings.HasPrefix(sb.Owner, "pool:") {
+		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || sb.over(now) || sb.Pooled() {
 			continue // what is in a pool waits for whom it is made
 		}
 		since := latest(started, sb.Created, sb.Ready, m.lines.lastUse(sb.ID, now))

@@ -25,17 +25,20 @@ import (
 // machines do.
 type world struct {
 	// step is called with each operation, "create", "destroy", "list", "dial",
-	// "relabel" or "run", and does it by calling do. Nil does it.
+	// "relabel", "rekey" or "run", and does it by calling do. Nil does it.
 	step func(ctx context.Context, op, id string, do func() error) error
 
 	intent string   // recorded at the beginning of each create, if not empty
 	failed []string // handles of machines that each create starts and gives up
+	recipe string   // what machines are made from
 
 	mu       sync.Mutex
 	machines map[string]provisioner.Machine
 	spare    []provisioner.Machine
 	handles  []string // that creates and destroys were given
 	dialled  []string // handles
+	rekeyed  []string // "sandbox hostname"
+	pooled   map[string]bool
 	calls    map[string]int
 	open     int                        // connections
 	procs    map[string][]guest.Process // by sandbox
@@ -51,7 +54,7 @@ func (w *world) do(ctx context.Context, op, id string, f func()) error {
 	w.mu.Lock()
 	step := w.step
 	if w.calls == nil {
-		w.calls, w.machines = map[string]int{}, map[string]provisioner.Machine{}
+		w.calls, w.machines, w.pooled = map[string]int{}, map[string]provisioner.Machine{}, map[string]bool{}
 	}
 	w.calls[op]++
 	w.mu.Unlock()
@@ -80,6 +83,7 @@ func (w *world) Create(ctx context.Context, spec provisioner.Spec) (m provisione
 			Running: true, Home: "/workspace", OS: "test",
 		}
 		w.machines[m.Sandbox] = m
+		w.pooled[m.Sandbox] = spec.Pooled
 	})
 	return m, err
 }
@@ -117,6 +121,29 @@ func (w *world) Relabel(ctx context.Context, ref provisioner.Ref, p provisioner.
 		return provisioner.ErrNotFound
 	}
 	return err
+}
+
+func (w *world) Recipe(ctx context.Context, _ provisioner.Spec) (recipe string, err error) {
+	err = w.do(ctx, "recipe", "", func() { recipe = w.recipe })
+	return recipe, err
+}
+
+func (w *world) Rekey(ctx context.Context, ref provisioner.Ref, spec provisioner.Spec, old guest.Conn) (conn guest.Conn, err error) {
+	if old != nil {
+		old.Close()
+	}
+	err = w.do(ctx, "rekey", ref.Sandbox, func() {
+		m := w.machines[ref.Sandbox]
+		if !w.pooled[ref.Sandbox] {
+			panic("re-keyed though not made for it")
+		}
+		m.Papers = spec.Papers
+		w.machines[ref.Sandbox] = m
+		w.rekeyed = append(w.rekeyed, ref.Sandbox+" "+spec.Hostname)
+		w.open++
+		conn = &fakeConn{w: w, id: ref.Sandbox}
+	})
+	return conn, err
 }
 
 func (w *world) Dial(ctx context.Context, ref provisioner.Ref) (conn guest.Conn, err error) {
@@ -193,7 +220,7 @@ func (w *world) put(m provisioner.Machine) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.machines == nil {
-		w.calls, w.machines = map[string]int{}, map[string]provisioner.Machine{}
+		w.calls, w.machines, w.pooled = map[string]int{}, map[string]provisioner.Machine{}, map[string]bool{}
 	}
 	w.machines[m.Sandbox] = m
 }

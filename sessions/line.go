@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -43,6 +44,9 @@ type call struct {
 	conn guest.Conn
 	err  error
 }
+
+// errExchanged: the channel was replaced while it was being dialled.
+var errExchanged = errors.New("channel replaced meanwhile")
 
 // pin returns the line of a sandbox and keeps it until unpin. Pin first and
 // read the record then: whoever ends the sandbox changes the record first and
@@ -132,16 +136,53 @@ func (ls *lines) endAll(cause error) {
 // so it is not cancelled by the ctx of the one who happened to begin it.
 func (ls *lines) conn(ctx context.Context, l *line, limit time.Duration, dial func(context.Context) (guest.Conn, error)) (guest.Conn, error) {
 	l.mu.Lock()
-	c := l.call
+	c, ok := l.call, true
 	if c == nil {
-		c = &call{done: make(chan struct{})}
-		if !ls.spawn(func(context.Context) { l.dial(c, limit, dial) }) {
-			l.mu.Unlock()
-			return nil, errStopping
-		}
-		l.call = c
+		c, ok = ls.begin(l, limit, dial)
 	}
 	l.mu.Unlock()
+	if !ok {
+		return nil, errStopping
+	}
+	return l.wait(ctx, c)
+}
+
+// exchange replaces the channel by the one that remake returns, which is given
+// the old one, nil if there is none, and closes it.
+func (ls *lines) exchange(ctx context.Context, l *line, limit time.Duration, remake func(context.Context, guest.Conn) (guest.Conn, error)) (guest.Conn, error) {
+	l.mu.Lock()
+	old := l.call.got()
+	c, ok := ls.begin(l, limit, func(ctx context.Context) (guest.Conn, error) { return remake(ctx, old) })
+	l.mu.Unlock()
+	if !ok {
+		return nil, errStopping
+	}
+	return l.wait(ctx, c)
+}
+
+// begin begins an attempt to dial; not if we are stopping. The caller holds l.mu.
+func (ls *lines) begin(l *line, limit time.Duration, dial func(context.Context) (guest.Conn, error)) (c *call, ok bool) {
+	c = &call{done: make(chan struct{})}
+	if ok = ls.spawn(func(context.Context) { l.dial(c, limit, dial) }); ok {
+		l.call = c
+	}
+	return c, ok
+}
+
+// got returns the connection, nil if there is none yet.
+func (c *call) got() guest.Conn {
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-c.done:
+		return c.conn
+	default:
+		return nil
+	}
+}
+
+func (l *line) wait(ctx context.Context, c *call) (guest.Conn, error) {
 	select {
 	case <-c.done:
 		return c.conn, c.err
@@ -158,12 +199,19 @@ func (l *line) dial(c *call, limit time.Duration, dial func(context.Context) (gu
 	c.conn, c.err = dial(ctx)
 	conn := c.conn
 	l.mu.Lock()
-	late := c.err == nil && l.ctx.Err() != nil // cut meanwhile: close has not seen this connection
-	if late {
-		c.conn, c.err = nil, context.Cause(l.ctx)
+	late := false
+	switch {
+	case c.err != nil:
+	case l.ctx.Err() != nil: // cut meanwhile: close has not seen this connection
+		late, c.err = true, context.Cause(l.ctx)
+	case l.call != c:
+		late, c.err = true, errExchanged
 	}
 	if c.err != nil {
-		l.call = nil // the next one tries again
+		c.conn = nil
+		if l.call == c {
+			l.call = nil // the next one tries again
+		}
 	}
 	close(c.done)
 	l.mu.Unlock()
@@ -183,16 +231,9 @@ func (l *line) dialled() bool {
 func (l *line) close(cause error) {
 	l.cut(cause)
 	l.mu.Lock()
-	c := l.call
+	conn := l.call.got()
 	l.mu.Unlock()
-	if c == nil {
-		return
-	}
-	select {
-	case <-c.done:
-		if c.conn != nil {
-			c.conn.Close()
-		}
-	default: // dial closes it
+	if conn != nil { // else dial closes it
+		conn.Close()
 	}
 }

@@ -51,6 +51,7 @@ type Manager struct {
 	alarm  alarm
 	extend keylock.Locks
 	slots  map[string]*backendSlots
+	pools  map[string]*pool // of profiles
 
 	mu       sync.Mutex
 	stopped  bool
@@ -159,7 +160,8 @@ func (m *Manager) living(all []Sandbox) []Sandbox {
 	return list
 }
 
-// Active returns how many sandboxes, of all owners, have or may have a machine.
+// Active returns how many sandboxes, of all owners and in pools, have or may have
+// a machine.
 func (m *Manager) Active(ctx context.Context) (int, error) {
 	u, err := m.Store.Usage(ctx, "")
 	return u.Sandboxes, internal("", err)
@@ -235,6 +237,9 @@ func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (San
 	m.hub.publish(id)
 	if to == Destroyed {
 		m.freed(id)
+	}
+	if !to.making() {
+		m.wakePools(sb.Backend)
 	}
 	m.Log.Info("sandbox", "id", id, "state", to, "reason", ch.Reason, "by", ch.By)
 	return sb, nil
@@ -313,6 +318,12 @@ func (m *Manager) init() {
 			slots := &backendSlots{make: turns.New(n)}
 			slots.remove, slots.retry = newLanes(n)
 			m.slots[name] = slots
+		}
+		m.pools = map[string]*pool{}
+		for _, p := range m.Profiles {
+			if p = p.WithDefaults(); p.Pool.Size > 0 && m.Backends[p.Backend] != nil {
+				m.pools[p.Name] = newPool(p)
+			}
 		}
 	})
 }

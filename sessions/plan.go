@@ -108,7 +108,7 @@ func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) act
 	sb := Sandbox{
 		ID: mach.Sandbox, Name: p.Name, Owner: p.Owner, Profile: p.Profile, State: Ready,
 		Handle: mach.Handle, IP: mach.IP, Home: mach.Home, OS: mach.OS,
-		Created: p.Created, Begun: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB,
+		Created: p.Created, Begun: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB, Keys: p.Keys,
 	}
 	switch {
 	case !now.Before(p.End):

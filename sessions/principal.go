@@ -59,8 +59,9 @@ func WithPrincipal(ctx context.Context, p Principal) context.Context {
 	return context.WithValue(ctx, principalKey{}, p)
 }
 
-// PrincipalFrom returns who asks, and false if the context does not say.
+// PrincipalFrom returns who asks, and false if the context does not say, or names
+// one that is not anybody: the owner of what is in a pool.
 func PrincipalFrom(ctx context.Context) (Principal, bool) {
 	p, ok := ctx.Value(principalKey{}).(Principal)
-	return p, ok && p.Name != ""
+	return p, ok && p.Name != "" && !strings.HasPrefix(p.Name, poolPrefix)
 }

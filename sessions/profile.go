@@ -29,6 +29,7 @@ type Profile struct {
 	IdleTimeout time.Duration `yaml:"idle_timeout"` // it ends when nobody has used it for that long; 0 is never
 	User        string        `yaml:"user"`         // whom commands run as that don't say
 	Shell       []string      `yaml:"shell"`        // what a command line is given to as last argument
+	Pool        Pool          `yaml:"pool"`
 }
 
 // BuiltinProfiles are what there is without configuration: one profile, of the
@@ -58,6 +59,8 @@ func (p Profile) WithDefaults() Profile {
 	p.TTL = cmp.Or(p.TTL, min(time.Hour, p.MaxTTL))
 	p.MinTTL = cmp.Or(p.MinTTL, min(time.Minute, p.TTL))
 	p.User = cmp.Or(p.User, "root")
+	p.Pool.MaxAge = cmp.Or(p.Pool.MaxAge, time.Hour)
+	p.Pool.Burst = cmp.Or(p.Pool.Burst, 1)
 	if len(p.Shell) == 0 {
 		p.Shell = []string{"bash", "-lc"}
 	}
@@ -110,7 +113,7 @@ func (p Profile) Validate() error {
 	if slices.Contains(p.Shell, "") {
 		return fmt.Errorf("shell is %q, allowed: a program and its arguments, none empty", p.Shell)
 	}
-	return nil
+	return p.Pool.validate()
 }
 
 // Profile returns the profile of that name, its defaults filled in; the first

@@ -22,7 +22,7 @@ func (m *Manager) draft(who Principal, req CreateRequest) (Sandbox, error) {
 	}
 	now := m.now()
 	return Sandbox{
-		ID:       idPrefix + strings.ToLower(rand.Text()[:20]), // 5 bits a character
+		ID:       newID(),
 		Name:     req.Name,
 		Owner:    who.Name,
 		Profile:  p.Name,
@@ -37,6 +37,8 @@ func (m *Manager) draft(who Principal, req CreateRequest) (Sandbox, error) {
 		Network:  cmp.Or(req.Network, p.Network),
 	}, nil
 }
+
+func newID() string { return idPrefix + strings.ToLower(rand.Text()[:20]) } // 5 bits a character
 
 // validate compares the fields that are set with what the profile allows.
 func (r CreateRequest) validate(p Profile) error {

@@ -33,6 +33,9 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.spawn(g.Guard)
 		}
 	}
+	for _, p := range m.pools {
+		m.spawn(func(ctx context.Context) { m.keepPool(ctx, p) })
+	}
 	<-ctx.Done()
 	m.mu.Lock()
 	m.stopped = true
@@ -112,6 +115,7 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	if err != nil {
 		return nil, err
 	}
+	m.drainStrays(ctx, recorded)
 	seen, err := m.look(ctx, p)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ const idPrefix = "sb-"
 type Sandbox struct {
 	ID               string // "sb-" and 20 letters and digits: 100 random bits
 	Name             string // the owner's name for it; empty if none
-	Owner            string // Principal.Name
+	Owner            string // Principal.Name, or [PoolOwner] of a member of a pool
 	Profile          string
 	Backend          string // name of the backend that makes its machine
 	State            State
@@ -34,6 +34,8 @@ type Sandbox struct {
 	Cores            int
 	MemoryMB, DiskMB int
 	Network          string
+	Recipe           string // what a member of a pool was made from; empty for all others
+	Keys             int    // how often it was taken from a pool and re-keyed: 0 or 1
 }
 
 // Ref names the sandbox's machine to its backend.

@@ -32,6 +32,14 @@ type Store interface {
 	// Errors: ErrConflict, ErrOverQuota.
 	Add(ctx context.Context, sb Sandbox, quota Quota, ch Change) (kept Sandbox, existing bool, err error)
 
+	// Claim is Add, unless the pool of sb's profile has a READY member of sb's
+	// recipe that ends after outlives. The oldest such becomes sb but for its id
+	// and its machine: it is BOOTING, with keys of the next generation, and is
+	// what is kept. Its event is "claim".
+	//
+	// Errors: ErrConflict, ErrOverQuota.
+	Claim(ctx context.Context, sb Sandbox, quota Quota, outlives time.Time, ch Change) (kept Sandbox, existing bool, err error)
+
 	// Sandbox returns one record. Errors: ErrNoRecord.
 	Sandbox(ctx context.Context, id string) (Sandbox, error)
 
@@ -42,7 +50,8 @@ type Store interface {
 	// those of all owners if it is empty.
 	Usage(ctx context.Context, owner string) (Quota, error)
 
-	// Move changes the state, if [State.CanMove] allows it from the recorded one.
+	// Move changes the state, if [State.CanMove] allows it from the recorded one
+	// and the sandbox is still ch.Owner's.
 	//
 	// Errors: ErrNoRecord, ErrConflict.
 	Move(ctx context.Context, id string, to State, ch Change) (Sandbox, error)
@@ -91,6 +100,7 @@ type Change struct {
 	Reason  string               // safe to show; empty leaves the recorded one
 	Machine *provisioner.Machine // nil leaves what is recorded of it
 	Due     bool                 // ErrConflict unless the sandbox is past its end at At: it may have been given a later one
+	Owner   string               // whose it must be, or the change is a conflict; empty is anybody's
 }
 
 // Event is one line of the record of what happened. It never holds what a
@@ -99,7 +109,7 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "state", "extend", or the action of a Use
+	What      string // "create", "claim", "state", "extend", or the action of a Use
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration

@@ -15,6 +15,10 @@ type Watcher interface {
 	Created(backend, outcome string, took time.Duration)
 	// Destroyed is one try to remove a machine, without the wait for its turn.
 	Destroyed(backend, outcome string, took time.Duration)
+	// Claimed is a request that a member of the pool of a profile would do for. It
+	// was "warm", with one that was handed over, "failed", with one that was not,
+	// or "cold": there was none.
+	Claimed(profile, outcome string)
 }
 
 // unwatched is the Watcher of nobody.
@@ -22,6 +26,7 @@ type unwatched struct{}
 
 func (unwatched) Created(string, string, time.Duration)   {}
 func (unwatched) Destroyed(string, string, time.Duration) {}
+func (unwatched) Claimed(string, string)                  {}
 
 // removal is the outcome of a try to remove a machine.
 func removal(err error) string {

@@ -13,39 +13,48 @@ import (
 
 // columns of a sandbox, in the order of scan and of values.
 const columns = `id, name, owner, profile, backend, state, reason, handle, ip, home, os,
-	created_at, begun_at, ready_at, ends_at, max_end_at, ended_at, cores, memory_mb, disk_mb, network`
+	created_at, begun_at, ready_at, ends_at, max_end_at, ended_at, cores, memory_mb, disk_mb, network, recipe, keys`
 
-const insertSandbox = "INSERT INTO sandboxes (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+const insertSandbox = "INSERT INTO sandboxes (" + columns + ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 // Add records a new sandbox; see [sessions.Store].
 func (db *DB) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
-	kept = sb
 	err = db.tx(ctx, "add "+sb.ID, func(tx *sql.Tx) error {
-		if sb.Name != "" {
-			row := tx.QueryRowContext(ctx, "SELECT "+columns+" FROM sandboxes WHERE owner = ? AND name = ? AND name <> '' AND ended_at = 0", sb.Owner, sb.Name)
-			same, err := scan(row)
-			if !errors.Is(err, sql.ErrNoRows) {
-				kept, existing = same, err == nil
-				return err
-			}
-		}
-		used, err := usage(ctx, tx, sb.Owner)
-		if err != nil {
+		if kept, existing, err = admit(ctx, tx, sb, quota); err != nil || existing {
 			return err
 		}
-		if over(quota.Sandboxes, used.Sandboxes+1) || over(quota.MemoryMB, used.MemoryMB+sb.MemoryMB) {
-			return sessions.ErrOverQuota
-		}
-		_, err = tx.ExecContext(ctx, insertSandbox, values(sb)...)
-		if resultCode(err) == codeConstraint {
-			return fmt.Errorf("%w: %w", sessions.ErrConflict, err)
-		}
-		if err != nil {
-			return err
-		}
-		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: "create", To: sb.State, Detail: ch.Reason})
+		kept, err = insert(ctx, tx, sb, ch)
+		return err
 	})
 	return kept, existing, err
+}
+
+// admit returns the live sandbox that has the owner and the name of sb, or looks
+// whether one more is within the quota.
+func admit(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, quota sessions.Quota) (same sessions.Sandbox, existing bool, err error) {
+	if sb.Name != "" {
+		row := tx.QueryRowContext(ctx, "SELECT "+columns+" FROM sandboxes WHERE owner = ? AND name = ? AND name <> '' AND ended_at = 0", sb.Owner, sb.Name)
+		same, err = scan(row)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return same, err == nil, err
+		}
+	}
+	used, err := usage(ctx, tx, sb.Owner)
+	if err == nil && (over(quota.Sandboxes, used.Sandboxes+1) || over(quota.MemoryMB, used.MemoryMB+sb.MemoryMB)) {
+		err = sessions.ErrOverQuota
+	}
+	return sb, false, err
+}
+
+func insert(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
+	_, err := tx.ExecContext(ctx, insertSandbox, values(sb)...)
+	if resultCode(err) == codeConstraint {
+		err = fmt.Errorf("%w: %w", sessions.ErrConflict, err)
+	}
+	if err != nil {
+		return sb, err
+	}
+	return sb, addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: "create", To: sb.State, Detail: ch.Reason})
 }
 
 // Sandbox returns one record.
@@ -127,6 +136,9 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 	err = db.tx(ctx, "move "+id, func(tx *sql.Tx) error {
 		if sb, err = find(ctx, tx, id); err != nil {
 			return err
+		}
+		if ch.Owner != "" && ch.Owner != sb.Owner {
+			return fmt.Errorf("it is no longer %s's: %w", ch.Owner, sessions.ErrConflict)
 		}
 		from := sb.State
 		if !from.CanMove(to) {
@@ -214,14 +226,14 @@ func find(ctx context.Context, q queryer, id string) (sessions.Sandbox, error) {
 func scan(row interface{ Scan(...any) error }) (sb sessions.Sandbox, err error) {
 	var created, begun, ready, end, maxEnd, ended int64
 	err = row.Scan(&sb.ID, &sb.Name, &sb.Owner, &sb.Profile, &sb.Backend, &sb.State, &sb.Reason, &sb.Handle, &sb.IP, &sb.Home, &sb.OS,
-		&created, &begun, &ready, &end, &maxEnd, &ended, &sb.Cores, &sb.MemoryMB, &sb.DiskMB, &sb.Network)
+		&created, &begun, &ready, &end, &maxEnd, &ended, &sb.Cores, &sb.MemoryMB, &sb.DiskMB, &sb.Network, &sb.Recipe, &sb.Keys)
 	sb.Created, sb.Begun, sb.Ready, sb.End, sb.MaxEnd, sb.Ended = moment(created), moment(begun), moment(ready), moment(end), moment(maxEnd), moment(ended)
 	return sb, err
 }
 
 func values(sb sessions.Sandbox) []any {
 	return []any{sb.ID, sb.Name, sb.Owner, sb.Profile, sb.Backend, sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS,
-		stamp(sb.Created), stamp(sb.Begun), stamp(sb.Ready), stamp(sb.End), stamp(sb.MaxEnd), stamp(sb.Ended), sb.Cores, sb.MemoryMB, sb.DiskMB, sb.Network}
+		stamp(sb.Created), stamp(sb.Begun), stamp(sb.Ready), stamp(sb.End), stamp(sb.MaxEnd), stamp(sb.Ended), sb.Cores, sb.MemoryMB, sb.DiskMB, sb.Network, sb.Recipe, sb.Keys}
 }
 
 // stamp and moment turn times into what is stored and back.

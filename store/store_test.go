@@ -426,6 +426,7 @@ func TestQueriesUseAnIndex(t *testing.T) {
 		"ended_at = 0 AND state <> 'DESTROYED' AND owner = 'x' AND (created_at, id) > (1, 'y') ORDER BY created_at, id LIMIT 101": "sandboxes_owner (owner=? AND created_at>?)",
 		"state <> 'DESTROYED' AND backend = 'x' ORDER BY created_at, id":                                                          "sandboxes_backend",
 		"ended_at = 0 AND state <> 'DESTROYED' ORDER BY ends_at LIMIT 64":                                                         "sandboxes_end",
+		"owner = 'x' AND state <> 'DESTROYED' AND state = 'READY' AND recipe = 'y'":                                               "sandboxes_owner",
 		"owner = 'x' AND name = 'y' AND name <> '' AND ended_at = 0":                                                              "sandboxes_name",
 	} {
 		var id, parent, unused int

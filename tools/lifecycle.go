@@ -93,6 +93,7 @@ type createOut struct {
 	Home      string    `json:"home,omitempty"`
 	OS        string    `json:"os,omitempty"`
 	Existing  bool      `json:"existing"`
+	Warm      bool      `json:"warm,omitempty"`
 }
 
 // profile returns what a sandbox was made from; if that is gone, all but the
@@ -151,7 +152,7 @@ func (s *service) createSandbox() Tool {
 			return Result{Sandbox: sb.ID}, err
 		}
 		v := view(m, sb)
-		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.Idle, v.IP, v.User, v.Home, v.OS, existing}
+		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.Idle, v.IP, v.User, v.Home, v.OS, existing, sb.Keys > 0}
 		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, standing(sb.State, v.Place), until(v.ExpiresAt, v.Idle)))
 		res.Sandbox = sb.ID
 		return res, nil

@@ -90,7 +90,7 @@ func Architecture() Rules {
 			{"internal/histories", "internal/failpoint internal/pvesim internal/redact internal/stage provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest sessions store"},
 			{"internal/soak", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
 			{"internal/demo", "internal/stage internal/pvesim provisioner/proxmox/pvetest"},
-			{"internal/bench", "internal/config internal/stage internal/redact mcpserver tools sessions store provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
+			{"internal/bench", "internal/config internal/stage internal/pvesim internal/redact mcpserver tools sessions store provisioner provisioner/guest provisioner/guest/sshguest provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest"},
 		},
 		Owned: []Owned{
 			{"github.com/mark3labs/mcp-go", "mcpserver internal/bench", "MCP stays one package, so that a change of library is a change of one package; bench has its bare handler as the floor below mcpserver"},

@@ -17,12 +17,14 @@ import (
 	"syscall"
 
 	"github.com/agentlab-mcp/agentlab/internal/stage"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
 func main() {
+	pvetest.GuestMain() // it is also a machine of a simulated Proxmox VE
 	bin := flag.String("bin", "bin", "directory of the programs")
 	asJSON := flag.Bool("json", false, "print one line of JSON a figure")
-	only := flag.String("only", "", "measure only this: memory, http, crowd, bridge, create, exec, files, guest, records, proxmox or ends")
+	only := flag.String("only", "", "measure only this: memory, http, crowd, bridge, create, pool, exec, files, guest, records, proxmox or ends")
 	forks := flag.Int("forks", 0, "instead, run the arguments that often and print how long each took, in nanoseconds")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -75,6 +77,7 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		{"crowd", "calls in a crowd", b.crowd},
 		{"bridge", "calls over the bridge", b.bridge},
 		{"create", "create", b.create},
+		{"pool", "create from a pool", b.pool},
 		{"exec", "exec over the bridge", b.exec},
 		{"files", "files", b.files},
 		{"guest", "guest on the plain host", b.guest},

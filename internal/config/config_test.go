@@ -57,7 +57,7 @@ func TestLoadSetsWhatIsNamed(t *testing.T) {
 	got, err := config.Load(write(t, map[string]string{
 		"config.yaml":           "log_level: debug\nidle_exit: 1h30m\nquota_sandboxes: 3\ndefault_profile: big\nlocal_runsc: /opt/runsc\n",
 		"profiles/big.yaml":     "cores: 8\nmax_ttl: 48h\nidle_timeout: 20m\nshell: [/bin/sh, -c]\n",
-		"profiles/a.yaml":       "name: a\ndescription: an a\n",
+		"profiles/a.yaml":       "name: a\ndescription: an a\npool: {size: 2, max_age: 5m}\n",
 		"profiles/default.yaml": "memory_mb: 64\n",
 	}))
 	if err != nil {
@@ -67,7 +67,7 @@ func TestLoadSetsWhatIsNamed(t *testing.T) {
 	want.LogLevel, want.IdleExit, want.QuotaSandboxes = "debug", 90*time.Minute, 3
 	want.DefaultProfile, want.LocalRunsc = "big", "/opt/runsc"
 	big := sessions.Profile{Name: "big", Cores: 8, MaxTTL: 48 * time.Hour, IdleTimeout: 20 * time.Minute, Shell: []string{"/bin/sh", "-c"}}.WithDefaults()
-	a := sessions.Profile{Name: "a", Description: "an a"}.WithDefaults()
+	a := sessions.Profile{Name: "a", Description: "an a", Pool: sessions.Pool{Size: 2, MaxAge: 5 * time.Minute, Burst: 1}}.WithDefaults()
 	def := sessions.Profile{Name: "default", MemoryMB: 64}.WithDefaults()
 	want.Profiles = []config.Profile{{Profile: big}, {Profile: a}, {Profile: def}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -126,6 +126,15 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"ttl", "", "ttl: 48h", `p.yaml: ttl is 48h0m0s, allowed: `},
 		{"idle-timeout", "", "idle_timeout: 500ms", `p.yaml: idle_timeout is 500ms, allowed: 0s, which is never, or 1s to 24h0m0s`},
 		{"long-idle-timeout", "", "idle_timeout: 48h", `p.yaml: idle_timeout is 48h0m0s, allowed: `},
+		{"pool-is-a-number", "", "pool: 3", `p.yaml:1: pool: got "3", want keys and values, of size, max_age, burst`},
+		{"pool-key", "", "pool:\n  size: 1\n  sise: 3", `p.yaml:3: unknown key "pool.sise"; did you mean "pool.size"?`},
+		{"pool-far-key", "", "pool: {colour: red}", `p.yaml:1: unknown key "pool.colour"; the keys are: pool.burst, pool.max_age, pool.size`},
+		{"pool-text", "", "pool:\n  size: many", `p.yaml:2: pool.size: got "many", want a whole number`},
+		{"pool-age-number", "", "pool: {max_age: 5}", `p.yaml:1: pool.max_age: got "5", want a duration such as`},
+		{"pool-size", "", "pool: {size: 65}", `p.yaml: pool.size is 65, allowed: 0 to 64`},
+		{"pool-negative", "", "pool: {size: -1}", `p.yaml: pool.size is -1, allowed: 0 to 64`},
+		{"pool-burst", "", "pool: {size: 1, burst: 65}", `p.yaml: pool.burst is 65, allowed: 1 to 64`},
+		{"pool-age", "", "pool: {size: 1, max_age: 30s}", `p.yaml: pool.max_age is 30s, allowed: 1m0s to 168h0m0s`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
@@ -176,19 +185,21 @@ func TestTheDocumentNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var check func(reflect.Type)
-	check = func(typ reflect.Type) {
+	var check func(reflect.Type, string)
+	check = func(typ reflect.Type, within string) {
 		for field := range typ.Fields() {
 			switch key := field.Tag.Get("yaml"); {
 			case key == ",inline":
-				check(field.Type)
-			case key != "-" && !strings.Contains(string(doc), "| `"+key+"` |"):
-				t.Errorf("docs/configuration.md has no row for %s of %s", key, typ.Name())
+				check(field.Type, within)
+			case field.Type == reflect.TypeFor[sessions.Pool]():
+				check(field.Type, key+".")
+			case key != "-" && !strings.Contains(string(doc), "| `"+within+key+"` |"):
+				t.Errorf("docs/configuration.md has no row for %s%s of %s", within, key, typ.Name())
 			}
 		}
 	}
-	check(reflect.TypeFor[config.Config]())
-	check(reflect.TypeFor[config.Profile]())
+	check(reflect.TypeFor[config.Config](), "")
+	check(reflect.TypeFor[config.Profile](), "")
 }
 
 func TestOAuth(t *testing.T) {

@@ -48,22 +48,36 @@ func decode(file string, data []byte, into any) error {
 			}
 			continue
 		}
-		for it := m.MapRange(); it.Next(); {
-			tok := it.Key().GetToken()
-			if err := set(fields, tok.Value, it.Value()); err != nil {
-				errs = append(errs, fmt.Errorf("%s:%d: %w", file, tok.Position.Line, err))
-			}
-		}
+		errs = append(errs, setAll(file, "", fields, m)...)
 	}
 	return errors.Join(errs...)
 }
 
-// set sets the field of that key. A key without a value is as if it were not there.
-func set(fields map[string]reflect.Value, key string, value ast.Node) error {
-	field, ok := fields[key]
-	if !ok {
-		return unknownKey(key, slices.Sorted(maps.Keys(fields)))
+// setAll sets the fields of the keys of m, which stand below one called within,
+// such as "pool."; it is empty for those of the file.
+func setAll(file, within string, fields map[string]reflect.Value, m ast.MapNode) (errs []error) {
+	for it := m.MapRange(); it.Next(); {
+		tok := it.Key().GetToken()
+		field, ok := fields[tok.Value]
+		below, isMap := it.Value().(ast.MapNode)
+		var err error
+		switch {
+		case !ok:
+			err = unknownKey(within, tok.Value, slices.Sorted(maps.Keys(fields)))
+		case field.Kind() == reflect.Struct && field.Type() != reflect.TypeFor[VMIDs]() && isMap:
+			errs = append(errs, setAll(file, within+tok.Value+".", fieldsOf(field.Addr().Interface()), below)...)
+		default:
+			err = set(field, within+tok.Value, it.Value())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s:%d: %w", file, tok.Position.Line, err))
+		}
 	}
+	return errs
+}
+
+// set sets the field of that key. A key without a value is as if it were not there.
+func set(field reflect.Value, key string, value ast.Node) error {
 	if value.Type() == ast.NullType {
 		return nil
 	}
@@ -90,19 +104,25 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 		return "true or false", func(n ast.Node) bool { return n.Type() == ast.BoolType }
 	case t.Kind() == reflect.Int:
 		return "a whole number", func(n ast.Node) bool { return n.Type() == ast.IntegerType }
+	case t.Kind() == reflect.Struct:
+		var keys []string
+		for f := range t.Fields() {
+			keys = append(keys, f.Tag.Get("yaml"))
+		}
+		return "keys and values, of " + strings.Join(keys, ", "), func(ast.Node) bool { return false }
 	case t.Kind() == reflect.Slice:
 		return `a list of texts such as ["/bin/sh", "-c"]`, func(n ast.Node) bool { return n.Type() == ast.SequenceType }
 	}
 	return "a text", scalar
 }
 
-func unknownKey(key string, known []string) error {
+func unknownKey(within, key string, known []string) error {
 	key = redact.Text(key)
 	near := slices.MinFunc(known, func(a, b string) int { return distance(key, a) - distance(key, b) })
 	if distance(key, near) <= max(2, len(key)/2) {
-		return fmt.Errorf("unknown key %q; did you mean %q?", key, near)
+		return fmt.Errorf("unknown key %q; did you mean %q?", within+key, within+near)
 	}
-	return fmt.Errorf("unknown key %q; the keys are: %s", key, strings.Join(known, ", "))
+	return fmt.Errorf("unknown key %q; the keys are: %s", within+key, within+strings.Join(known, ", "+within))
 }
 
 // distance is how far a key is from one that is known. One that lacks a word,

@@ -170,6 +170,15 @@ func (h *host) left(t *testing.T) []string {
 // config is the path of a machine's configuration, which holds its papers.
 func (h *host) config(id string) string { return filepath.Join(h.dir, "machines", id, "config.json") }
 
+func (h *host) papers(t *testing.T, id string) string {
+	t.Helper()
+	data, err := os.ReadFile(h.config(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
 // slay kills the processes of the machine.
 func (h *host) slay(t *testing.T) {
 	t.Helper()

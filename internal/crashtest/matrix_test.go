@@ -55,7 +55,7 @@ func TestCrash(t *testing.T) {
 			t.Parallel()
 			sum := &tally{}
 			t.Cleanup(func() { sum.tell(t, "crashes, backend "+name) })
-			groups := map[string][]operation{"inside": inside()}
+			groups := map[string][]operation{"inside": inside(), "pool": pools()}
 			for _, op := range slices.Concat(operations(), starts()) {
 				groups[op.name] = []operation{op}
 			}
@@ -69,6 +69,7 @@ func TestCrash(t *testing.T) {
 					for _, op := range ops {
 						s.matrix(t, op)
 					}
+					s.fill(t, 0)
 					s.clean(t)
 				})
 			}

@@ -124,6 +124,15 @@ func (c *cluster) machines(*testing.T) []string {
 	return all
 }
 
+func (c *cluster) papers(_ *testing.T, id string) (text string) {
+	c.each(func(_ int, vm *pvetest.VM) {
+		if strings.Contains(vm.Config["description"], id) {
+			text = vm.Config["description"]
+		}
+	})
+	return text
+}
+
 // each shows our machines to f.
 func (c *cluster) each(f func(id int, vm *pvetest.VM)) {
 	c.Server.Edit(func(all *pvetest.Cluster) {

@@ -33,6 +33,8 @@ type site struct {
 	cat     string // id of the process that is fed
 	process string // id of a process that counts in it
 	counted int    // what it had counted up to when that was looked at last
+	pool    int    // the size of the profile's, with which the daemon runs
+	cores   int    // of the members of its pool
 }
 
 // world is where the machines of a site are, and what of others is there.
@@ -42,6 +44,8 @@ type world interface {
 	plant(t *testing.T)
 	// machines names those that are ours.
 	machines(t *testing.T) []string
+	// papers is what is written on the machine of a sandbox.
+	papers(t *testing.T, id string) string
 	// left names what there still is of machines, when none should be.
 	left(t *testing.T) []string
 	// touched names what was changed of what is another's.

@@ -30,6 +30,14 @@ func (s store) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Quot
 	return kept, existing, err
 }
 
+func (s store) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
+	err = s.points.Around("store claim", func() (err error) {
+		kept, existing, err = s.Store.Claim(ctx, sb, quota, outlives, ch)
+		return err
+	})
+	return kept, existing, err
+}
+
 func (s store) Move(ctx context.Context, id string, to sessions.State, ch sessions.Change) (sessions.Sandbox, error) {
 	return around(s.points, "store move "+string(to), func() (sessions.Sandbox, error) { return s.Store.Move(ctx, id, to, ch) })
 }

@@ -16,6 +16,7 @@ type counts struct {
 	requests  measured
 	refusals  *prometheus.CounterVec
 	strangers *prometheus.CounterVec
+	claims    *prometheus.CounterVec
 }
 
 // measured is what has ended: how often, by outcome, and how long it took. The
@@ -42,8 +43,9 @@ func newCounts(r *prometheus.Registry) counts {
 		requests:  measure(r, "agentlab_backend_request", "Calls of the API of a backend", callBuckets, "backend", "method"),
 		refusals:  count("agentlab_limit_refusals_total", "Requests refused for a limit of who asks.", "limit"),
 		strangers: count("agentlab_authentication_failures_total", "Requests over HTTP of somebody unknown.", "reason"),
+		claims:    count("agentlab_pool_claims_total", "Requests that a machine made ahead would do for.", "profile", "outcome"),
 	}
-	r.MustRegister(c.moved, c.refusals, c.strangers)
+	r.MustRegister(c.moved, c.refusals, c.strangers, c.claims)
 	return c
 }
 
@@ -96,6 +98,12 @@ func (w *Watch) Created(backend, outcome string, took time.Duration) {
 // Destroyed counts a try to remove a machine.
 func (w *Watch) Destroyed(backend, outcome string, took time.Duration) {
 	w.counts.destroys.add(outcome, took, backend)
+}
+
+// Claimed counts a request that a machine made ahead would do for. The profile is
+// one of the configuration.
+func (w *Watch) Claimed(profile, outcome string) {
+	w.counts.claims.WithLabelValues(profile, outcome).Inc()
 }
 
 // Request counts a call of a backend's API. The method is that of HTTP.

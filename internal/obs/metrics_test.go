@@ -63,6 +63,20 @@ func TestSandboxes(t *testing.T) {
 	}
 }
 
+// What was made ahead is told by its profile, and is not among the users' own.
+func TestPoolMembers(t *testing.T) {
+	f := start(t, nil)
+	f.add("sb-1", "local")
+	f.pooled("sb-2", "small")
+	f.pooled("sb-3", "small")
+	f.move("sb-3", sessions.Provisioning, sessions.Booting, sessions.Ready)
+	f.has(`agentlab_sandboxes{backend="local",state="REQUESTED"} 1`,
+		`agentlab_pool_members{profile="small",state="REQUESTED"} 1`, `agentlab_pool_members{profile="small",state="READY"} 1`)
+	if wrong := grep(f.metrics(), `agentlab_sandboxes{backend="local",state="READY"}`); wrong != "" {
+		t.Errorf("a member counts as a user's:\n%s", wrong)
+	}
+}
+
 // What should be gone is told: past its end, or ended and not removed.
 func TestOverdueSandboxes(t *testing.T) {
 	f := start(t, nil)
@@ -107,7 +121,9 @@ func TestCounts(t *testing.T) {
 	f.Created("local", "ok", 2*time.Second)
 	f.Destroyed("proxmox", "not_ours", time.Second)
 	f.Request("proxmox", "GET", "ok", time.Millisecond)
+	f.Claimed("small", "warm")
 	f.has(
+		`agentlab_pool_claims_total{outcome="warm",profile="small"} 1`,
 		`agentlab_transfers_total{direction="upload",outcome="ok"} 1`,
 		`agentlab_transfers_total{direction="upload",outcome="interrupted"} 1`,
 		`agentlab_transfer_bytes_total{direction="upload"} 15`,
@@ -157,6 +173,8 @@ func TestTheDocumentNamesEveryMetric(t *testing.T) {
 	f.Destroyed("local", "ok", 1)
 	f.Request("proxmox", "GET", "ok", 1)
 	f.stuck = []sessions.Stuck{{Backend: "local", Class: "failed"}}
+	f.Claimed("small", "warm")
+	f.pooled("sb-2", "small")
 	body := f.metrics()
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

@@ -160,12 +160,19 @@ func (f *fixture) add(id, backend string) {
 
 func (f *fixture) addUntil(id, backend string, end time.Time) {
 	f.t.Helper()
-	now := end.Add(-time.Hour)
-	sb := sessions.Sandbox{
-		ID: id, Owner: "token:private", Profile: "p", Backend: backend, State: sessions.Requested, Created: now,
-		End: end, MaxEnd: end, Network: "none",
-	}
-	if _, _, err := f.db.Add(f.t.Context(), sb, sessions.Quota{}, sessions.Change{At: now}); err != nil {
+	f.record(sessions.Sandbox{ID: id, Owner: "token:private", Profile: "p", Backend: backend, End: end})
+}
+
+// pooled adds a member of the pool of a profile.
+func (f *fixture) pooled(id, profile string) {
+	f.t.Helper()
+	f.record(sessions.Sandbox{ID: id, Owner: sessions.PoolOwner(profile), Profile: profile, Backend: "local", End: time.Now().Add(time.Hour)})
+}
+
+func (f *fixture) record(sb sessions.Sandbox) {
+	f.t.Helper()
+	sb.State, sb.Created, sb.MaxEnd, sb.Network = sessions.Requested, sb.End.Add(-time.Hour), sb.End, "none"
+	if _, _, err := f.db.Add(f.t.Context(), sb, sessions.Quota{}, sessions.Change{At: sb.Created}); err != nil {
 		f.t.Fatal(err)
 	}
 }

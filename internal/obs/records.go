@@ -56,6 +56,7 @@ var (
 	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "Sandboxes that have or may have a machine.", []string{"backend", "state"}, nil)
 	overdueDesc   = prometheus.NewDesc("agentlab_sandboxes_overdue", "Sandboxes that have ended or should have, and whose machine is not removed yet.", []string{"backend"}, nil)
 	stuckDesc     = prometheus.NewDesc("agentlab_sandboxes_stuck", "Sandboxes that have ended and whose machine could not be removed when that was tried last.", []string{"backend", "reason"}, nil)
+	membersDesc   = prometheus.NewDesc("agentlab_pool_members", "Sandboxes that were made ahead and nobody has claimed yet.", []string{"profile", "state"}, nil)
 	lateDesc      = prometheus.NewDesc("agentlab_sandbox_overdue_seconds", "For how long the one of them that ended first is overdue.", []string{"backend"}, nil)
 )
 
@@ -63,6 +64,7 @@ var (
 func (records) Describe(ch chan<- *prometheus.Desc) {
 	ch <- readyDesc
 	ch <- sandboxesDesc
+	ch <- membersDesc
 	ch <- overdueDesc
 	ch <- lateDesc
 	ch <- stuckDesc
@@ -77,10 +79,15 @@ func (r records) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, 1)
-	type kind struct{ backend, state string }
-	count, overdue, late := map[kind]int{}, map[string]int{}, map[string]time.Duration{}
+	type kind struct{ of, state string } // a backend, or the profile of a pool
+	count, members := map[kind]int{}, map[kind]int{}
+	overdue, late := map[string]int{}, map[string]time.Duration{}
 	for _, sb := range list {
-		count[kind{sb.Backend, string(sb.State)}]++
+		if sb.Pooled() {
+			members[kind{sb.Profile, string(sb.State)}]++
+		} else {
+			count[kind{sb.Backend, string(sb.State)}]++
+		}
 		overdue[sb.Backend] += 0 // a backend with none is there, too
 		since := sb.End
 		if !sb.Ended.IsZero() {
@@ -96,7 +103,10 @@ func (r records) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(lateDesc, prometheus.GaugeValue, late[backend].Seconds(), backend)
 	}
 	for k, n := range count {
-		ch <- prometheus.MustNewConstMetric(sandboxesDesc, prometheus.GaugeValue, float64(n), k.backend, k.state)
+		ch <- prometheus.MustNewConstMetric(sandboxesDesc, prometheus.GaugeValue, float64(n), k.of, k.state)
+	}
+	for k, n := range members {
+		ch <- prometheus.MustNewConstMetric(membersDesc, prometheus.GaugeValue, float64(n), k.of, k.state)
 	}
 }
 

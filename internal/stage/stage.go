@@ -126,7 +126,7 @@ func (s *Stage) AddProfile(name, yaml string) error {
 func (s *Stage) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	errs := []error{s.destroyAll(ctx), s.stopDaemon()}
+	errs := []error{s.destroyAll(ctx), s.StopDaemon()}
 	left, err := s.processes()
 	errs = append(errs, err)
 	for _, p := range left {
@@ -162,8 +162,9 @@ func (s *Stage) destroyAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stopDaemon ends the daemon and the bridges as a service manager would.
-func (s *Stage) stopDaemon() error {
+// StopDaemon ends the daemon and the bridges as a service manager would. Sandboxes
+// stay, and the next client starts another one.
+func (s *Stage) StopDaemon() error {
 	all, err := s.processes()
 	errs := []error{err}
 	for _, p := range all {

@@ -55,6 +55,13 @@ func (t *Turns) Load(owner string) (free, all, own int) {
 	return t.free, all, len(t.lines[owner])
 }
 
+// Idle says that a slot is free, so that nobody waits for one.
+func (t *Turns) Idle() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.free > 0
+}
+
 // Wait waits until u has a slot, or ctx ends, and returns the cause of that,
 // also when there is a slot by then.
 func (u *Turn) Wait(ctx context.Context) error {

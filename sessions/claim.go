@@ -1,0 +1,99 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+)
+
+// handOverLimit is how long a machine may take to become its new owner's. What
+// ends sooner is not claimed.
+const handOverLimit = 30 * time.Second
+
+// errNotHandedOver: a machine was claimed and did not become its owner's. It is
+// removed, and another one does as well.
+var errNotHandedOver = errors.New("machine not handed over")
+
+// enter records the sandbox: with a machine that was made ahead, if there is one
+// for it, or as one to be made.
+func (m *Manager) enter(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
+	p := m.poolOf(want)
+	if p != nil && p.makes(want) {
+		if err := p.await(ctx); err != nil {
+			return Sandbox{}, false, err
+		}
+		want.Recipe, _, _ = p.state()
+	}
+	if want.Recipe == "" {
+		return m.record(ctx, want, quota)
+	}
+	turn := p.gate.Join(want.Owner)
+	defer turn.Done()
+	if err := turn.Wait(ctx); err != nil {
+		return Sandbox{}, false, err
+	}
+	sb, existing, err := m.record(ctx, want, quota)
+	if err == nil && !existing && sb.Keys == 0 {
+		m.Watch.Claimed(sb.Profile, "cold")
+	}
+	return sb, existing, err
+}
+
+// makes says that a member is what is wanted.
+func (p *pool) makes(want Sandbox) bool {
+	model := p.profile
+	return want.Cores == model.Cores && want.MemoryMB == model.MemoryMB && want.DiskMB == model.DiskMB && want.Network == model.Network
+}
+
+// await waits until it is known what members are made of, since what an earlier
+// run has made is there before the backend has answered, but not for ever.
+func (p *pool) await(ctx context.Context) error {
+	timer := time.NewTimer(checkLimit)
+	defer timer.Stop()
+	select {
+	case <-p.begun:
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// handOver does the step from BOOTING to READY of a sandbox that was claimed, also
+// if it was done before a crash.
+func (m *Manager) handOver(ctx context.Context, sb Sandbox) error {
+	if err := m.rekey(ctx, sb); err != nil {
+		return &Error{
+			Unavailable, fmt.Sprintf("sandbox %s could not be handed over and its machine is removed; create it again", sb.ID),
+			fmt.Errorf("%w: %w", errNotHandedOver, err),
+		}
+	}
+	_, err := m.move(ctx, sb.ID, Ready, Change{})
+	return err
+}
+
+// rekey makes the machine its owner's, and the channel to it a new one.
+func (m *Manager) rekey(ctx context.Context, sb Sandbox) error {
+	p, _, err := m.backend(sb)
+	if err != nil {
+		return err
+	}
+	pooler, ok := provisioner.As[provisioner.Pooler](p)
+	if !ok {
+		return fmt.Errorf("backend %q can't hand over machines: %w", sb.Backend, provisioner.ErrUnavailable)
+	}
+	spec, err := m.spec(sb)
+	if err != nil {
+		return err
+	}
+	l := m.lines.pin(sb.ID)
+	defer m.lines.unpin(sb.ID, l)
+	_, err = m.lines.exchange(ctx, l, handOverLimit, func(ctx context.Context, old guest.Conn) (guest.Conn, error) {
+		return pooler.Rekey(ctx, sb.Ref(), spec, old)
+	})
+	return err
+}

@@ -1,0 +1,256 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+
+	"github.com/agentlab-mcp/agentlab/internal/turns"
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// pool keeps the machines of one profile ready.
+type pool struct {
+	profile Profile
+	gate    *turns.Turns  // to claims, one at a time, in turn between owners
+	ring    chan struct{} // something has changed
+	begun   chan struct{} // closed when the backend was asked once for the recipe
+
+	held map[string]*line // of members; only its keeper uses it
+
+	mu      sync.Mutex
+	recipe  string        // of a member made now; empty until known
+	asked   time.Time     // when the backend said so last
+	backoff retry.Backoff // nil after a success
+	rests   time.Time     // until then nothing is made
+}
+
+func newPool(p Profile) *pool {
+	return &pool{profile: p, gate: turns.New(1), ring: make(chan struct{}, 1), begun: make(chan struct{}), held: map[string]*line{}}
+}
+
+func (p *pool) wake() {
+	select {
+	case p.ring <- struct{}{}:
+	default:
+	}
+}
+
+// made notes how a making ended: after a failure the pool rests, the longer the
+// more of them there were in a row.
+func (p *pool) made(err error, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.backoff, p.rests = nil, time.Time{}
+		return
+	}
+	if p.backoff == nil {
+		p.backoff = retry.WithCappedDuration(5*time.Minute, retry.WithJitterPercent(10, retry.NewExponential(time.Second)))
+	}
+	pause, _ := p.backoff.Next() // without a limit of tries it never stops
+	p.rests = now.Add(pause)
+}
+
+// state returns what a member is made of now, empty if that is not known, when
+// that was asked last, and until when nothing is made.
+func (p *pool) state() (recipe string, asked, rests time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.recipe, p.asked, p.rests
+}
+
+// poolOf returns the pool that sb is, or could be, a member of; nil if there is none.
+func (m *Manager) poolOf(sb Sandbox) *pool {
+	if p := m.pools[sb.Profile]; p != nil && p.profile.Backend == sb.Backend {
+		return p
+	}
+	return nil
+}
+
+// wakePools tells the pools of a backend that something of theirs, or of those who
+// come before them, has changed.
+func (m *Manager) wakePools(backend string) {
+	for _, p := range m.pools {
+		if p.profile.Backend == backend {
+			p.wake()
+		}
+	}
+}
+
+// keepPool keeps a pool at its size until ctx ends.
+func (m *Manager) keepPool(ctx context.Context, p *pool) {
+	begin := sync.OnceFunc(func() { close(p.begun) })
+	defer begin()
+	for {
+		look, err := m.tend(ctx, p)
+		begin()
+		if err != nil && ctx.Err() == nil {
+			p.made(err, m.now())
+			m.Log.Error("pool", "profile", p.profile.Name, "err", err)
+		}
+		now := m.now()
+		wait := min(m.ReconcileEvery, max(0, look.Sub(now)))
+		if _, _, rests := p.state(); rests.After(now) {
+			wait = min(m.ReconcileEvery, rests.Sub(now))
+		}
+		select {
+		case <-p.ring:
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tend does what a pool needs now, and returns when it needs more.
+func (m *Manager) tend(ctx context.Context, p *pool) (look time.Time, err error) {
+	members, err := m.Store.List(ctx, Query{Owner: PoolOwner(p.profile.Name), Ending: true})
+	if err != nil {
+		return forever, err
+	}
+	m.holdLines(p, members)
+	now := m.now()
+	_, _, rests := p.state()
+	if !now.Before(rests) {
+		err = m.askRecipe(ctx, p, now)
+	}
+	recipe, _, _ := p.state()
+	if recipe == "" { // nothing is known of what there is, and it may do
+		return forever, err
+	}
+	u := p.profile.Pool.plan(members, recipe, now)
+	for i, sb := range u.drain {
+		err = errors.Join(err, m.drain(ctx, sb, u.why[i]))
+	}
+	for range u.make {
+		if err != nil || now.Before(rests) || !m.slots[p.profile.Backend].make.Idle() {
+			break // those who wait for a machine come first
+		}
+		err = m.addMember(ctx, p, recipe)
+	}
+	return u.look, err
+}
+
+// askRecipe asks the backend what it would make a member from, no more often than
+// records and machines are compared.
+func (m *Manager) askRecipe(ctx context.Context, p *pool, now time.Time) error {
+	if recipe, asked, _ := p.state(); recipe != "" && now.Sub(asked) < m.ReconcileEvery {
+		return nil
+	}
+	name, backend := p.profile.Name, p.profile.Backend
+	if err := m.check(ctx, backend, name); err != nil {
+		return err
+	}
+	pooler, ok := provisioner.As[provisioner.Pooler](m.Backends[backend])
+	if !ok {
+		return fmt.Errorf("profile %s has pool.size %d, allowed: 0, since backend %q can't hand over machines made ahead", name, p.profile.Pool.Size, backend)
+	}
+	member := p.draft(m.now())
+	spec, err := m.spec(member)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	word, err := pooler.Recipe(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("recipe of profile %s: %w", name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.recipe, p.asked = recipe(word, p.profile, member), now
+	return nil
+}
+
+// draft is a member made now.
+func (p *pool) draft(now time.Time) Sandbox {
+	end := now.Add(p.profile.Pool.MaxAge)
+	return Sandbox{
+		ID: newID(), Owner: PoolOwner(p.profile.Name), Profile: p.profile.Name, Backend: p.profile.Backend,
+		State: Requested, Created: now, End: end, MaxEnd: end,
+		Cores: p.profile.Cores, MemoryMB: p.profile.MemoryMB, DiskMB: p.profile.DiskMB, Network: p.profile.Network,
+	}
+}
+
+// addMember begins to make one more. The quota is what keeps a pool from growing,
+// however it is counted here.
+func (m *Manager) addMember(ctx context.Context, p *pool, recipe string) error {
+	now := m.now()
+	sb := p.draft(now)
+	sb.Recipe = recipe
+	_, _, err := m.Store.Add(ctx, sb, Quota{Sandboxes: p.profile.Pool.Size + 1}, Change{At: now, Reason: "pool"})
+	if errors.Is(err, ErrOverQuota) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.alarm.notice(sb.End)
+	m.make(sb)
+	return nil
+}
+
+// drain destroys a member, unless somebody has claimed it meanwhile.
+func (m *Manager) drain(ctx context.Context, sb Sandbox, why string) error {
+	err := m.end(ctx, sb, Destroying, Change{Reason: why})
+	if errors.Is(err, ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// drainStrays destroys the members of pools that there are no more.
+func (m *Manager) drainStrays(ctx context.Context, recorded []Sandbox) {
+	for _, sb := range recorded {
+		if sb.Pooled() && sb.State.Live() && m.poolOf(sb) == nil {
+			if err := m.drain(ctx, sb, "pool: its profile has none any more"); err != nil {
+				m.Log.Error("drain", "id", sb.ID, "err", err)
+			}
+		}
+	}
+}
+
+// holdLines keeps the channels of the members that are READY open, and lets go
+// of those that are members no more. One that an earlier run has made is asked
+// again whether it answers.
+func (m *Manager) holdLines(p *pool, members []Sandbox) {
+	ready := make(map[string]bool, len(members))
+	for _, sb := range members {
+		if sb.State != Ready {
+			continue
+		}
+		ready[sb.ID] = true
+		if p.held[sb.ID] == nil {
+			l := m.lines.pin(sb.ID)
+			p.held[sb.ID] = l
+			if !l.dialled() {
+				m.spawn(func(ctx context.Context) { m.verify(ctx, sb) })
+			}
+		}
+	}
+	for id, l := range p.held {
+		if !ready[id] {
+			delete(p.held, id)
+			m.lines.unpin(id, l)
+		}
+	}
+}
+
+// verify drains a member that does not answer.
+func (m *Manager) verify(ctx context.Context, sb Sandbox) {
+	limited, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	err := m.greet(limited, sb)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	m.Log.Warn("a machine made ahead does not answer", "id", sb.ID, "err", err)
+	if err := m.drain(ctx, sb, "pool: it did not answer"); err != nil {
+		m.Log.Error("drain", "id", sb.ID, "err", err)
+	}
+}

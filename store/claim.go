@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
+)
+
+// Claim gives a member of a pool to its owner to be; see [sessions.Store].
+func (db *DB) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
+	err = db.tx(ctx, "claim for "+sb.ID, func(tx *sql.Tx) error {
+		if kept, existing, err = admit(ctx, tx, sb, quota); err != nil || existing {
+			return err
+		}
+		member, err := oldestReady(ctx, tx, sb, outlives)
+		if errors.Is(err, sql.ErrNoRows) {
+			sb.Recipe = ""
+			kept, err = insert(ctx, tx, sb, ch)
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		kept, err = handOver(ctx, tx, member, sb, ch)
+		return err
+	})
+	return kept, existing, err
+}
+
+// oldestReady returns the member of the pool of sb's profile that fits it. The
+// state is named twice for the index of owners.
+func oldestReady(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, outlives time.Time) (sessions.Sandbox, error) {
+	return scan(tx.QueryRowContext(ctx, "SELECT "+columns+` FROM sandboxes
+		WHERE owner = ? AND state <> 'DESTROYED' AND state = 'READY' AND recipe = ? AND recipe <> '' AND ends_at > ?
+		ORDER BY created_at, id LIMIT 1`,
+		sessions.PoolOwner(sb.Profile), sb.Recipe, stamp(outlives)))
+}
+
+// handOver makes the member to. What it was made as stays.
+func handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
+	pool := member.Owner
+	kept := member
+	kept.Owner, kept.Name, kept.Created, kept.End, kept.MaxEnd = to.Owner, to.Name, to.Created, to.End, to.MaxEnd
+	kept.State, kept.Begun, kept.Ready, kept.Recipe, kept.Keys = sessions.Booting, to.Created, time.Time{}, "", member.Keys+1
+	res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET owner = ?, name = ?, created_at = ?, begun_at = ?, ends_at = ?, max_end_at = ?,
+		state = ?, ready_at = 0, recipe = '', keys = ? WHERE id = ? AND owner = ? AND state = ?`,
+		kept.Owner, kept.Name, stamp(kept.Created), stamp(kept.Begun), stamp(kept.End), stamp(kept.MaxEnd),
+		kept.State, kept.Keys, kept.ID, pool, sessions.Ready)
+	if err := oneRow(res, err); err != nil {
+		return kept, err
+	}
+	return kept, addEvent(ctx, tx, sessions.Event{
+		At: ch.At, Sandbox: kept.ID, Principal: ch.By, What: "claim", From: sessions.Ready, To: kept.State, Detail: pool,
+	})
+}
