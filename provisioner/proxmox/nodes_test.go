@@ -64,7 +64,7 @@ func TestANodeDoesNotAnswer(t *testing.T) {
 			} {
 				p.init()
 				p.nodeTime = 500 * time.Millisecond // the node that does answer may be slow, too
-				p.forget(handleID(t, first)) // so that one is to be read
+				p.forget(handleID(t, first))        // so that one is to be read
 				list, err := p.List(t.Context())
 				if diff := cmp.Diff(want, list, byHandle); diff != "" || err != nil {
 					t.Errorf("List: %v\n%s", err, diff)
