@@ -50,7 +50,7 @@ func TestClaim(t *testing.T) {
 		t.Fatalf("Claim: existing %v, error %v", existing, err)
 	}
 	want := wanted()
-	want.ID, want.State, want.Recipe, want.Keys = "sb-1", sessions.Booting, "", 1
+	want.ID, want.State, want.Begun, want.Recipe, want.Keys = "sb-1", sessions.Booting, want.Created, "", 1
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Claim (-want +got):\n%s", diff)
 	}
