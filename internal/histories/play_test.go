@@ -172,7 +172,7 @@ func (l *lab) spoil(s step) {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s.do != fuse && s.do != wire && s.do != taskFails && s.do != diskFull { // those count when they happen
+	if s.do != fuse && s.do != wire && s.do != taskFails { // those count when they happen
 		l.faults++
 	}
 	switch s.do {

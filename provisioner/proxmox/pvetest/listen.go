@@ -68,20 +68,22 @@ func (s *Server) listen(node string) *listener {
 	if err != nil {
 		panic(fmt.Sprintf("pvetest: listen: %v", err)) // as httptest does: a test can't go on
 	}
-	return s.serve(node, ln, s.Handler(node))
+	return s.serve(node, ln, s.Handler(node), 0)
 }
 
 // Serve starts the HTTPS server of a node on a listener of the caller's, such as
 // one of connections in memory, with a handler that may do something before or
-// after [Server.Handler]. The URL that Listen then returns has the listener's address.
-func (s *Server) Serve(node string, ln net.Listener, handler http.Handler) {
+// after [Server.Handler], and a version of TLS at most, 0 being the latest: in 1.2
+// clients come again at next to no cost. The URL that Listen then returns has the
+// listener's address.
+func (s *Server) Serve(node string, ln net.Listener, handler http.Handler, maxTLS uint16) {
 	s.start()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.serve(node, ln, handler)
+	s.serve(node, ln, handler, maxTLS)
 }
 
-func (s *Server) serve(node string, ln net.Listener, handler http.Handler) *listener {
+func (s *Server) serve(node string, ln net.Listener, handler http.Handler, maxTLS uint16) *listener {
 	cert := newCertificate(node)
 	l := &listener{
 		url: "https://" + ln.Addr().String(), cert: cert,
@@ -100,6 +102,7 @@ func (s *Server) serve(node string, ln net.Listener, handler http.Handler) *list
 	secure := tls.NewListener(ln, &tls.Config{
 		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
 		CurvePreferences: []tls.CurveID{tls.X25519}, // the OpenSSL of PVE 8 has none that costs more
+		MaxVersion:       maxTLS,
 	})
 	s.work.Go(func() { _ = l.srv.Serve(secure) })
 	return l
