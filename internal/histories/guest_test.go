@@ -132,7 +132,7 @@ func (g *fakeGuest) status(pid int) (reply any, err string) {
 func (g *fakeGuest) run(argv []string) script {
 	name, identity, adopt, args := strings.TrimPrefix(argv[2], "agentlab-"), argv[3], argv[4], argv[6:]
 	if identity != g.identity {
-		if adopt != "1" {
+		if adopt != "any" && (adopt != "bare" || g.identity != "") {
 			return script{code: 77, err: "this guest is another\n"}
 		}
 		g.identity = identity
