@@ -15,10 +15,16 @@ import (
 )
 
 // errHeld is that another process holds the lock.
-type errHeld struct{ path, holder string }
+type errHeld struct {
+	path, holder string
+	since        time.Time // zero if that is not known
+}
 
 func (e errHeld) Error() string {
-	return fmt.Sprintf("%s is locked by another daemon (%s)", e.path, e.holder)
+	if e.since.IsZero() {
+		return fmt.Sprintf("%s is locked by another daemon (%s)", e.path, e.holder)
+	}
+	return fmt.Sprintf("%s is locked by another daemon (%s, for %v)", e.path, e.holder, time.Since(e.since).Round(time.Second))
 }
 
 // hold locks the file name in dir, waiting at most wait for whoever has it, and
@@ -43,8 +49,13 @@ func hold(ctx context.Context, dir *os.File, name, note string, wait time.Durati
 		_ = os.WriteFile(config.At(dir, name), []byte(note+"\n"), 0o600)
 		return l, nil
 	case errors.Is(err, context.DeadlineExceeded):
-		held, _ := os.ReadFile(config.At(dir, name))
-		return nil, errHeld{path, strings.TrimSpace(string(held))}
+		held := errHeld{path: path}
+		text, _ := os.ReadFile(config.At(dir, name))
+		held.holder = strings.TrimSpace(string(text))
+		if info, err := os.Stat(config.At(dir, name)); err == nil {
+			held.since = info.ModTime() // the note was written then
+		}
+		return nil, held
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, config.Cause(err))
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Dir is a directory through which a test and the process that it is to kill
@@ -16,6 +17,8 @@ const (
 	orderFile  = "order"  // what to do: a point to die at, or to record
 	passedFile = "passed" // the points passed since the order was given, one a line
 	recordOnly = "record"
+	holdOrder  = "hold "
+	gateFile   = "gate" // locked while somebody is to be held
 )
 
 // Record begins a list of the points that are passed.
@@ -24,6 +27,34 @@ func (d Dir) Record() error { return d.give(recordOnly) }
 // Kill makes the process that passes the point, as Passed has named it, die
 // there of SIGKILL. Points are counted anew from here.
 func (d Dir) Kill(point string) error { return d.give(point) }
+
+// Hold makes whoever passes the point stop there until release is called, or the
+// test has ended. Others pass their points meanwhile. Points are counted anew
+// from here.
+func (d Dir) Hold(point string) (release func() error, err error) {
+	gate, err := os.OpenFile(filepath.Join(string(d), gateFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(syscall.Flock(int(gate.Fd()), syscall.LOCK_EX), d.give(holdOrder+point)); err != nil {
+		return nil, errors.Join(err, gate.Close())
+	}
+	return gate.Close, nil
+}
+
+// wait returns when nobody holds the gate.
+func (d Dir) wait() error {
+	gate, err := os.Open(filepath.Join(string(d), gateFile))
+	if err != nil {
+		return err
+	}
+	for {
+		err = syscall.Flock(int(gate.Fd()), syscall.LOCK_SH)
+		if !errors.Is(err, syscall.EINTR) {
+			return errors.Join(err, gate.Close())
+		}
+	}
+}
 
 // Disarm makes points be passed without a trace.
 func (d Dir) Disarm() error {

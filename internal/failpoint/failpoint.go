@@ -1,6 +1,7 @@
-// Package failpoint lets a test kill the daemon at a place of its choosing:
-// before or after any change of the store and any call to the outside. What is
-// promised after a crash is tried that way, by internal/crashtest.
+// Package failpoint lets a test kill the daemon at a place of its choosing, or
+// have what it does there hang: before or after any change of the store and any
+// call to the outside. What is promised after a crash, and of operations that hang,
+// is tried that way, by internal/crashtest.
 //
 // The places are where a dependency is wrapped: the store, a backend, the
 // channel to a guest, the calls to a Proxmox VE. So whatever an operation does
@@ -66,17 +67,28 @@ func around[T any](p *Points, name string, step func() (T, error)) (result T, er
 	return result, err
 }
 
-// pass tells the test of a point, or dies there if it says so. The points that
-// two goroutines pass at once are passed one after the other.
+// pass tells the test of a point, or stops or dies there if it says so.
 func (p *Points) pass(name string) error {
 	if p.watch != nil {
 		return p.watch(name)
 	}
+	if !p.held(name) {
+		return nil
+	}
+	if err := p.dir.wait(); err != nil {
+		panic(fmt.Sprintf("wait at fail-point %q: %v", name, err))
+	}
+	return nil
+}
+
+// held notes that a point is passed, or dies, and says whether to stop. The
+// points that two goroutines pass at once are passed one after the other.
+func (p *Points) held(name string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	order := p.dir.order()
 	if order == "" {
-		return nil
+		return false
 	}
 	if order != p.order {
 		p.order, p.count = order, map[string]int{}
@@ -87,7 +99,7 @@ func (p *Points) pass(name string) error {
 		panic(fmt.Sprintf("note fail-point %q: %v", point, err)) // a test that would be blind
 	}
 	if order != point {
-		return nil
+		return order == holdOrder+point
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // until the kernel has come to it

@@ -57,6 +57,46 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// Who is held at a point goes on when it is released, and others pass meanwhile.
+func TestHold(t *testing.T) {
+	dir := failpoint.Dir(t.TempDir())
+	points := failpoint.New(dir)
+	release, err := dir.Hold("one before #1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, done := make(chan struct{}), make(chan error)
+	go func() {
+		done <- points.Around("one", func() error { close(began); return nil })
+	}()
+	for {
+		passed, err := dir.Passed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(passed, "one before #1") {
+			break
+		}
+	}
+	for _, name := range []string{"another", "one"} {
+		if err := points.Around(name, func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case <-began:
+		t.Error("it was not held")
+	default:
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // Whoever does not arm them gets back what it gave.
 func TestNone(t *testing.T) {
 	none := failpoint.New("")
