@@ -87,17 +87,6 @@ func (m *Manager) quota(who Principal) Quota {
 	}
 }
 
-// admit adds the sandbox to the store, or takes a member of a pool for it if it
-// has a recipe.
-func (m *Manager) admit(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
-	now := m.now()
-	ch := Change{At: now, By: want.Owner}
-	if want.Recipe == "" {
-		return m.Store.Add(ctx, want, quota, ch)
-	}
-	return m.Store.Claim(ctx, want, quota, now.Add(handOverLimit), ch)
-}
-
 // record adds the sandbox to the store.
 func (m *Manager) record(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
 	for {
@@ -206,23 +195,6 @@ func (m *Manager) make(sb Sandbox) *maker {
 		close(mk.done)
 	})
 	return mk
-}
-
-// tell tells those who want to know how the making of sb has ended.
-func (m *Manager) tell(sb Sandbox, err error) {
-	if errors.Is(err, errStopping) { // it goes on
-		return
-	}
-	m.Watch.Created(sb.Backend, outcome(err), m.now().Sub(sb.Created))
-	switch p := m.poolOf(sb); {
-	case sb.claimed() && err == nil:
-		m.Watch.Claimed(sb.Profile, "warm")
-	case sb.claimed():
-		m.Watch.Claimed(sb.Profile, "failed")
-	case sb.Pooled() && p != nil:
-		p.made(err, m.now())
-	}
-	m.wakePools(sb.Backend)
 }
 
 // begin notes until when it may take, now that its turn has come.

@@ -152,50 +152,6 @@ func TestPoolWaitsForTheLine(t *testing.T) {
 	})
 }
 
-// Who asks for all that is there leaves one to another who asks for one.
-func TestClaimsTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, &world{recipe: "v1"}, filepath.Join(t.TempDir(), "db"))
-		l.Profiles[0].Pool = sessions.Pool{Size: 3}
-		hold := &slowClaims{Store: l.Store}
-		l.Store = hold
-		l.run()
-		defer l.stop()
-		synctest.Wait()
-		l.world.onStep(l.noMore)
-		var wg sync.WaitGroup
-		var bobs sessions.Sandbox
-		for i := range 11 {
-			who := "alice"
-			if i == 10 {
-				who = "bob"
-			}
-			wg.Go(func() {
-				sb, _, err := l.Create(as(t, who), sessions.CreateRequest{Wait: time.Minute})
-				if err != nil {
-					t.Error(err)
-				}
-				if who == "bob" {
-					bobs = sb
-				}
-			})
-			synctest.Wait() // it stands in line
-		}
-		wg.Wait()
-		if bobs.Keys != 1 {
-			t.Errorf("bob's is %+v, want one of the pool's", bobs)
-		}
-	})
-}
-
-// slowClaims is a store that takes a second for a claim.
-type slowClaims struct{ sessions.Store }
-
-func (s *slowClaims) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (sessions.Sandbox, bool, error) {
-	time.Sleep(time.Second)
-	return s.Store.Claim(ctx, sb, quota, outlives, ch)
-}
-
 // What no longer is as it would be made is drained, and made anew.
 func TestDrain(t *testing.T) {
 	full := sessions.Pool{Size: 2, Burst: 2}
@@ -362,29 +318,6 @@ func TestPoolGrowsBehindItsBack(t *testing.T) {
 		if n := len(l.members(t, "")); n != 2 {
 			t.Errorf("%d members have machines, want 2", n)
 		}
-	})
-}
-
-// Who asks before a new daemon knows what members are made of waits for that, and
-// not for a machine.
-func TestClaimRightAfterAStart(t *testing.T) {
-	inPool(t, sessions.Pool{Size: 1}, func(t *testing.T, l *lab) {
-		l.stop()
-		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
-			if op == "recipe" {
-				time.Sleep(5 * time.Second)
-			}
-			return do()
-		})
-		l.again(sessions.Pool{Size: 1}, nil)
-		if sb := l.create(t, sessions.CreateRequest{}); sb.Keys != 1 {
-			t.Errorf("got %+v, want the pool's", sb)
-		}
-		// One that does not answer at all keeps nobody waiting for long.
-		l.stop()
-		l.world.hang("recipe", "")
-		l.again(sessions.Pool{Size: 1}, nil)
-		l.create(t, sessions.CreateRequest{})
 	})
 }
 
