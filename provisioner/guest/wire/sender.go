@@ -61,6 +61,16 @@ func (s *Sender) Send(ctx context.Context, frame []byte) error {
 	return nil
 }
 
+// Flush waits until all that was sent has left, the sender has stopped, or ctx ends.
+func (s *Sender) Flush(ctx context.Context) {
+	select {
+	case s.free <- struct{}{}:
+		<-s.free
+	case <-s.stop:
+	case <-ctx.Done():
+	}
+}
+
 // now writes what the connection takes without waiting.
 func (s *Sender) now(b []byte) (n int, err error) {
 	if s.raw == nil {

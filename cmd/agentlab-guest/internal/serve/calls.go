@@ -44,10 +44,19 @@ func (h *hostSession) calls(nc net.Conn) {
 			result, err := k.dispatch(ctx, req)
 			k.answer(req.ID, result, err)
 			if req.Op == wire.OpRekey && err == nil {
-				k.generation.end() // another has taken its place
+				k.endGeneration()
 			}
 		}()
 	}
+}
+
+// endGeneration ends the generation of the session, whose place another has
+// taken, once the host has been sent the answer which says so.
+func (k *caller) endGeneration() {
+	ctx, cancel := context.WithTimeout(k.ctx, lingerTime)
+	defer cancel()
+	k.out.Flush(ctx)
+	k.generation.end()
 }
 
 // begin returns the context of a call. That of OpStart outlives the
