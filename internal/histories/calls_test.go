@@ -101,6 +101,9 @@ func (c *call) create(ctx context.Context) (string, error) {
 	if refused {
 		c.asked[c.who]--
 	}
+	if isKind(err, sessions.Conflict) { // one of that name is returned, and no conflict
+		c.broke("%v: %v", c.step, err)
+	}
 	c.failed(err)
 	return "", err
 }

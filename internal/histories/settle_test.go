@@ -103,22 +103,17 @@ func (p *player) settle() error {
 	if err := p.agree(); err != nil {
 		return err
 	}
-	for {
-		all, err := p.records()
-		if err != nil {
-			return err
-		}
-		left := time.Duration(0)
-		for _, sb := range all {
-			if sb.State.Live() {
-				left = max(left, sb.End.Sub(l.now())+time.Minute)
-			}
-		}
-		if left == 0 {
-			break
-		}
-		time.Sleep(left)
+	all, err := p.records()
+	if err != nil {
+		return err
 	}
+	left := time.Duration(0)
+	for _, sb := range all {
+		if sb.State.Live() {
+			left = max(left, sb.End.Sub(l.now()))
+		}
+	}
+	time.Sleep(left + 2*time.Minute) // the second of which is for its machine to be gone
 	if err := p.agree(); err != nil {
 		return err
 	}
@@ -149,7 +144,7 @@ func (p *player) agree() error {
 		for _, vm := range vms {
 			owned[vm.ID] = true
 		}
-		justEnded := !sb.State.Live() && p.lab.now().Sub(sb.Ended) < time.Minute
+		justEnded := sb.State != sessions.Destroyed && !sb.State.Live() && p.lab.now().Sub(sb.Ended) < time.Minute
 		switch ok := usable(sb) && len(vms) == 1 || sb.State == sessions.Destroyed && len(vms) == 0; {
 		case !ok && !justEnded:
 			p.leaks = append(p.leaks, fmt.Sprintf("%s is %s (%s), with the machines %v", sb.ID, sb.State, sb.Reason, vms))
