@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
+	debug.SetGCPercent(400) // much is thrown away soon
 	os.Exit(m.Run())
 }
 
@@ -63,7 +65,7 @@ func TestHistories(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(rt *rapid.T) {
-				history := rapid.SliceOfN(steps, 25, 60).Draw(rt, "history")
+				history := rapid.SliceOfN(steps, 20, 50).Draw(rt, "history")
 				p, err := replay(t, rt, kind, history)
 				played.Add(1)
 				moves.Add(int64(len(history)))

@@ -3,6 +3,7 @@ package histories
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -44,15 +45,18 @@ func (p *pipes) Close() error {
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8006} }
 
 func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
+	one, other := net.Pipe()
+	ours, theirs := newEager(one), newEager(other)
+	var err error
 	select {
 	case p.conns <- theirs:
 		return ours, nil
 	case <-p.closed:
-		return nil, net.ErrClosed
+		err = net.ErrClosed
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
+	return nil, errors.Join(err, ours.Close(), theirs.Close())
 }
 
 // trouble is what goes wrong with a call on its way.
