@@ -221,10 +221,10 @@ func testControl(t *testing.T, h Harness) {
 		code   int
 	}{{"INT", 130}, {"TERM", 143}, {"HUP", 129}, {"KILL", 137}} {
 		t.Run(tt.signal, func(t *testing.T) {
-			// Without a shell: one that is just starting may swallow an INT.
-			p, _, err := h.Conn.Processes().Start(within(t), guest.Cmd{Args: []string{"sleep", "7333"}}, guest.StartOptions{})
-			check(t, err)
-			_, err = h.Conn.Processes().Control(within(t), p.ID, guest.Input{Signal: tt.signal})
+			// A shell that is only just starting, be it that which starts the command, may swallow an INT.
+			p := h.background(t, "echo on; exec sleep 7333", guest.StartOptions{})
+			h.read(t, p.ID, guest.ReadRequest{Max: 10, Until: "on", Wait: long})
+			_, err := h.Conn.Processes().Control(within(t), p.ID, guest.Input{Signal: tt.signal})
 			check(t, err)
 			if end := h.ended(t, p.ID); end.Exit.Code != tt.code || end.Exit.Signal != tt.signal {
 				t.Errorf("ended with %+v", end.Exit)
