@@ -91,6 +91,7 @@ func check(t testing.TB, err error) {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel() // it mostly waits
 	versions, big := []string{"8.4.21", "9.2.11"}, int64(64<<20)
 	if raceDetector { // which makes minutes of a minute: the other version has its turn in the suite nocgo
 		versions, big = versions[1:], 24<<20

@@ -86,6 +86,7 @@ func (d *dropping) hook(r *http.Request) *pvetest.Fault {
 
 // Whatever is lost on the way, all is done once and nothing of the output is missing.
 func TestLostOnTheWay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, name := range []string{"exec", "exec-status", "file-read", "file-write"} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s-after-%v", name, after), func(t *testing.T) {
@@ -195,6 +196,7 @@ func (m *machine) hang(t *testing.T, c *agentconn.Conn) (thaw func()) {
 // A hung agent is an error that comes in time; when it wakes up all is well, and
 // what was asked meanwhile runs once or never.
 func TestAgentHangs(t *testing.T) {
+	t.Parallel() // it mostly waits
 	m := boot(t, &pvetest.Server{})
 	c := m.conn(t, "")
 	thaw := m.hang(t, c)
@@ -256,6 +258,7 @@ func (w *watch) seen() (made, most int) {
 // Those who wait for a hung agent take one place of a node and not all, and
 // share what is found; who has a deadline is told what kept them.
 func TestManyWaitForAHungAgent(t *testing.T) {
+	t.Parallel() // it mostly waits
 	w := &watch{}
 	m := boot(t, &pvetest.Server{Scale: 0.1, Hold: w.hold})
 	c := m.conn(t, "")
