@@ -85,7 +85,7 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		{"proxmox", "machines of a simulated Proxmox VE", b.proxmox},
 		{"ends", "10,000 machines that end within a minute", b.ends},
 	} {
-		if only != "" && only != m.name {
+		if only != m.name && (only != "" || m.name == "ends") { // to make 10,000 takes minutes
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring: %s\n", m.what)
