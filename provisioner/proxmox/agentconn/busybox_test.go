@@ -55,7 +55,7 @@ func TestBusybox(t *testing.T) {
 
 // All of the contract holds there, but for terminals: what they need is named.
 func TestContractOnBusybox(t *testing.T) {
-	t.Parallel() // it mostly waits
+	t.Parallel()                          // it mostly waits
 	if os.Getuid() != 0 || raceDetector { // only root mounts; the suite nocgo has it, as it has a version of TestContract
 		return
 	}
