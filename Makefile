@@ -31,7 +31,7 @@ demo: build ## show the main job on a real sandbox; BACKEND=proxmox on a simulat
 test: tools build ## run the whole test suite
 	@export AGENTLAB_TEST_REPORT=$$(mktemp); trap 'cat "$$AGENTLAB_TEST_REPORT"; rm -f "$$AGENTLAB_TEST_REPORT"' EXIT; \
 	if [[ $(cgo) == 1 ]]; then \
-		GORACE=atexit_sleep_ms=0 go test -race -timeout=20m -shuffle=on ./...; \
+		GORACE=atexit_sleep_ms=0 go test -p=3 -race -timeout=20m -shuffle=on ./...; \
 		$(MAKE) --no-print-directory histories; \
 	else \
 		echo 'no C compiler: testing without the race detector, on modernc.org/sqlite' >&2; \
