@@ -348,12 +348,12 @@ func TestPoolOfABusyBackend(t *testing.T) {
 			if sb := l.create(t, sessions.CreateRequest{}); sb.Keys != 1 || time.Since(began) != 0 {
 				t.Errorf("got %+v after %v, want the pool's at once", sb, time.Since(began))
 			}
-			time.Sleep(time.Minute - 1)
+			time.Sleep(time.Minute - time.Nanosecond)
 			synctest.Wait()
 			if n := len(l.members(t, "")); n != 0 {
 				t.Errorf("%d members are made while there is no slot", n)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if n := len(l.members(t, sessions.Ready)); n != 1 {
 				t.Errorf("%d members when there is one", n)

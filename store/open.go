@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// ErrDamaged: the file is not, or no longer, a database.
+// ErrDamaged says that the file is not, or no longer, a database.
 var ErrDamaged = errors.New("database file is damaged")
 
 // Open opens the store at path, made anew if there is none. A damaged file is

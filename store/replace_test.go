@@ -14,11 +14,11 @@ import (
 	"github.com/agentlab-mcp/agentlab/store"
 )
 
-// draft makes what is to replace the database at path, with one sandbox.
-func draft(t *testing.T, path, id string) {
+// draft makes what is to replace the database at path, with the sandbox sb-new.
+func draft(t *testing.T, path string) {
 	t.Helper()
 	db := reopen(t, store.Draft(path))
-	add(t, db, sandbox(id))
+	add(t, db, sandbox("sb-new"))
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestReplace(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	draft(t, path, "sb-new")
+	draft(t, path)
 	aside, err := store.Replace(t.Context(), path, plain)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,7 @@ func TestReplace(t *testing.T) {
 
 func TestReplaceOfNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agentlab.db")
-	draft(t, path, "sb-new")
+	draft(t, path)
 	aside, err := store.Replace(t.Context(), path, plain)
 	if err != nil || aside != "" || !slices.Equal(has(t, path, "sb-new"), []string{"sb-new"}) {
 		t.Errorf("aside %q, %v", aside, err)
@@ -97,7 +97,7 @@ func TestReplaceThatFailsChangesNothing(t *testing.T) {
 			}
 			t.Run(strings.ReplaceAll(step+" "+side, " ", "-"), func(t *testing.T) {
 				path := damagedWithLog(t)
-				draft(t, path, "sb-new")
+				draft(t, path)
 				_, err := store.Replace(t.Context(), path, func(name string, do func() error) error {
 					if name != step {
 						return do()
@@ -172,7 +172,7 @@ func TestReplaceCutShort(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				draft(t, path, "sb-new")
+				draft(t, path)
 				func() {
 					defer func() {
 						if _, ok := recover().(died); !ok {

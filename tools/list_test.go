@@ -17,7 +17,7 @@ import (
 )
 
 // listing has the tools over a store with n sandboxes of local:1.
-func listing(t *testing.T, n int) (*sessions.Manager, *store.DB, func(tool string, a args) tools.Result) {
+func listing(t *testing.T, n int) (*store.DB, func(tool string, a args) tools.Result) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"), log)
@@ -39,7 +39,7 @@ func listing(t *testing.T, n int) (*sessions.Manager, *store.DB, func(tool strin
 		check(t, err)
 	}
 	all := tools.All(func(context.Context) (*sessions.Manager, error) { return m, nil }, m.Profiles, log)
-	return m, db, func(tool string, a args) tools.Result {
+	return db, func(tool string, a args) tools.Result {
 		raw, err := json.Marshal(a)
 		check(t, err)
 		for _, tl := range all {
@@ -62,7 +62,7 @@ func (away) Destroy(context.Context, provisioner.Ref) error {
 // page ended with is gone by the next.
 func TestListInPages(t *testing.T) {
 	const n = 250
-	_, db, call := listing(t, n)
+	db, call := listing(t, n)
 	var got []string
 	a := args{}
 	for pages := 1; ; pages++ {
@@ -112,7 +112,7 @@ func TestListInPages(t *testing.T) {
 
 // What has ended and can't be removed is listed, and why.
 func TestListOfWhatIsNotRemoved(t *testing.T) {
-	_, _, call := listing(t, 2)
+	_, call := listing(t, 2)
 	res := call("destroy", args{"sandbox_id": "sb-000"})
 	if text := textOf(res); !res.IsError || !strings.Contains(text, "sandbox sb-000 is being destroyed, but node pve2 does not answer") {
 		t.Errorf("destroy: %s", text)

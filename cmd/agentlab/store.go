@@ -71,7 +71,7 @@ again: revoke them anew.
 // all that is in it is on the disk.
 func backUp(ctx context.Context, state, to string, points *failpoint.Points) (err error) {
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-		return cmp.Or(err, error(fs.ErrExist))
+		return cmp.Or(err, fs.ErrExist)
 	}
 	partial := to + ".partial"
 	err = points.Around("backup begin", func() error { return os.Mkdir(partial, 0o700) })

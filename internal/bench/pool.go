@@ -85,7 +85,8 @@ func measurePool(ctx context.Context, bin, profile, config string) (r comparison
 }
 
 func (s *poolSite) open(ctx context.Context, profile, config string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

@@ -61,11 +61,11 @@ func (c *call) failed(err error) bool {
 	case err == nil:
 		return false
 	case !errors.As(err, &e):
-		c.model.broke("%v: an error that is none of ours: %v", c.step, err)
+		c.broke("%v: an error that is none of ours: %v", c.step, err)
 	case e.Kind == sessions.Internal:
-		c.model.broke("%v: an internal error: %v", c.step, err)
+		c.broke("%v: an internal error: %v", c.step, err)
 	case c.calm && e.Kind == sessions.Unavailable && !c.daemon.stopping() && (c.box == nil || c.safe):
-		c.model.broke("%v: unavailable, though nothing is wrong: %v", c.step, err)
+		c.broke("%v: unavailable, though nothing is wrong: %v", c.step, err)
 	}
 	return true
 }

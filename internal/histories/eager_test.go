@@ -77,7 +77,7 @@ func (e *eager) Close() (err error) {
 		}
 		e.closed = true
 		now := time.Now()
-		if err = e.Conn.SetReadDeadline(now); err == nil {
+		if err = e.SetReadDeadline(now); err == nil {
 			err = e.Conn.SetWriteDeadline(now.Add(lastWords))
 		}
 	})

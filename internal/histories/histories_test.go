@@ -83,7 +83,7 @@ func TestHistories(t *testing.T) {
 
 // replay plays a history to its end or until something does not hold.
 func replay(t *testing.T, rt *rapid.T, kind flavour, history []step) (p *player, err error) {
-	dir, err := os.MkdirTemp("", "agentlab-histories-")
+	dir, err := os.MkdirTemp("", "agentlab-histories-") //nolint:usetesting // it goes before the next is played
 	if err != nil {
 		t.Fatal(err)
 	}

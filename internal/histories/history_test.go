@@ -108,10 +108,12 @@ var steps = rapid.Custom(func(t *rapid.T) step {
 	switch s.do {
 	case create, exec, start, read, extend, destroy, unknown, invalid, list:
 		s.who = rapid.IntRange(0, len(principals)-1).Draw(t, "who")
+	default: // nobody does it
 	}
 	switch s.do {
 	case exec, start, read, extend, destroy, slay, wipe:
 		s.box = rapid.IntRange(0, 9).Draw(t, "box")
+	default: // it is about none
 	}
 	switch s.do {
 	case create:
@@ -132,6 +134,7 @@ var steps = rapid.Custom(func(t *rapid.T) step {
 		s.box, s.n = rapid.IntRange(0, len(tasks)-1).Draw(t, "task"), rapid.IntRange(1, 3).Draw(t, "fails")
 	case nodeDown, nodeHung, nodeMute, intrude, invalid:
 		s.n = rapid.IntRange(0, 9).Draw(t, "which")
+	default: // it needs no more
 	}
 	return s
 })
@@ -162,6 +165,7 @@ func (s step) String() string {
 		return fmt.Sprintf("%s (%d)", s.do, s.n)
 	case slay, wipe:
 		return fmt.Sprintf("%s sandbox %d", s.do, s.box)
+	default:
+		return string(s.do)
 	}
-	return string(s.do)
 }

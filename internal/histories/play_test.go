@@ -78,6 +78,7 @@ func (p *player) call(s step) {
 			if b = p.pick(s.box); b == nil {
 				s = step{do: create, who: s.who, name: names[s.box%len(names)], time: time.Minute}
 			}
+		default: // it is about none
 		}
 	})
 	p.callAbout(s, b)
@@ -113,28 +114,22 @@ func (p *player) happen(s step) {
 	switch s.do {
 	case sleep:
 		time.Sleep(s.time)
-		return
 	case jump:
 		p.jump(s.time)
-		return
 	case stop:
 		l.stop()
-		return
 	case intrude:
 		l.intrude(s.n)
-		return
 	case kill:
 		l.kill()
-		return
 	case lift:
 		l.lift()
-		return
 	case slay, wipe:
 		p.slay(s)
-		return
+	default:
+		p.locked(func() { p.calm = false })
+		l.spoil(s)
 	}
-	p.locked(func() { p.calm = false })
-	l.spoil(s)
 }
 
 // jump sets the clock that ends are told by. What was due before it was set back
@@ -168,6 +163,7 @@ func (l *lab) spoil(s step) {
 			node.Mute = true
 		case storageFull:
 			c.Storages[0].Full = true
+		default: // below
 		}
 	})
 	l.mu.Lock()
@@ -184,6 +180,7 @@ func (l *lab) spoil(s step) {
 		l.task, l.fails = tasks[s.box], s.n
 	case diskFull:
 		l.full = true
+	default: // above
 	}
 }
 

@@ -113,7 +113,7 @@ func (c *churn) others(ctx context.Context) error {
 		var exit *exec.ExitError
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // we have ended it
 		case err == nil || !errors.As(err, &exit) || exit.ExitCode() < 0:
 			return fmt.Errorf("another daemon was not refused: %w\n%s", err, said)
 		}

@@ -62,7 +62,7 @@ func run(ctx context.Context, bin string, length time.Duration) (err error) {
 		return cmp.Or(err, errors.New("nothing was sampled"))
 	}
 	made := c.made.Load()
-	fmt.Printf("%d sandboxes made and ended, %d by their time, %d commands, %d other daemons refused, in %v; database and log keep %.1f KB of each\n",
+	fmt.Fprintf(os.Stdout, "%d sandboxes made and ended, %d by their time, %d commands, %d other daemons refused, in %v; database and log keep %.1f KB of each\n",
 		made, c.expired.Load(), c.commands.Load(), c.refused.Load(), length, 1024*s.kept[len(s.kept)-1]/float64(made))
 	return s.judge(os.Stdout)
 }

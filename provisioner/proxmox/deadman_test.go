@@ -53,7 +53,7 @@ func TestSwitchFollowsPapers(t *testing.T) {
 				return p
 			}
 			p := open()
-			m, conn := l.ready(p, 1)
+			m, conn := l.ready(p)
 			until := func(what string, end time.Time) {
 				t.Helper()
 				eventually(t, what, func() bool {
@@ -79,7 +79,7 @@ func TestSwitchFollowsPapers(t *testing.T) {
 			if _, err := p.List(t.Context()); err != nil || p.arms(m.Sandbox) {
 				t.Errorf("it is armed again though nothing has changed; %v", err)
 			}
-			spec := claimed(1)
+			spec := claimed()
 			spec.Papers.End = later.End.Add(20 * time.Minute)
 			rekeyed(t, p, m, spec, conn)
 			if _, d := l.armedFor(m); d <= time.Until(later.End)+p.PowerOff {

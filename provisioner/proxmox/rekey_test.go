@@ -21,9 +21,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
-// claimed is the spec by which a machine that was made as testSpec(n) is claimed.
-func claimed(n int) provisioner.Spec {
-	spec := testSpec(n)
+// claimed is the spec by which a machine that was made as testSpec(1) is claimed.
+func claimed() provisioner.Spec {
+	spec := testSpec(1)
 	spec.Hostname, spec.Papers.Owner, spec.Papers.Name, spec.Papers.Keys = "claimed", "local:1001", "mine", 1
 	return spec
 }
@@ -43,9 +43,9 @@ func rekeyed(t *testing.T, p *Provisioner, m provisioner.Machine, spec provision
 func TestRekeyCalls(t *testing.T) {
 	l := newSSHLab(t)
 	p := l.byAgent()
-	m, conn := l.ready(p, 1)
+	m, conn := l.ready(p)
 	l.onCall(nil)
-	rekeyed(t, p, m, claimed(1), conn)
+	rekeyed(t, p, m, claimed(), conn)
 	got := l.counted()
 	if got["GET exec-status"] == 0 {
 		t.Error("nobody asked how it ended")
@@ -57,9 +57,9 @@ func TestRekeyCalls(t *testing.T) {
 }
 
 // ready returns a machine whose guest was used by its agent, as one of a pool was.
-func (l *sshLab) ready(p *Provisioner, n int) (provisioner.Machine, guest.Conn) {
+func (l *sshLab) ready(p *Provisioner) (provisioner.Machine, guest.Conn) {
 	l.t.Helper()
-	m := made(l.t, p, n)
+	m := made(l.t, p, 1)
 	conn := dialled(l.t, p, m)
 	if _, err := says(l.t, conn, "true"); err != nil {
 		l.t.Fatal(err)
@@ -86,7 +86,7 @@ func (l *sshLab) wantClaimed(p *Provisioner, m provisioner.Machine, conn guest.C
 	if out, err := says(l.t, conn, "hostname; wc -c </etc/machine-id; ls -d /var/lib/agentlab/tmp.* | wc -l"); err != nil || out != "claimed\n33\n1\n" {
 		l.t.Errorf("the guest says %q, %v", out, err)
 	}
-	m.Papers = claimed(1).Papers
+	m.Papers = claimed().Papers
 	m.Papers.Created, m.Papers.End, m.Papers.MaxEnd = time.Time{}, time.Time{}, time.Time{}
 	list, err := p.List(l.t.Context())
 	for i := range list {
@@ -108,13 +108,13 @@ func TestOneFaultOfRekey(t *testing.T) {
 				t.Run(fmt.Sprintf("%s-%s-after-%v", strings.ReplaceAll(call, " ", "-"), kind, after), func(t *testing.T) {
 					l := newSSHLab(t)
 					p := l.byAgent()
-					m, conn := l.ready(p, 1)
+					m, conn := l.ready(p)
 					fault := fault
 					fault.After = after
 					l.onCall(once(call, &fault))
-					next, err := p.Rekey(t.Context(), m.Ref, claimed(1), conn)
+					next, err := p.Rekey(t.Context(), m.Ref, claimed(), conn)
 					if err != nil {
-						next = rekeyed(t, p, m, claimed(1), nil)
+						next = rekeyed(t, p, m, claimed(), nil)
 					}
 					defer next.Close()
 					l.wantClaimed(p, m, next)
@@ -141,7 +141,7 @@ func TestCrashAtEveryCallOfRekey(t *testing.T) {
 func crashRekey(t *testing.T, n int32, after bool) (over bool) {
 	l := newSSHLab(t)
 	p := l.byAgent()
-	m, conn := l.ready(p, 1)
+	m, conn := l.ready(p)
 	ctx, die := context.WithCancel(t.Context())
 	defer die()
 	var calls atomic.Int32
@@ -153,14 +153,14 @@ func crashRekey(t *testing.T, n int32, after bool) (over bool) {
 		die()
 		return &pvetest.Fault{Drop: true, After: after && c == n}
 	})
-	_, err := p.Rekey(ctx, m.Ref, claimed(1), conn)
+	_, err := p.Rekey(ctx, m.Ref, claimed(), conn)
 	over = err == nil && calls.Load() < n
 	l.onCall(nil)
 	p = l.byAgent()
 	if err := p.Destroy(t.Context(), provisioner.Ref{Sandbox: "sb-another", Handle: m.Handle}); !errors.Is(err, provisioner.ErrNotOurs) {
 		t.Errorf("Destroy for another sandbox: %v", err)
 	}
-	l.wantClaimed(p, m, rekeyed(t, p, m, claimed(1), nil))
+	l.wantClaimed(p, m, rekeyed(t, p, m, claimed(), nil))
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestRekeyOfWhatIsTaken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newSSHLab(t)
 			p := l.byAgent()
-			m, conn := l.ready(p, 1)
+			m, conn := l.ready(p)
 			id := handleID(t, m)
 			done := false
 			l.onCall(func(r *http.Request) *pvetest.Fault {
@@ -193,7 +193,7 @@ func TestRekeyOfWhatIsTaken(t *testing.T) {
 				}
 				return nil
 			})
-			if _, err := p.Rekey(t.Context(), m.Ref, claimed(1), conn); !errors.Is(err, provisioner.ErrNotOurs) {
+			if _, err := p.Rekey(t.Context(), m.Ref, claimed(), conn); !errors.Is(err, provisioner.ErrNotOurs) {
 				t.Errorf("Rekey: %v", err)
 			}
 			l.onCall(nil)
@@ -211,9 +211,9 @@ func TestRekeyOfWhatIsTaken(t *testing.T) {
 func TestRekeyErrors(t *testing.T) {
 	l := newSSHLab(t)
 	p := l.byAgent()
-	m, _ := l.ready(p, 1)
+	m, _ := l.ready(p)
 	l.onCall(func(*http.Request) *pvetest.Fault { return &pvetest.Fault{Status: 595, Reason: "No route to host"} })
-	if _, err := p.Rekey(t.Context(), m.Ref, claimed(1), nil); !errors.Is(err, provisioner.ErrUnavailable) {
+	if _, err := p.Rekey(t.Context(), m.Ref, claimed(), nil); !errors.Is(err, provisioner.ErrUnavailable) {
 		t.Errorf("while the node is down: %v", err)
 	}
 	l.onCall(func(r *http.Request) *pvetest.Fault {
@@ -222,11 +222,11 @@ func TestRekeyErrors(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := p.Rekey(t.Context(), m.Ref, claimed(1), nil); !errors.Is(err, guest.ErrUnreachable) {
+	if _, err := p.Rekey(t.Context(), m.Ref, claimed(), nil); !errors.Is(err, guest.ErrUnreachable) {
 		t.Errorf("while the agent is down: %v", err)
 	}
 	l.onCall(nil)
-	rekeyed(t, p, m, claimed(1), nil)
+	rekeyed(t, p, m, claimed(), nil)
 }
 
 // A guest that is used by SSH stays with it: what is done by its agent is not a use.
@@ -236,13 +236,13 @@ func TestRekeyBySSH(t *testing.T) {
 		t.Run(channel, func(t *testing.T) {
 			l := newSSHLab(t)
 			p := l.provisioner(channel)
-			m, conn := l.ready(p, 1)
+			m, conn := l.ready(p)
 			before := l.file(m, "etc/ssh/ssh_host_ed25519_key.pub")
 			other := dialled(t, p, m)
 			if _, err := says(t, other, "true"); err != nil {
 				t.Fatal(err)
 			}
-			next := rekeyed(t, p, m, claimed(1), conn)
+			next := rekeyed(t, p, m, claimed(), conn)
 			if _, ok := next.(*sshboot.Conn); !ok {
 				t.Errorf("the channel is a %T", next)
 			}
