@@ -28,6 +28,23 @@ type Papers struct {
 	Keys     int       `json:"keys,omitempty"` // generation of its channel's keys: how often it was re-keyed
 }
 
+// HandOver returns ErrInvalid if a machine with papers p can't be handed over by
+// those of next: they must be of the same sandbox and of the next generation of
+// keys, or the same again for the same owner. Whose record is older than the
+// machine, as after a restored backup, thus gets nothing of another's.
+func (p Papers) HandOver(next Papers) error {
+	switch {
+	case next.Sandbox != p.Sandbox || next.Instance != p.Instance:
+		return fmt.Errorf("papers are of %s of %s: %w", next.Sandbox, next.Instance, ErrInvalid)
+	case next.Keys < 1 || next.Keys != p.Keys && next.Keys != p.Keys+1:
+		return fmt.Errorf("papers are of generation %d of the keys, the machine's of %d: it must be the next, or the same: %w",
+			next.Keys, p.Keys, ErrInvalid)
+	case next.Keys == p.Keys && next.Owner != p.Owner:
+		return fmt.Errorf("generation %d of the keys is another owner's: %w", p.Keys, ErrInvalid)
+	}
+	return nil
+}
+
 // Key is the secret of an installation. It signs papers, and the keys of the
 // channels are derived from it, so that nothing but it needs to be kept.
 type Key struct{ redact.Bytes }

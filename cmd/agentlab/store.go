@@ -47,8 +47,9 @@ before.
 
 To go back to it, end the daemon, move agentlab.db, agentlab.db-wal and
 agentlab.db-shm out of the state directory, since a log that stays behind would
-undo it, and copy both files there. Tokens that were revoked since are valid
-again: revoke them anew.
+undo it, and copy both files there. Then run agentlab store rebuild before the
+daemon starts: the machines know what was made and extended since. Tokens that
+were revoked since are valid again: revoke them anew.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

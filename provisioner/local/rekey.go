@@ -71,16 +71,10 @@ func (p *Provisioner) rekey(ctx context.Context, ref provisioner.Ref, spec provi
 // mayBecome says why the machine can't be handed over by a spec.
 func (b bundle) mayBecome(spec provisioner.Spec) error {
 	is, want := b.papers, spec.Papers
-	switch {
-	case want.Sandbox != is.Sandbox || want.Instance != is.Instance:
-		return fmt.Errorf("papers are of %s of %s: %w", want.Sandbox, want.Instance, provisioner.ErrInvalid)
-	case want.Keys < 1 || want.Keys != is.Keys && want.Keys != is.Keys+1:
-		return fmt.Errorf("papers are of generation %d of the keys, the machine's of %d: it must be the next, or the same: %w",
-			want.Keys, is.Keys, provisioner.ErrInvalid)
-	case want.MemoryMB != is.MemoryMB:
+	if want.MemoryMB != is.MemoryMB {
 		return fmt.Errorf("papers say %d MB of memory, the machine has %d MB: %w", want.MemoryMB, is.MemoryMB, provisioner.ErrInvalid)
 	}
-	return nil
+	return is.HandOver(want)
 }
 
 // rekeyGuest re-keys the guest over conn or, where that is none or broken, over

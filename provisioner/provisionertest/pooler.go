@@ -256,6 +256,9 @@ func rekeyRefused(t *testing.T, s *suite) {
 		spec.Papers.Keys = 0
 		_, err := pooler(t, s.p).Rekey(s.ctx, m.Ref, spec, nil)
 		wantErr(t, "Rekey", err, provisioner.ErrInvalid)
+		spec.Papers.Keys, spec.Papers.Owner = claimed.Papers.Keys, "local:1002"
+		_, err = pooler(t, s.p).Rekey(s.ctx, m.Ref, spec, nil)
+		wantErr(t, "Rekey for another owner", err, provisioner.ErrInvalid)
 		s.runOn(t, next, "true")
 		s.wantList(t, s.p, claimed)
 	})
