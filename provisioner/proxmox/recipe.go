@@ -67,6 +67,9 @@ func (p *Provisioner) recipe(ctx context.Context, spec provisioner.Spec) (string
 		return "", failed
 	}
 	slices.Sort(all)
+	if spec.Network == "internet" {
+		all = append(all, "bridge="+p.Bridge)
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "full=%t storage=%s\n%s", root.full, root.storage, strings.Join(all, "\n")))
 	return hex.EncodeToString(sum[:8]), nil
 }

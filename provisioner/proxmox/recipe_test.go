@@ -54,6 +54,16 @@ func TestRecipe(t *testing.T) {
 	if recipe("9000,full=1") == was {
 		t.Error("a full clone is as a linked one")
 	}
+	online := testSpec(1)
+	online.Network = "internet"
+	first, err := p.Recipe(t.Context(), online)
+	p.Bridge = "vmbr9"
+	if second, serr := p.Recipe(t.Context(), online); err != nil || serr != nil || first == second {
+		t.Errorf("on another bridge: %s and %s, %v, %v", first, second, err, serr)
+	}
+	if recipe("9000") != was {
+		t.Error("a machine without a network is another on another bridge")
+	}
 	l.onCall(nil)
 	recipe("9000")
 	got := l.counted()
