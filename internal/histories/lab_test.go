@@ -257,7 +257,9 @@ func (l *lab) taskFail(typ, _ string) string {
 	return typ + " failed: no reason at all"
 }
 
-// watch notes our calls that change what is another's, and those that delete.
+// watch notes our calls that change what is another's, and those that delete. A
+// guest agent is asked whose guest it is by the call that would have it do
+// something; see agentconn.Config.Identity.
 func (l *lab) watch(r *http.Request) {
 	m := vmidCall.FindStringSubmatch(r.URL.Path)
 	if m == nil || r.Method == http.MethodGet || byAdmin(r) {
@@ -265,7 +267,7 @@ func (l *lab) watch(r *http.Request) {
 	}
 	id, _ := strconv.Atoi(m[1])
 	l.mu.Lock()
-	foreign, told := l.foreign[id] && m[2] != "/clone", l.deleted
+	foreign, told := l.foreign[id] && m[2] != "/clone" && m[2] != "/agent", l.deleted
 	if foreign {
 		l.touched = append(l.touched, r.Method+" "+r.URL.Path)
 	}

@@ -143,7 +143,7 @@ func (p *player) jump(by time.Duration) {
 	p.lab.mu.Unlock()
 	p.leaps++
 	for _, b := range p.boxes {
-		b.doubt = b.doubt || !was.Before(b.due) || !p.lab.now().Before(b.due)
+		b.past = b.past || !was.Before(b.due) || !p.lab.now().Before(b.due)
 		if b.extends > 0 && by < 0 {
 			b.due = b.due.Add(by)
 		}

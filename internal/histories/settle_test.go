@@ -68,7 +68,7 @@ func (p *player) deleting(id int) {
 	}
 	for _, sb := range all {
 		ours := slices.ContainsFunc(p.lab.machines(sb.ID), func(vm pve.VM) bool { return vm.ID == id })
-		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) {
+		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) && !p.meet(sb).past {
 			p.broke("the machine %d of %s is deleted, which is %s until %v", id, sb.ID, sb.State, sb.End)
 		}
 	}
