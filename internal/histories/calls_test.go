@@ -41,9 +41,16 @@ func (c *call) own() bool { return c.box != nil && c.box.owner == c.who }
 // limits are how long each call may take in all. A call that was let wait may
 // take so much longer.
 var limits = map[verb]time.Duration{
-	create: 50 * time.Second, invalid: 30 * time.Second, exec: 3 * time.Minute, start: 3 * time.Minute, read: 3 * time.Minute, extend: 2 * time.Minute,
+	create: 50 * time.Second, invalid: 30 * time.Second, exec: callLimit + slack, start: callLimit + slack, read: callLimit + slack, extend: callLimit + slack,
 	destroy: 31 * time.Second, unknown: 31 * time.Second, list: time.Second,
 }
+
+// callLimit is the deadline of every call, as mcpserver sets it. One that it ends
+// may take slack more, to end what it has begun in the guest.
+const (
+	callLimit = 2 * time.Minute
+	slack     = 10 * time.Second
+)
 
 // calls say how each is made. They return what came of it, for people; the model
 // is locked when they look at it.
@@ -60,6 +67,7 @@ func (c *call) failed(err error) bool {
 		return true
 	case err == nil:
 		return false
+	case errors.Is(err, context.DeadlineExceeded) && !c.calm:
 	case !errors.As(err, &e):
 		c.broke("%v: an error that is none of ours: %v", c.step, err)
 	case e.Kind == sessions.Internal:

@@ -26,6 +26,7 @@ type fakeGuest struct {
 	identity string             // whose it is; see agentconn.Config.Identity
 	scripts  map[int]script     // that run, or ended and were not asked for yet
 	started  map[string]started // processes that go on, by id and by key
+	printed  map[string]string  // what commands under Run have printed, by key
 	pid      int
 }
 
@@ -52,7 +53,7 @@ const lineLen = 13
 
 func newGuest(pvetest.GuestSpec) (pvetest.Guest, error) {
 	host, inside := net.Pipe()
-	g := &fakeGuest{host: host, done: make(chan struct{}), scripts: map[int]script{}, started: map[string]started{}, pid: 100}
+	g := &fakeGuest{host: host, done: make(chan struct{}), scripts: map[int]script{}, started: map[string]started{}, printed: map[string]string{}, pid: 100}
 	g.end = sync.OnceFunc(func() { _ = host.Close(); _ = inside.Close(); close(g.done) })
 	go g.serve(inside)
 	return g, nil
@@ -145,6 +146,8 @@ func (g *fakeGuest) run(argv []string) script {
 		return g.supervise(args[0], args[1], args[len(args)-1])
 	case "fetch":
 		return g.fetch(args[0], number(args[1]), number(args[2]), number(args[3]))
+	case "pull":
+		return said(g.pull(args[0], number(args[2])))
 	case "kill", "beat":
 		return script{}
 	}
@@ -155,6 +158,7 @@ func (g *fakeGuest) run(argv []string) script {
 func (g *fakeGuest) supervise(key, mode, name string) script {
 	if mode == "run" {
 		word, _ := base64.RawURLEncoding.DecodeString(name)
+		g.printed[key] = string(word)
 		return script{out: func(time.Time) string {
 			return fmt.Sprintf("ended=1 id=%s start=ok code=0 sig=0 whole=1 outn=%d errn=0 why=\n%s", key, len(word), word)
 		}}
@@ -164,6 +168,16 @@ func (g *fakeGuest) supervise(key, mode, name string) script {
 		g.started[key], g.started[p.id] = p, p
 	}
 	return script{due: never}
+}
+
+// pull is asked for what a command printed where its supervisor's answer was lost.
+func (g *fakeGuest) pull(key string, off int64) string {
+	all, ok := g.printed[key]
+	if !ok {
+		return "gone=1\n"
+	}
+	rest := all[min(off, int64(len(all))):]
+	return fmt.Sprintf("ended=1 start=ok code=0 sig=0 outseg=0 outoff=%d outn=%d outlast=1 errseg=0 erroff=0 errn=0 errlast=1 why=\n%s", off, len(rest), rest)
 }
 
 // fetch reads the log of a process from an offset on, waiting for some.

@@ -120,6 +120,9 @@ func (m *model) recorded(all []sessions.Sandbox, now time.Time) {
 		if sb.End.Before(b.due) && sb.State.Live() {
 			m.broke("%s ends at %v, before %v", b.id, sb.End, b.due)
 		}
+		if sb.End.After(sb.MaxEnd) {
+			m.broke("%s ends at %v, after %v", b.id, sb.End, sb.MaxEnd)
+		}
 		if sb.Reason == "ttl" && sb.Ended.Before(sb.End) && !b.past {
 			m.broke("%s was reaped at %v, its end is %v", b.id, sb.Ended, sb.End)
 		}

@@ -3,6 +3,7 @@ package histories
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing/synctest"
@@ -68,14 +69,17 @@ func (p *player) play(s step) error {
 	return p.look()
 }
 
-// call lets a principal call. Where there is nothing that it could be about,
-// something is made.
+// call lets a principal call, mostly about what is theirs. Where there is nothing
+// that it could be about, something is made.
 func (p *player) call(s step) {
 	var b *box
 	p.locked(func() {
 		switch s.do {
 		case exec, start, read, extend, destroy:
-			if b = p.pick(s.box); b == nil {
+			switch b = p.pick(s.box); {
+			case b != nil && s.box%4 != 3:
+				s.who = slices.Index(principals, b.owner)
+			case b == nil:
 				s = step{do: create, who: s.who, name: names[s.box%len(names)], time: time.Minute}
 			}
 		default: // it is about none
@@ -95,7 +99,8 @@ func (p *player) callAbout(s step, b *box) {
 		p.tell("%v (%d)", s, n)
 	})
 	p.under.Go(func() {
-		ctx := sessions.WithPrincipal(context.Background(), sessions.Principal{Name: c.who})
+		ctx, cancel := context.WithTimeout(sessions.WithPrincipal(context.Background(), sessions.Principal{Name: c.who}), callLimit)
+		defer cancel()
 		began := time.Now()
 		said, err := calls[s.do](c, ctx)
 		took, limit := time.Since(began), limits[s.do]+s.time
