@@ -242,7 +242,7 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
 	if m.ctx.Err() != nil {
 		return errStopping // the record stays as it is: the next start goes on
 	}
-	if cur, rerr := m.Store.Sandbox(m.ctx, id); rerr == nil && !cur.State.Live() {
+	if cur, rerr := m.Store.Sandbox(m.ctx, id); rerr == nil && cur.over(m.now()) {
 		m.remove(cur) // it ended meanwhile, maybe before its machine was there to be removed
 		return ended(cur, m.now())
 	}
@@ -346,6 +346,8 @@ func (m *Manager) makeError(ctx context.Context, id string, err error) error {
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s was not ready within %v and is removed; try again later", id, m.MakeTimeout), err}
 	case late && !errors.As(err, &known):
 		return &Error{Unavailable, fmt.Sprintf("sandbox %s could not be made, a step of it took too long, and it is removed; try again later", id), err}
+	case isCanceled(err) && !errors.As(err, &known): // by an end that could not be recorded, and that a clock set back since has unsaid
+		return &Error{Unavailable, fmt.Sprintf("the making of sandbox %s was given up, and it is removed; try again", id), err}
 	}
 	return internal(id, err)
 }

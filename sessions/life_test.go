@@ -211,6 +211,37 @@ func TestExpiryOnAFullDisk(t *testing.T) {
 	})
 }
 
+// A full disk and the end of a sandbox meet while it is being made: the making
+// is given up without a record that says so, and all goes its way later.
+func TestExpiryOfAMakingOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+		full := &fullStore{Store: l.Store}
+		l.Store = full
+		l.run()
+		defer l.stop()
+		l.world.hang("create", "")
+		made := make(chan error)
+		go func() {
+			_, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{TTL: time.Minute, Wait: time.Hour})
+			made <- err
+		}()
+		time.Sleep(time.Second)
+		full.set(true)
+		if k, msg := kind(t, <-made); k != sessions.NotFound || !strings.Contains(msg, "(ttl)") {
+			t.Errorf("Create: %v %q", k, msg)
+		}
+		list, err := l.db.List(t.Context(), sessions.Query{})
+		if err != nil || len(list) != 1 {
+			t.Fatalf("records: %v, %v", list, err)
+		}
+		full.set(false)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		l.mustBe(t, list[0].ID, sessions.Destroyed)
+	})
+}
+
 // fullStore can read but not write.
 type fullStore struct {
 	sessions.Store
