@@ -214,11 +214,21 @@ func (l *link) exchange(ctx context.Context, op string, args any) (json.RawMessa
 		}
 		return nil, errNotSent
 	}
+	return l.await(ctx, id, answer)
+}
+
+// await waits for the answer to a call.
+func (l *link) await(ctx context.Context, id uint64, answer <-chan wire.Answer) (json.RawMessage, error) {
 	select {
 	case a := <-answer:
 		return a.Result, wire.FromError(a.Err)
 	case <-l.ctx.Done():
-		return nil, l.cause()
+		select {
+		case a := <-answer: // the last word of a guest that then hung up
+			return a.Result, wire.FromError(a.Err)
+		default:
+			return nil, l.cause()
+		}
 	case <-ctx.Done():
 		go l.giveUp(id)
 		return nil, ctx.Err()
