@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -106,4 +107,25 @@ func TestParallel(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who asks while a backend is being asked waits for the same answer.
+func TestCheckOfABurst(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		slow := &checked{world: &world{}}
+		slow.answer(func(context.Context) error { time.Sleep(5 * time.Second); return nil })
+		l.restartWith(map[string]provisioner.Provisioner{"mem": l.world, "none": slow})
+		var burst sync.WaitGroup
+		for range 100 {
+			burst.Go(func() {
+				if _, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Profile: "other"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		burst.Wait()
+		if n := slow.asked.Load(); n != 1 {
+			t.Errorf("asked %d times, want once", n)
+		}
+	})
 }

@@ -242,9 +242,13 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
 	if m.ctx.Err() != nil {
 		return errStopping // the record stays as it is: the next start goes on
 	}
-	if cur, rerr := m.Store.Sandbox(m.ctx, id); rerr == nil && cur.over(m.now()) {
+	cur, rerr := m.Store.Sandbox(m.ctx, id)
+	switch {
+	case rerr == nil && cur.over(m.now()):
 		m.remove(cur) // it ended meanwhile, maybe before its machine was there to be removed
 		return ended(cur, m.now())
+	case rerr == nil && !cur.State.making(): // another maker was faster
+		return nil
 	}
 	m.Log.Error("making a sandbox", "id", id, "err", err)
 	err = m.makeError(ctx, id, err)
@@ -254,8 +258,11 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
 	if shown.Kind == Internal {
 		reason = "internal error"
 	}
-	if eerr := m.end(m.ctx, Sandbox{ID: id}, Failed, Change{Reason: "failed: " + reason}); eerr != nil {
-		m.Log.Error("record a failed sandbox", "id", id, "err", eerr) // past its deadline the reconciler does
+	if rerr == nil {
+		rerr = m.end(m.ctx, cur, Failed, Change{Reason: "failed: " + reason})
+	}
+	if rerr != nil {
+		m.Log.Error("record a failed sandbox", "id", id, "err", rerr) // past its deadline the reconciler does
 	}
 	return err
 }

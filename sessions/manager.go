@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -75,6 +77,8 @@ type backendSlots struct {
 	remove lane         // first tries
 	retry  lane         // those that follow
 	sound  atomic.Bool  // it has passed its check
+
+	checking singleflight.Group
 }
 
 const (
@@ -262,21 +266,34 @@ func (m *Manager) check(ctx context.Context, backend, profile string) error {
 	if !ok || slots.sound.Load() {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, checkLimit)
-	defer cancel()
-	err := c.Check(limited)
-	switch {
-	case err == nil:
+	var err error
+	select {
+	case result := <-slots.checking.DoChan("", func() (any, error) { return nil, m.checkOnce(backend, c) }):
+		err = result.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err == nil {
 		slots.sound.Store(true)
 		return nil
-	case ctx.Err() != nil:
-		return err
-	case limited.Err() != nil:
-		err = fmt.Errorf("no answer within %v: %w", checkLimit, err)
 	}
-	m.Log.Error("backend can't be used", "backend", backend, "err", err)
 	why := strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error()) // which is what we say here
 	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, clip(why, 1000)), err}
+}
+
+// checkOnce asks a backend for all who ask meanwhile: a burst of creates is one
+// question.
+func (m *Manager) checkOnce(backend string, c provisioner.Checker) error {
+	ctx, cancel := context.WithTimeout(m.ctx, checkLimit)
+	defer cancel()
+	err := c.Check(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("no answer within %v: %w", checkLimit, err)
+	}
+	if err != nil {
+		m.Log.Error("backend can't be used", "backend", backend, "err", err)
+	}
+	return err
 }
 
 // dial opens the channel to sb's machine.
