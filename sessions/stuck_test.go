@@ -115,9 +115,9 @@ func TestHangingRemovalsGiveUpTheirTurns(t *testing.T) {
 		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
 		const slots = 8
 		l.doomed(t, slots)
-		sb := sessions.Sandbox{}
+		var own atomic.Value
 		l.world.onStep(func(ctx context.Context, op, id string, do func() error) error {
-			if op == "destroy" && id != sb.ID {
+			if op == "destroy" && id != own.Load() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -125,7 +125,8 @@ func TestHangingRemovalsGiveUpTheirTurns(t *testing.T) {
 		})
 		l.run()
 		defer l.stop()
-		sb = l.create(t, sessions.CreateRequest{})
+		sb := l.create(t, sessions.CreateRequest{})
+		own.Store(sb.ID)
 		done := make(chan error)
 		go func() {
 			_, err := l.Destroy(as(t, "alice"), sb.ID)

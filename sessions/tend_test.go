@@ -146,6 +146,7 @@ func TestPoolWaitsForTheLine(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if got, want := fmt.Sprint(order), "[pool:small alice alice alice pool:small]"; got != want {
 			t.Errorf("made for %s, want %s", got, want)
 		}
