@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -125,7 +126,12 @@ func setup(env *testscript.Env, bin string) error {
 	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	env.Defer(func() {
 		t := env.T().(testing.TB)
-		if left := leftovers(env.WorkDir); len(left) > 0 {
+		left := leftovers(env.WorkDir)
+		// The shell around a pvesh that the daemon gave up when it ended cleans up after it.
+		for end := time.Now().Add(10 * time.Second); len(left) > 0 && time.Now().Before(end); left = leftovers(env.WorkDir) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if len(left) > 0 {
 			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
 		killAll(t, env.WorkDir)
