@@ -98,6 +98,16 @@ func (k Key) Open(sealed string) (Papers, error) {
 	return p, nil
 }
 
+// OfGeneration returns the purpose of a secret of a machine that was re-keyed n
+// times, as Papers.Keys counts: that before if n is 0. It ends with the sandbox's
+// id, which has no space in it.
+func OfGeneration(purpose string, n int) string {
+	if n == 0 {
+		return purpose
+	}
+	return fmt.Sprintf("%s %d", purpose, n)
+}
+
 // Derive returns 32 secret bytes for one purpose, the same for the same
 // purpose: HKDF-SHA-256 (RFC 5869).
 func (k Key) Derive(purpose string) ([]byte, error) {
@@ -106,6 +116,16 @@ func (k Key) Derive(purpose string) ([]byte, error) {
 		return nil, fmt.Errorf("derive key: %w", err)
 	}
 	return b, nil
+}
+
+// MachineID returns the machine-id(5) of a sandbox's machine that was re-keyed n
+// times: 32 hexadecimal digits, which no other has.
+func (k Key) MachineID(sandbox string, n int) (string, error) {
+	b, err := k.Derive(OfGeneration("machine-id "+sandbox, n))
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(b[:16]), nil
 }
 
 func (k Key) mac(text []byte) ([]byte, error) {

@@ -61,7 +61,7 @@ func Architecture() Rules {
 			{"provisioner/provisionertest", "provisioner provisioner/guest provisioner/guest/guesttest internal/redact"},
 			{"provisioner/guest/sshguest", "provisioner/guest provisioner/guest/wire internal/redact"},
 			{"provisioner/guest/sshboot", "provisioner/guest provisioner/guest/wire provisioner/guest/sshguest"},
-			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/redact internal/keylock"},
+			{"provisioner/local", "provisioner provisioner/guest provisioner/guest/sshguest internal/durable internal/redact internal/keylock"},
 			{"provisioner/proxmox/names", ""},
 			{"provisioner/proxmox/pve", "internal/redact"},
 			{"provisioner/proxmox/pvetest", ""}, // one misreading of the API must not be made twice

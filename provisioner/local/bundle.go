@@ -9,12 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/agentlab-mcp/agentlab/internal/durable"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -147,7 +147,7 @@ func (p *Provisioner) fillBundle(st *state, dir string, config []byte, spec prov
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(dir, configFile), config); err != nil {
+	if err := durable.WriteNew(filepath.Join(dir, configFile), config); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(dir, diskDir), 0o700); err != nil {
@@ -193,7 +193,7 @@ type channelKeys struct {
 func (p *Provisioner) channelKeys(id string, n int) (keys channelKeys, err error) {
 	var derived [4][]byte
 	for i, what := range []string{"host ", "client ", "session id ", "session "} {
-		if derived[i], err = p.Key.Derive(ofGeneration(what+id, n)); err != nil {
+		if derived[i], err = p.Key.Derive(provisioner.OfGeneration(what+id, n)); err != nil {
 			return channelKeys{}, err
 		}
 	}
@@ -202,15 +202,6 @@ func (p *Provisioner) channelKeys(id string, n int) (keys channelKeys, err error
 		client:  ed25519.NewKeyFromSeed(derived[1]),
 		session: append(derived[2][:16:16], derived[3]...),
 	}, nil
-}
-
-// ofGeneration returns the purpose of a secret of a machine that was re-keyed n
-// times. An id has no space in it.
-func ofGeneration(purpose string, n int) string {
-	if n == 0 {
-		return purpose
-	}
-	return purpose + " " + strconv.Itoa(n)
 }
 
 // relabel replaces the papers of b, whole or not at all, also if the host dies.
@@ -245,7 +236,7 @@ func (p *Provisioner) draftPapers(st *state, b bundle, papers provisioner.Papers
 	if err := ignoreGone(os.Remove(draft)); err != nil {
 		return err
 	}
-	if err := st.step("local write papers", func() error { return writeSynced(draft, config) }); err != nil {
+	if err := st.step("local write papers", func() error { return durable.WriteNew(draft, config) }); err != nil {
 		return errors.Join(err, st.dropDraft(papers.Sandbox))
 	}
 	return nil
@@ -262,16 +253,6 @@ func (st *state) namePapers(id string) error {
 // dropDraft removes papers that are not to be in force.
 func (st *state) dropDraft(id string) error {
 	return ignoreGone(os.Remove(filepath.Join(st.machineDir(id), draftFile)))
-}
-
-// writeSynced writes a new file that is whole also after the host has died.
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // noSpace marks an error of a full disk as what it is to a caller.

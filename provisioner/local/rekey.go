@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -129,7 +128,7 @@ func (p *Provisioner) handover(spec provisioner.Spec) (guest.Rekey, error) {
 	if err != nil {
 		return guest.Rekey{}, err
 	}
-	machineID, err := p.Key.Derive(ofGeneration("machine-id "+id, n))
+	machineID, err := p.Key.MachineID(id, n)
 	if err != nil {
 		return guest.Rekey{}, err
 	}
@@ -140,7 +139,7 @@ func (p *Provisioner) handover(spec provisioner.Spec) (guest.Rekey, error) {
 		HostKey:    keys.host.Seed(),
 		ClientKey:  keys.client.Public().(ed25519.PublicKey),
 		Hostname:   hostname(spec),
-		MachineID:  hex.EncodeToString(machineID[:16]),
+		MachineID:  machineID,
 		Random:     random,
 	}, nil
 }

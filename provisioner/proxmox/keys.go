@@ -13,18 +13,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
-// generation names what keys are derived for: a sandbox, and how often its machine
-// was re-keyed.
-func generation(sandbox string, keys int) string {
-	if keys == 0 {
-		return sandbox
-	}
-	return fmt.Sprintf("%s %d", sandbox, keys) // no sandbox's id has a space
-}
-
 // identity is that of agentconn.
 func (p *Provisioner) identity(sandbox string, keys int) (string, error) {
-	sum, err := p.mac("proxmox guest", generation(sandbox, keys))
+	sum, err := p.mac("proxmox guest", provisioner.OfGeneration(sandbox, keys))
 	if err != nil {
 		return "", err
 	}
@@ -33,7 +24,7 @@ func (p *Provisioner) identity(sandbox string, keys int) (string, error) {
 
 // derive returns the key of a sandbox's machine for a purpose.
 func (p *Provisioner) derive(purpose, sandbox string, keys int) (ed25519.PrivateKey, error) {
-	seed, err := p.Key.Derive(purpose + " " + generation(sandbox, keys))
+	seed, err := p.Key.Derive(purpose + " " + provisioner.OfGeneration(sandbox, keys))
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package proxmox
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -130,9 +129,7 @@ func (p *Provisioner) self(spec provisioner.Spec) (s agentconn.Self, err error) 
 	var private []byte
 	s.HostKey, private, errs[2] = p.hostKey(sandbox, keys)
 	s.HostSecret = private
-	id, err := p.Key.Derive("machine-id " + generation(sandbox, keys))
-	errs[3] = err
-	s.MachineID = hex.EncodeToString(id)[:32]
+	s.MachineID, errs[3] = p.Key.MachineID(sandbox, keys)
 	for n := range keys {
 		spent, err := p.clientLine(sandbox, n)
 		errs[4] = errors.Join(errs[4], err)

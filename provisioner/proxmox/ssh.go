@@ -106,7 +106,7 @@ func (g *sshGuest) try(ctx context.Context, program string) (guest.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	own, err := g.p.Key.Derive("guest " + generation(g.m.papers.Sandbox, g.m.papers.Keys))
+	own, err := g.p.Key.Derive("guest " + provisioner.OfGeneration(g.m.papers.Sandbox, g.m.papers.Keys))
 	if err != nil {
 		return nil, err
 	}
