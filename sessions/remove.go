@@ -22,8 +22,13 @@ const (
 	// a thousand machines of a backend that is down it, and not their number,
 	// says how often that is asked.
 	retryPause = time.Second
-	maxBackoff = 5 * time.Minute // between two tries of one machine
 )
+
+// newBackoff returns the pauses between the tries of what has failed: from a
+// second on ever longer, up to five minutes, without end.
+func newBackoff() retry.Backoff {
+	return retry.WithCappedDuration(5*time.Minute, retry.WithJitterPercent(10, retry.NewExponential(time.Second)))
+}
 
 // errAlive: the machine of a sandbox that lives was to be removed.
 var errAlive = errors.New("its record says that it lives")
@@ -97,7 +102,7 @@ func (m *Manager) settle(mk *maker) {
 // untilRemoved tries to remove a machine, ever more rarely, until it is gone.
 // What went before a restart is forgotten: the first try is due at once then.
 func (m *Manager) untilRemoved(ctx context.Context, sb Sandbox) {
-	backoff := retry.WithCappedDuration(maxBackoff, retry.WithJitterPercent(10, retry.NewExponential(time.Second)))
+	backoff := newBackoff()
 	for again := false; ; again = true {
 		err := m.tryRemove(ctx, sb, again)
 		switch {

@@ -50,7 +50,7 @@ func (p *pool) made(err error, now time.Time) {
 		return
 	}
 	if p.backoff == nil {
-		p.backoff = retry.WithCappedDuration(5*time.Minute, retry.WithJitterPercent(10, retry.NewExponential(time.Second)))
+		p.backoff = newBackoff()
 	}
 	pause, _ := p.backoff.Next() // without a limit of tries it never stops
 	p.rests = now.Add(pause)
