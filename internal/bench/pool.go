@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -85,14 +84,13 @@ func measurePool(ctx context.Context, bin, profile, config string) (r comparison
 }
 
 func (s *poolSite) open(ctx context.Context, profile, config string) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	addr, err := stage.FreeAddress(ctx)
 	if err != nil {
 		return err
 	}
-	s.metrics = "http://" + l.Addr().String() + "/metrics"
-	err = errors.Join(l.Close(), // the daemon takes its place
-		s.Configure(config+"metrics_listen: "+l.Addr().String()+"\n"),
+	s.metrics = "http://" + addr + "/metrics"
+	err = errors.Join(
+		s.Configure(config+"metrics_listen: "+addr+"\n"),
 		s.AddProfile("default", profile),
 		s.AddProfile("warm", fmt.Sprintf("%spool: {size: %d}\n", profile, members)),
 	)

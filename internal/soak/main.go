@@ -11,7 +11,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -48,7 +47,7 @@ func run(ctx context.Context, bin string, length time.Duration) (err error) {
 		return err
 	}
 	defer sim.Close()
-	metrics, err := configure(st, sim)
+	metrics, err := configure(ctx, st, sim)
 	if err != nil {
 		return err
 	}
@@ -68,13 +67,8 @@ func run(ctx context.Context, bin string, length time.Duration) (err error) {
 }
 
 // configure writes the configuration and returns where the daemon's metrics are.
-func configure(st *stage.Stage, sim *pvesim.Sim) (metrics string, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it takes no time
-	if err != nil {
-		return "", err
-	}
-	metrics = l.Addr().String()
-	if err := l.Close(); err != nil { // nobody else is given that port so soon
+func configure(ctx context.Context, st *stage.Stage, sim *pvesim.Sim) (metrics string, err error) {
+	if metrics, err = stage.FreeAddress(ctx); err != nil {
 		return "", err
 	}
 	for name, backend := range profiles {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -173,4 +174,14 @@ func (s *Stage) StopDaemon() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// FreeAddress returns an address that a daemon can listen on: nobody else is given
+// its port so soon.
+func FreeAddress(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
 }
