@@ -79,9 +79,7 @@ func TestHundredCreatesOnFourNodes(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A step that fails twice on a node makes Create try another; where it can't

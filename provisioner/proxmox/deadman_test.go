@@ -108,7 +108,5 @@ func TestSwitchPowersOff(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Fatal(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }

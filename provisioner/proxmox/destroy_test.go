@@ -46,9 +46,7 @@ func TestDestroyWaitsForOthers(t *testing.T) {
 			if err := p.Destroy(t.Context(), m.Ref); err != nil {
 				t.Error(err)
 			}
-			if left := l.leftovers(); len(left) > 0 {
-				t.Errorf("left over: %v", left)
-			}
+			l.wantNothingLeft(t)
 		})
 	}
 }
@@ -75,9 +73,7 @@ func TestDestroyInAnyState(t *testing.T) {
 			if err := p.Destroy(t.Context(), m.Ref); err != nil {
 				t.Error(err)
 			}
-			if left := l.leftovers(); len(left) > 0 {
-				t.Errorf("left over: %v", left)
-			}
+			l.wantNothingLeft(t)
 		})
 	}
 }
@@ -163,9 +159,7 @@ func TestAMigratedMachineIsFound(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Errorf("Destroy: %v", err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // HA stops a machine some time after the task that was to stop it has ended.
@@ -190,9 +184,7 @@ func TestDestroyOfAMachineThatIsStillRunning(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A shutdown that somebody else of us waits for holds the machine's lock; the
@@ -214,9 +206,7 @@ func TestDestroyOverrulesAShutdown(t *testing.T) {
 	if _, err := p.Client.Wait(t.Context(), task); !errors.Is(err, pve.Aborted) {
 		t.Errorf("the shutdown: %v", err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A clone has the protection of its template, and must go all the same if it
@@ -237,7 +227,5 @@ func TestProtectedTemplateLeavesNothing(t *testing.T) {
 	if _, err := l.provisioner().Create(t.Context(), testSpec(1)); err == nil {
 		t.Error("Create succeeds")
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }

@@ -65,9 +65,7 @@ func TestRunningDraftGoes(t *testing.T) {
 	if err := p.Destroy(t.Context(), provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: h.String()}); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // What is put after the papers, as PVE and editors do, changes nothing.

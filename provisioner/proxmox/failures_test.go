@@ -168,9 +168,7 @@ func TestTaskHangs(t *testing.T) {
 			if _, err := l.provisioner().Create(ctx, testSpec(1)); !errors.Is(err, context.Canceled) {
 				t.Errorf("Create: %v", err)
 			}
-			if left := l.leftovers(); len(left) > 0 {
-				t.Errorf("left over: %v", left)
-			}
+			l.wantNothingLeft(t)
 		})
 	}
 }
@@ -204,9 +202,7 @@ func TestNodeGoesDownInBetween(t *testing.T) {
 			if err := l.provisioner().Destroy(t.Context(), provisioner.Ref{Sandbox: spec.Papers.Sandbox, Handle: spec.Handle}); err != nil {
 				t.Error(err)
 			}
-			if left := l.leftovers(); len(left) > 0 {
-				t.Errorf("left over: %v", left)
-			}
+			l.wantNothingLeft(t)
 		})
 	}
 }

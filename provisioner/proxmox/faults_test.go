@@ -51,9 +51,7 @@ func TestOneFault(t *testing.T) {
 					if err := p.Destroy(t.Context(), m.Ref); err != nil {
 						t.Fatal(err)
 					}
-					if left := l.leftovers(); len(left) > 0 {
-						t.Errorf("left over: %v", left)
-					}
+					l.wantNothingLeft(t)
 				})
 			}
 		}
@@ -77,9 +75,7 @@ func TestOneFaultOfDestroy(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if left := l.leftovers(); len(left) > 0 {
-					t.Errorf("left over: %v", left)
-				}
+				l.wantNothingLeft(t)
 			})
 		}
 	}
@@ -141,9 +137,7 @@ func crash(t *testing.T, n int32, after bool, then string) (over bool) {
 			t.Fatal(err)
 		}
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 	return over
 }
 
@@ -193,9 +187,7 @@ func TestLostQuorum(t *testing.T) {
 			t.Errorf("Destroy: %v", err)
 		}
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 func TestStorageFull(t *testing.T) {
@@ -204,9 +196,7 @@ func TestStorageFull(t *testing.T) {
 	if _, err := l.provisioner().Create(t.Context(), testSpec(1)); !errors.Is(err, provisioner.ErrExhausted) {
 		t.Errorf("Create: %v", err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A token that was taken its rights sees nothing, which must not look as if

@@ -74,9 +74,7 @@ func TestDestroyAwaitsAClone(t *testing.T) {
 		t.Error(err)
 	}
 	_, _ = p.Client.Wait(t.Context(), recorded.task) // however it ended
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A node leaves the cluster while a clone runs on it, which must not keep its
@@ -188,9 +186,7 @@ func TestDestroyTakesTwinsToo(t *testing.T) {
 	if err := l.provisioner().Destroy(t.Context(), m.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // withTwin makes a machine and a draft of it under the given VMID, which is seen
@@ -240,9 +236,7 @@ func TestTrim(t *testing.T) {
 	if err := p.Destroy(t.Context(), own.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // What is not spare stays: a sandbox's own machine, its only one though half

@@ -126,6 +126,14 @@ func (l *lab) open(instance string, key provisioner.Key) *Provisioner {
 
 func (l *lab) provisioner() *Provisioner { return l.open(testInstance, provisionertest.Key(l.t, 1)) }
 
+// wantNothingLeft is what must be once all is destroyed.
+func (l *lab) wantNothingLeft(t testing.TB) {
+	t.Helper()
+	if left := l.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
 // leftovers names all that is there besides templates.
 func (l *lab) leftovers() (all []string) {
 	l.srv.Edit(func(c *pvetest.Cluster) {

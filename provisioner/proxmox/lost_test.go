@@ -161,9 +161,7 @@ func TestDestroyWithAStorageAway(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Errorf("Destroy with another's storage away: %v", err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // What is missing is named, with what mends it.
@@ -208,9 +206,7 @@ func TestCreateSaysWhatIsMissing(t *testing.T) {
 			if name == "pool" {
 				return // nothing of it can be seen now
 			}
-			if left := l.leftovers(); len(left) > 0 {
-				t.Errorf("left over: %v", left)
-			}
+			l.wantNothingLeft(t)
 		})
 	}
 }

@@ -183,9 +183,7 @@ func TestAGuestThatDoesNotBoot(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // Where there is no other node, a guest gets all the time there is. Who gives up
@@ -221,9 +219,7 @@ func TestAGuestThatDoesNotBootAnywhere(t *testing.T) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Error(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 }
 
 // A sandbox of which no handle is known is gone only when all that may be its

@@ -164,9 +164,7 @@ func crashRekey(t *testing.T, n int32, after bool) (over bool) {
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
 		t.Fatal(err)
 	}
-	if left := l.leftovers(); len(left) > 0 {
-		t.Errorf("left over: %v", left)
-	}
+	l.wantNothingLeft(t)
 	return over
 }
 
