@@ -31,6 +31,7 @@ func mcpMain() {
 	until := flag.String("until", "", "repeat until the output matches")
 	cancelled := flag.Bool("cancel", false, "cancel the first call in the end")
 	allow := flag.String("allow", "", "a directory for --allow-host-dir")
+	ends := flag.Bool("ends", false, "the daemon may end before the client, which then closes what is broken")
 	bridges := flag.Int("bridges", 0, "how many clients at once")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -43,6 +44,9 @@ func mcpMain() {
 		err = cancelFirst(ctx, flag.Args(), regexp.MustCompile(*until))
 	default:
 		err = calls(ctx, *allow, flag.Args(), regexp.MustCompile(*until))
+	}
+	if exit := (*exec.ExitError)(nil); *ends && errors.As(err, &exit) { // of the bridge, at its close
+		err = nil
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
