@@ -141,7 +141,7 @@ func (c *crowd) destroyAll(t *testing.T) {
 			return
 		}
 		_, err := client.Call(t.Context(), "destroy", stage.Args{"sandbox_id": lists[who][i].ID}, nil)
-		if err != nil && !strings.Contains(err.Error(), "the server goes on with it") {
+		if err != nil && !strings.Contains(err.Error(), "The server goes on with it") {
 			t.Errorf("destroy: %v", err)
 		}
 	})
