@@ -159,7 +159,9 @@ func (l *lab) start() error {
 		Store: points.Store(db), Backends: map[string]provisioner.Provisioner{backend: points.Backend(backend, p)},
 		Profiles: []sessions.Profile{profile()}, Instance: instance, Quota: quota, Now: l.now, ReconcileEvery: 2 * time.Minute,
 	}
+	l.mu.Lock()
 	l.daemon = d
+	l.mu.Unlock()
 	l.daemons = append(l.daemons, d)
 	go func() {
 		defer close(d.ended)
@@ -170,8 +172,11 @@ func (l *lab) start() error {
 
 // stop ends the daemon as a service manager does.
 func (l *lab) stop() {
-	if d := l.daemon; d != nil {
-		l.daemon = nil
+	l.mu.Lock()
+	d := l.daemon
+	l.daemon = nil
+	l.mu.Unlock()
+	if d != nil {
 		d.end()
 		<-d.ended
 	}
