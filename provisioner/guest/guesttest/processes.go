@@ -221,9 +221,11 @@ func testControl(t *testing.T, h Harness) {
 		code   int
 	}{{"INT", 130}, {"TERM", 143}, {"HUP", 129}, {"KILL", 137}} {
 		t.Run(tt.signal, func(t *testing.T) {
-			// A shell that is only just starting, be it that which starts the command, may swallow an INT.
-			p := h.background(t, "echo on; exec sleep 7333", guest.StartOptions{})
-			h.read(t, p.ID, guest.ReadRequest{Max: 10, Until: "on", Wait: long})
+			// Some shells swallow an INT that comes while they start a command.
+			p := h.background(t, "echo $$.; exec sleep 7333", guest.StartOptions{})
+			_, out := h.read(t, p.ID, guest.ReadRequest{Max: 20, Until: `\.`, Wait: long})
+			pid := strings.TrimRight(string(out.Both), ".\n")
+			h.sh(t, `until tr '\0' ' ' </proc/`+pid+`/cmdline | grep -qx 'sleep 7333 *'; do sleep 0.01; done`)
 			_, err := h.Conn.Processes().Control(within(t), p.ID, guest.Input{Signal: tt.signal})
 			check(t, err)
 			if end := h.ended(t, p.ID); end.Exit.Code != tt.code || end.Exit.Signal != tt.signal {
