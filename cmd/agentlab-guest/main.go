@@ -96,6 +96,11 @@ func serveSocket(ctx context.Context, dir string, seed guest.Seed, table *keep.T
 	if err := confine.Confine(ctx, host, seed, dir); err != nil {
 		return err
 	}
+	if seed.Pooled {
+		if err := server.Rehearse(); err != nil {
+			return err
+		}
+	}
 	return server.Serve(listener)
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -283,15 +284,22 @@ func TestSilentGuestIsGivenUp(t *testing.T) {
 	}
 }
 
-// A guest that says it has new keys has to show them.
+// A guest that was re-keyed has to say who it has become.
 func TestRekeyedGuestIsAsked(t *testing.T) {
-	h := hostile{calls: answer(wire.RekeyResult{Hostname: "x", MachineID: "y"})}
-	gone := errors.New("nobody there")
-	_, err := h.conn(t).Rekey(t.Context(), guest.Rekey{Hostname: "x", MachineID: "y"}, sshguest.Config{
-		Dial: func(context.Context) (net.Conn, error) { return nil, gone },
-	})
-	if !errors.Is(err, gone) || !errors.Is(err, guest.ErrUnreachable) {
-		t.Errorf("error %v", err)
+	for want, says := range map[string]wire.RekeyResult{
+		"":                {Hostname: "x", MachineID: "y"},
+		`is "other" with`: {Hostname: "other", MachineID: "y"},
+		`machine-id "z",`: {Hostname: "x", MachineID: "z"},
+	} {
+		h := hostile{calls: answer(says)}
+		next, err := h.conn(t).Rekey(t.Context(), guest.Rekey{Hostname: "x", MachineID: "y"}, sshguest.Config{})
+		if want == "" && err == nil {
+			check(t, next.Close())
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ var errNotSent = errors.New("request was not sent")
 // link is a session with the guest.
 type link struct {
 	nc        net.Conn // for short calls
-	session   *wire.Session
+	session   atomic.Pointer[wire.Session]
 	keepAlive time.Duration
 	out       *wire.Sender
 	ctx       context.Context // ends with the link
@@ -44,10 +44,11 @@ type link struct {
 
 func newLink(nc net.Conn, session *wire.Session, keepAlive time.Duration) *link {
 	l := &link{
-		nc: nc, session: session, keepAlive: keepAlive,
+		nc: nc, keepAlive: keepAlive,
 		wake:    make(chan struct{}, 1),
 		pending: map[uint64]chan wire.Answer{}, streams: map[*stream]struct{}{},
 	}
+	l.session.Store(session)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.resting.Store(true)
 	l.out = wire.NewSender(nc, l.ctx.Done(), l.fail)
@@ -259,21 +260,27 @@ func call[T any](ctx context.Context, c *Conn, op string, args any) (T, error) {
 		if err != nil {
 			return result, err
 		}
-		l.begin()
-		text, err := l.exchange(ctx, op, args)
-		l.done()
-		if errors.Is(err, errNotSent) {
-			if again {
-				continue
-			}
-			err = l.cause()
+		result, err = callOn[T](ctx, l, op, args)
+		if again && errors.Is(err, errNotSent) {
+			continue
 		}
-		if err != nil {
-			return result, err
-		}
-		if err := json.Unmarshal(text, &result); err != nil {
-			return result, fmt.Errorf("%w: malformed answer to %s: %v", guest.ErrUnreachable, op, err)
-		}
-		return result, nil
+		return result, err
 	}
+}
+
+// callOn makes one short call over a connection.
+func callOn[T any](ctx context.Context, l *link, op string, args any) (result T, err error) {
+	l.begin()
+	text, err := l.exchange(ctx, op, args)
+	l.done()
+	if errors.Is(err, errNotSent) {
+		err = fmt.Errorf("%w: %w", errNotSent, l.cause())
+	}
+	if err != nil {
+		return result, err
+	}
+	if err := json.Unmarshal(text, &result); err != nil {
+		return result, fmt.Errorf("%w: malformed answer to %s: %v", guest.ErrUnreachable, op, err)
+	}
+	return result, nil
 }

@@ -15,14 +15,20 @@ import (
 func (c *Conn) HostKey() ssh.PublicKey { return c.cfg.HostKey }
 
 // Rekey has the guest do what to says, which gets a session of our making, and
-// returns a channel by cfg, which has the new keys, once the guest has answered
-// on it. Of c nothing more can be expected, and it is still to be closed.
+// returns a channel by cfg, which has the new keys. The connection by which the
+// guest was told, and has answered, is the first of that session: nobody but the
+// guest has it. Of c nothing more can be expected, and it is still to be closed.
 //
 // It can be repeated, on a channel with the keys from before or with the new
 // ones: with guest.ErrUnreachable the guest may have done it or not.
 func (c *Conn) Rekey(ctx context.Context, to guest.Rekey, cfg Config) (*Conn, error) {
-	to.Session = wire.MakeSession().Payload()
-	got, err := call[wire.RekeyResult](ctx, c, wire.OpRekey, to)
+	session := wire.MakeSession()
+	to.Session = session.Payload()
+	l, err := c.link(ctx)
+	if err != nil {
+		return nil, err
+	}
+	got, err := callOn[wire.RekeyResult](ctx, l, wire.OpRekey, to)
 	if err != nil {
 		return nil, err
 	}
@@ -30,11 +36,11 @@ func (c *Conn) Rekey(ctx context.Context, to guest.Rekey, cfg Config) (*Conn, er
 		return nil, fmt.Errorf("the guest is %.100q with machine-id %.100q, it was to be %q with %q",
 			got.Hostname, got.MachineID, to.Hostname, to.MachineID)
 	}
-	cfg.Session = to.Session
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.current = nil
+	l.session.Store(session)
 	next := New(cfg)
-	if _, err := call[struct{}](ctx, next, wire.OpPing, nil); err != nil {
-		_ = next.Close() // it has said why it is of no use
-		return nil, err
-	}
+	next.current = l
 	return next, nil
 }

@@ -60,7 +60,7 @@ func (c *Conn) openOn(ctx context.Context, l *link, open wire.Open) (*stream, er
 	joining, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	nc, err := c.join(joining, l.session, open)
+	nc, err := c.join(joining, l.session.Load(), open)
 	if err != nil {
 		l.done()
 		return nil, errors.Join(l.cause(), err)

@@ -21,21 +21,29 @@ type caller struct {
 	cancels map[uint64]context.CancelFunc
 }
 
-// calls serves the connection of kind wire.Calls. The session ends with it.
-func (h *hostSession) calls(nc net.Conn) {
+// calls serves the connection of kind wire.Calls. The session ends with it,
+// unless the machine has become another's: then it returns the session of the new
+// generation, as which the connection goes on.
+func (h *hostSession) calls(nc net.Conn, in *bufio.Reader) *hostSession {
 	if !h.unused.Stop() {
-		return // the time is over, or there is one already
+		return nil // the time is over, or there is one already
 	}
-	defer h.finish()
 	k := &caller{hostSession: h, cancels: map[uint64]context.CancelFunc{}}
 	k.out = wire.NewSender(nc, h.ctx.Done(), func(error) { h.finish() })
-	for in := bufio.NewReader(nc); ; {
+	for {
 		var req wire.Request
 		if err := wire.ReadFrame(in, &req); err != nil {
-			return
+			h.finish()
+			return nil
 		}
-		if req.Op == wire.OpCancel {
+		switch req.Op {
+		case wire.OpCancel:
 			k.cancelCall(req.ID)
+			continue
+		case wire.OpRekey:
+			if next := k.becomeAnothers(req); next != nil {
+				return next
+			}
 			continue
 		}
 		ctx := k.begin(req)
@@ -43,20 +51,22 @@ func (h *hostSession) calls(nc net.Conn) {
 			defer k.cancelCall(req.ID)
 			result, err := k.dispatch(ctx, req)
 			k.answer(req.ID, result, err)
-			if req.Op == wire.OpRekey && err == nil {
-				k.endGeneration()
-			}
 		}()
 	}
 }
 
-// endGeneration ends the generation of the session, whose place another has
-// taken, once the host has been sent the answer which says so.
-func (k *caller) endGeneration() {
+// becomeAnothers answers a call of kind wire.OpRekey, and returns the session of
+// the new generation once that answer has left; nil if there is none.
+func (k *caller) becomeAnothers(req wire.Request) (next *hostSession) {
+	result, err := call(req, func(r guest.Rekey) (result any, err error) {
+		result, next, err = k.rekey(k.generation, r)
+		return result, err
+	})
+	k.answer(req.ID, result, err)
 	ctx, cancel := context.WithTimeout(k.ctx, lingerTime)
 	defer cancel()
 	k.out.Flush(ctx)
-	k.generation.end()
+	return next
 }
 
 // begin returns the context of a call. That of OpStart outlives the
@@ -128,8 +138,6 @@ func (k *caller) dispatch(ctx context.Context, req wire.Request) (any, error) {
 			l, err := k.Files.List(ctx, string(r.Path), guest.ListOptions{Pattern: string(r.Pattern), Depth: r.Depth, Limit: r.Limit})
 			return listing(l), err
 		})
-	case wire.OpRekey:
-		return call(req, func(r guest.Rekey) (any, error) { return k.rekey(k.generation, r) })
 	}
 	return nil, fmt.Errorf("unknown call %q", req.Op)
 }

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
@@ -31,8 +32,9 @@ func (h *hostSession) finish() {
 	h.cancel()
 }
 
-// serveJoined serves a connection that claims to belong to a session.
-func (s *Server) serveJoined(g *generation, nc net.Conn, known func()) {
+// serveJoined serves a connection that claims to belong to a session, and unties
+// it from the generation, since a session has an end of its own.
+func (s *Server) serveJoined(g *generation, nc net.Conn, known func(), untie func() bool) {
 	joined, err := wire.Accept(nc, func(id wire.ID) *wire.Session {
 		if h := g.session(id); h != nil {
 			return h.Session
@@ -53,13 +55,21 @@ func (s *Server) serveJoined(g *generation, nc net.Conn, known func()) {
 		return
 	}
 	_ = nc.SetDeadline(time.Time{}) // fails on a closed connection only
-	stop := context.AfterFunc(h.ctx, func() { _ = nc.Close() })
-	defer stop()
-	if open.For == wire.Calls {
-		h.calls(nc)
+	if open.For != wire.Calls {
+		defer context.AfterFunc(h.ctx, func() { _ = nc.Close() })()
+		h.serveStream(nc, open)
 		return
 	}
-	h.serveStream(nc, open)
+	for in := bufio.NewReader(nc); h != nil; {
+		stop := context.AfterFunc(h.ctx, func() { _ = nc.Close() })
+		untie()
+		next := h.calls(nc, in)
+		stop()
+		if next != nil {
+			h.generation.end() // and with it all but this connection
+		}
+		h = next
+	}
 }
 
 // serveStream serves a connection that streams, up to its last part.

@@ -1,9 +1,13 @@
 package serve
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,36 +22,63 @@ import (
 const machineIDFile = "/etc/machine-id" // machine-id(5)
 
 // rekey makes the machine another's, as a host asks for on a channel of a
-// generation; see guest.Rekey. The keys come last: if anything fails, the channel
-// stays whose it was, and it can be done again.
-func (s *Server) rekey(from *generation, to guest.Rekey) (wire.RekeyResult, error) {
+// generation, and returns the first session of the next one; see guest.Rekey. The
+// keys come last: if anything fails, the channel stays whose it was, and it can be
+// done again. To end the generation from is the caller's.
+func (s *Server) rekey(from *generation, to guest.Rekey) (wire.RekeyResult, *hostSession, error) {
 	s.rekeying.Lock()
 	defer s.rekeying.Unlock()
 	var none wire.RekeyResult
 	k := keys{to.HostKey, to.ClientKey, to.Session}
 	switch now := s.current.Load(); {
 	case from != now:
-		return none, errors.New("the channel is of an earlier generation")
+		return none, nil, errors.New("the channel is of an earlier generation")
+	case to.Session == nil:
+		return none, nil, errors.New("there is no session to go on with")
 	case to.Generation < now.n, to.Generation == now.n && !now.has(k):
-		return none, fmt.Errorf("generation %d of the keys: the guest has %d", to.Generation, now.n)
+		return none, nil, fmt.Errorf("generation %d of the keys: the guest has %d", to.Generation, now.n)
 	case !proc.Idle():
-		return none, errors.New("a command still runs")
+		return none, nil, errors.New("a command still runs")
 	}
 	next, err := newGeneration(s.ctx, to.Generation, k)
 	if err != nil {
-		return none, err
+		return none, nil, err
 	}
 	if err := s.Table.Forget(); err != nil {
 		next.end()
-		return none, fmt.Errorf("forget processes: %w", err)
+		return none, nil, fmt.Errorf("forget processes: %w", err)
 	}
 	result, err := s.identify(to)
 	if err != nil {
 		next.end()
-		return none, err
+		return none, nil, err
 	}
-	s.switchTo(next, handshakeTime)
-	return result, nil
+	return result, s.switchTo(next, handshakeTime), nil
+}
+
+// Rehearse does what a re-key does, but for the host name, with keys and names
+// that are thrown away: what runs for the first time must be brought into memory,
+// page by page, and somebody waits for the re-key. Nobody waits for this.
+func (s *Server) Rehearse() error {
+	random := make([]byte, ed25519.SeedSize)
+	_, _ = rand.Read(random) // never fails (crypto/rand)
+	text, err := json.Marshal(guest.Rekey{
+		HostKey: random, ClientKey: random, Session: wire.MakeSession().Payload(),
+		MachineID: hex.EncodeToString(random[:16]), Random: random,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = call(wire.Request{Op: wire.OpRekey, Args: text}, func(to guest.Rekey) (any, error) {
+		g, err := newGeneration(s.ctx, to.Generation, keys{to.HostKey, to.ClientKey, to.Session})
+		if err != nil {
+			return nil, err
+		}
+		g.end()
+		_, err = writeMachineID(to.MachineID)
+		return nil, errors.Join(err, stir(to.Random))
+	})
+	return err
 }
 
 // identify gives the machine its names and random bytes, and reads the names back.
@@ -72,25 +103,24 @@ func (s *Server) identify(to guest.Rekey) (got wire.RekeyResult, err error) {
 }
 
 // writeMachineID returns what the file holds then. It is written in place, since
-// nobody is there who could read a part.
+// nobody is there who could read a part, and with no call of the system that can
+// be spared: in gVisor they are what a re-key takes.
 func writeMachineID(id string) (got string, err error) {
-	if err := os.MkdirAll(filepath.Dir(machineIDFile), 0o755); err != nil {
-		return "", err
+	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC | unix.O_CLOEXEC
+	fd, err := unix.Open(machineIDFile, flags, 0o444)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(machineIDFile), 0o755); err != nil {
+			return "", err
+		}
+		fd, err = unix.Open(machineIDFile, flags, 0o444)
 	}
-	f, err := os.OpenFile(machineIDFile, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o444)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	if _, err := f.WriteString(id + "\n"); err != nil {
-		return "", err
-	}
 	text := make([]byte, 2*len(id))
-	n, err := f.ReadAt(text, 0)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return strings.TrimSpace(string(text[:n])), err
+	_, err = unix.Write(fd, []byte(id+"\n"))
+	n, rerr := unix.Pread(fd, text, 0)
+	return strings.TrimSpace(string(text[:max(n, 0)])), errors.Join(err, rerr, unix.Close(fd))
 }
 
 // stir adds to the random numbers of the kernel: random(4). Who adds takes

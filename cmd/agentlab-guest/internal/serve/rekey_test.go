@@ -10,6 +10,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/keep"
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/proc"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
+	"github.com/agentlab-mcp/agentlab/provisioner/guest/wire"
 )
 
 // What was asked for before another was quicker is refused, and what fails leaves
@@ -29,8 +30,8 @@ func TestRekeyKeepsKeys(t *testing.T) {
 	}
 	s.switchTo(second, handshakeTime)
 	for want, from := range map[string]*generation{"earlier generation": first, "no new name": second} {
-		_, err := s.rekey(from, guest.Rekey{Generation: 2, HostKey: secret, ClientKey: seed.ClientKey})
-		if err == nil || !strings.Contains(err.Error(), want) || s.current.Load() != second {
+		_, next, err := s.rekey(from, guest.Rekey{Generation: 2, HostKey: secret, ClientKey: seed.ClientKey, Session: wire.MakeSession().Payload()})
+		if err == nil || next != nil || !strings.Contains(err.Error(), want) || s.current.Load() != second {
 			t.Errorf("error %v, want one with %q, and the keys as they were", err, want)
 		}
 	}

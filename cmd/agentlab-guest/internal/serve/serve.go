@@ -54,12 +54,14 @@ func New(ctx context.Context, seed guest.Seed, host *proc.Host, table *keep.Tabl
 }
 
 // switchTo lets a generation take the place of the one before, which is then for
-// the caller to end. Its first session must be used within a time.
-func (s *Server) switchTo(g *generation, within time.Duration) {
+// the caller to end. Its first session, nil if it has none, must be used within a
+// time.
+func (s *Server) switchTo(g *generation, within time.Duration) (first *hostSession) {
 	if g.first != nil {
-		s.addSession(g, g.first, within)
+		first = s.addSession(g, g.first, within)
 	}
 	s.current.Store(g)
+	return first
 }
 
 // Serve serves the connections of l until the server's context ends.
@@ -92,7 +94,8 @@ func (s *Server) Serve(l net.Listener) error {
 // authenticated itself or failed to.
 func (s *Server) serveConn(g *generation, conn net.Conn, known func()) {
 	defer conn.Close()
-	defer context.AfterFunc(g.ctx, func() { _ = conn.Close() })()
+	untie := context.AfterFunc(g.ctx, func() { _ = conn.Close() })
+	defer untie()
 	_ = conn.SetDeadline(time.Now().Add(handshakeTime)) // fails on a closed connection only
 	joins, nc, err := wire.Joins(conn)
 	if err != nil {
@@ -100,7 +103,7 @@ func (s *Server) serveConn(g *generation, conn net.Conn, known func()) {
 		return
 	}
 	if joins {
-		s.serveJoined(g, nc, known)
+		s.serveJoined(g, nc, known, untie)
 		return
 	}
 	_, channels, requests, err := ssh.NewServerConn(nc, g.config)
