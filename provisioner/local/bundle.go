@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/agentlab-mcp/agentlab/internal/durable"
@@ -223,14 +222,9 @@ func (p *Provisioner) draftPapers(st *state, b bundle, papers provisioner.Papers
 	if err != nil {
 		return err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(b.config, &spec); err != nil {
-		return fmt.Errorf("decode bundle: %w", err)
-	}
-	spec.Annotations[papersAnnotation] = sealed
-	config, err := json.Marshal(spec)
+	config, err := b.annotated(papersAnnotation, sealed)
 	if err != nil {
-		return fmt.Errorf("encode bundle: %w", err)
+		return err
 	}
 	draft := filepath.Join(st.machineDir(papers.Sandbox), draftFile)
 	if err := ignoreGone(os.Remove(draft)); err != nil {
@@ -240,6 +234,28 @@ func (p *Provisioner) draftPapers(st *state, b bundle, papers provisioner.Papers
 		return errors.Join(err, st.dropDraft(papers.Sandbox))
 	}
 	return nil
+}
+
+// annotated returns the configuration with another annotation.
+func (b bundle) annotated(key, value string) ([]byte, error) {
+	var all map[string]json.RawMessage
+	var annotations map[string]string
+	err := json.Unmarshal(b.config, &all)
+	if err == nil {
+		err = json.Unmarshal(all["annotations"], &annotations)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode bundle: %w", err)
+	}
+	annotations[key] = value
+	if all["annotations"], err = json.Marshal(annotations); err != nil {
+		return nil, fmt.Errorf("encode bundle: %w", err)
+	}
+	config, err := json.Marshal(all)
+	if err != nil {
+		return nil, fmt.Errorf("encode bundle: %w", err)
+	}
+	return config, nil
 }
 
 // namePapers puts the papers in force that were drafted.

@@ -80,16 +80,10 @@ func (b bundle) mayBecome(spec provisioner.Spec) error {
 // a channel with the new keys, or with those from before.
 func (p *Provisioner) rekeyGuest(ctx context.Context, st *state, spec provisioner.Spec, conn guest.Conn) (*sshguest.Conn, error) {
 	id, n := spec.Papers.Sandbox, spec.Papers.Keys
-	before, err := p.channel(st, id, n-1)
-	if err != nil {
-		return nil, err
-	}
-	after, err := p.channel(st, id, n)
-	if err != nil {
-		return nil, err
-	}
+	before, errBefore := p.channel(st, id, n-1)
+	after, errAfter := p.channel(st, id, n)
 	to, err := p.handover(spec)
-	if err != nil {
+	if err := errors.Join(errBefore, errAfter, err); err != nil {
 		return nil, err
 	}
 	ways := []*sshguest.Conn{sshguest.New(after), sshguest.New(before)}
