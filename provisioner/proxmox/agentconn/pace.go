@@ -14,6 +14,7 @@ const (
 	// waits for something.
 	maxUsual  = time.Second
 	minUsual  = 2 * time.Millisecond
+	minGap    = time.Millisecond // between looks at what little comes before
 	minPause  = 5 * time.Millisecond
 	lastPause = 500 * time.Millisecond
 	// longPause is the longest pause, and unhurried how many times longer than a
@@ -34,15 +35,13 @@ type Pace struct {
 
 // pause is how long to wait after that many looks.
 func (p *Pace) pause(script string, age time.Duration, looks int) time.Duration {
-	least := minPause
-	if slices.Contains(lean, script) {
-		least = minUsual
-	}
-	switch looks {
-	case 0:
+	switch {
+	case looks == 0:
 		return p.of(script) - age
-	case 1:
-		return min(max(age/3, least), lastPause) // it is nearly done
+	case slices.Contains(lean, script): // of which there are few, and somebody waits for each
+		return min(max(age/8, minGap), lastPause)
+	case looks == 1:
+		return min(max(age/3, minPause), lastPause) // it is nearly done
 	}
 	return min(max(age, minPause), max(lastPause, min(age/unhurried, longPause)))
 }

@@ -59,9 +59,12 @@ if [ -e /var/lib/dbus/machine-id ]; then put /var/lib/dbus/machine-id "$machine"
 
 if [ -d /etc/ssh ]; then
 	file=/etc/ssh/ssh_host_ed25519_key
+	spare=''
 	for f in /etc/ssh/ssh_host_*; do
-		case $f in $file | $file.pub | *'*') ;; *) rm -f "$f" ;; esac
+		case $f in $file | $file.pub | *'*') ;; *) spare="$spare $f" ;; esac
 	done
+	# shellcheck disable=SC2086 # they are words
+	[ -z "$spare" ] || rm -f $spare
 	umask 077
 	put $file "$private"
 	umask 022
@@ -73,12 +76,9 @@ if [ -d /etc/ssh ]; then
 	if [ "$comm" = sshd ]; then kill -HUP "$pid"; fi
 fi
 
-home=''
-while IFS=: read -r login _ _ _ _ h _; do
-	if [ "$login" = "$user" ]; then home=$h; fi
-done </etc/passwd
+eval "home=~$user" # which stays as it is if there is no such user
 keys=$home/.ssh/authorized_keys
-if [ "$home" ] && [ -e "$keys" ]; then
+if [ -e "$keys" ]; then
 	edit() {
 		for old in $spent "${key#* }"; do
 			case $line in *"$old"*) return 1 ;; esac
@@ -121,9 +121,11 @@ done
 for f in $spool/p_*; do
 	if [ -e "$f" ]; then rm -rf $spool/p_* $spool/k_*; fi
 done
+bears=''
+if [ -d "$spool/tmp.$to" ]; then bears=$spool/tmp.$to; fi
 for f in $spool/tmp.*; do
-	if [ "$f" = "$spool/tmp.$to" ]; then continue; fi
-	if [ -d "$spool/tmp.$to" ]; then rm -rf "$f"; else mv "$f" "$spool/tmp.$to"; fi
+	if [ -z "$bears" ]; then bears=$f; fi
+	if [ "$f" != "$bears" ]; then rm -rf "$f"; fi
 done
 switched=0
 if [ -e $spool/armed ]; then
@@ -135,3 +137,4 @@ if [ -d /run/systemd/system ]; then systemctl restart systemd-journald </dev/nul
 read -r machine </etc/machine-id
 read -r name </proc/sys/kernel/hostname
 echo "machine=$machine name=$name switched=$switched"
+if [ "$bears" != "$spool/tmp.$to" ]; then exec mv "$bears" "$spool/tmp.$to"; fi
