@@ -111,6 +111,37 @@ func TestHandOverIsDoneOnce(t *testing.T) {
 	})
 }
 
+// What was claimed since the reconciler read that it was being made stands in no
+// line: its machine is there.
+func TestGoOnWithWhatWasClaimed(t *testing.T) {
+	inPool(t, sessions.Pool{Size: 1}, func(t *testing.T, l *lab) {
+		before := l.members(t, "")[0]
+		l.world.onStep(func(ctx context.Context, op, _ string, do func() error) error {
+			if op == "create" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return do()
+		})
+		for i := range 8 { // as many as a backend makes at once
+			if _, _, err := l.Create(as(t, "bob"), sessions.CreateRequest{Cores: 1}); err != nil {
+				t.Fatalf("Create %d: %v", i, err)
+			}
+		}
+		want := before
+		want.ID, want.Owner, want.End, want.MaxEnd = "sb-new", "alice", before.Created.Add(time.Hour), before.Created.Add(4*time.Hour)
+		if _, _, err := l.db.Claim(t.Context(), want, sessions.Quota{}, before.Created, sessions.Change{At: before.Created}); err != nil {
+			t.Fatal(err)
+		}
+		before.State = sessions.Booting
+		if err := l.GoOn(t.Context(), before); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		l.mustBe(t, before.ID, sessions.Ready)
+	})
+}
+
 // The channel of the pool that comes up late, when the machine is its owner's
 // already, is closed and disturbs nobody.
 func TestClaimOfWhatIsBeingDialled(t *testing.T) {

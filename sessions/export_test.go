@@ -29,3 +29,9 @@ func (m *Manager) Settle() { m.tasks.Wait() }
 
 // Make makes the machine of a sandbox, as it was read a while ago.
 func (m *Manager) Make(sb Sandbox) { m.make(sb) }
+
+// GoOn goes on with a making, as the reconciler does, of a sandbox as it was read a
+// while ago.
+func (m *Manager) GoOn(ctx context.Context, sb Sandbox) error {
+	return m.do(ctx, sb.Backend, action{do: doMake, sb: sb})
+}

@@ -182,14 +182,22 @@ func (m *Manager) alsoRecorded(ctx context.Context, recorded []Sandbox, seen []p
 func (m *Manager) do(ctx context.Context, backend string, a action) (err error) {
 	switch a.do {
 	case doMake:
-		if !m.busy(a.sb.ID) && m.unmade(ctx, a.sb.ID) {
-			m.make(a.sb)
+		if m.busy(a.sb.ID) {
+			return nil
+		}
+		if sb, ok := m.unmade(ctx, a.sb.ID); ok {
+			m.make(sb)
 		}
 	case doExpire:
 		err = m.expire(ctx, a.sb)
 	case doFail:
-		if a.sb.State.making() && (m.makes(a.sb.ID) || !m.unmade(ctx, a.sb.ID)) { // it came late in line
-			return nil
+		if a.sb.State.making() {
+			if m.makes(a.sb.ID) { // it came late in line
+				return nil
+			}
+			if _, ok := m.unmade(ctx, a.sb.ID); !ok {
+				return nil
+			}
 		}
 		err = m.end(ctx, a.sb, Failed, Change{Reason: a.reason})
 	case doRemove:
@@ -227,11 +235,12 @@ func (m *Manager) makes(id string) bool {
 	return mk != nil && mk.inTime(m.now())
 }
 
-// unmade says that a sandbox which nobody makes any more is not made: that may
-// have come to its end since the record was read.
-func (m *Manager) unmade(ctx context.Context, id string) bool {
+// unmade returns a sandbox as it is now, and whether it is still to be made: that
+// may have come to its end, or the sandbox to another owner, since the record was
+// read.
+func (m *Manager) unmade(ctx context.Context, id string) (Sandbox, bool) {
 	sb, err := m.Store.Sandbox(ctx, id)
-	return err == nil && sb.State.making()
+	return sb, err == nil && sb.State.making()
 }
 
 // adopt records a sandbox for a machine that has none, and goes on making it.
