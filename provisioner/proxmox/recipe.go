@@ -19,7 +19,7 @@ var aside = []string{"digest", "description", "tags", "name", "protection", "onb
 // Recipe implements [provisioner.Pooler]: all of the configs of the templates that
 // the spec's root names which makes a difference. A template that was made anew has
 // other disks, or its meta option another time. One call is made for each. One that
-// can't be read now counts as it was read last, if it was.
+// can't be read now counts as it was read last; if it never was, nothing can be said.
 func (p *Provisioner) Recipe(ctx context.Context, spec provisioner.Spec) (string, error) {
 	p.init()
 	recipe, err := p.recipe(ctx, spec)
@@ -46,7 +46,6 @@ func (p *Provisioner) recipe(ctx context.Context, spec provisioner.Spec) (string
 		return "", unseen(inv, root)
 	}
 	var all []string
-	var failed error
 	for _, r := range matches {
 		var t knownTemplate
 		err := p.askNode(ctx, inv, r.Node, func(ctx context.Context) (err error) {
@@ -54,17 +53,14 @@ func (p *Provisioner) recipe(ctx context.Context, spec provisioner.Spec) (string
 			return err
 		})
 		if err != nil {
-			failed = err
 			p.mu.Lock()
 			t = p.templates[r.VM().ID]
 			p.mu.Unlock()
 		}
-		if t.cfg != nil {
-			all = append(all, ingredients(t))
+		if t.cfg == nil {
+			return "", err
 		}
-	}
-	if len(all) == 0 {
-		return "", failed
+		all = append(all, ingredients(t))
 	}
 	slices.Sort(all)
 	if spec.Network == "internet" {

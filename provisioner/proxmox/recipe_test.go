@@ -96,10 +96,12 @@ func TestRecipeWhileANodeIsDown(t *testing.T) {
 	if got, err := p.Recipe(t.Context(), testSpec(1)); got != was || err != nil {
 		t.Errorf("Recipe: %s, %v, not %s", got, err, was)
 	}
-	p = l.provisioner() // which knows of no template yet
-	spec := testSpec(1)
-	spec.Root = "9001"
-	if word, err := p.Recipe(t.Context(), spec); !errors.Is(err, provisioner.ErrUnavailable) {
-		t.Errorf("Recipe of a template that nobody has read: %q, %v", word, err)
+	p = l.provisioner()                               // which knows of no template yet
+	for _, root := range []string{"9001", "debian"} { // the latter names another one as well
+		spec := testSpec(1)
+		spec.Root = root
+		if word, err := p.Recipe(t.Context(), spec); !errors.Is(err, provisioner.ErrUnavailable) {
+			t.Errorf("Recipe of %s, of which nobody has read a template: %q, %v", root, word, err)
+		}
 	}
 }
