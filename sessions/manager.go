@@ -78,6 +78,9 @@ type backendSlots struct {
 	retry  lane         // those that follow
 	sound  atomic.Bool  // it has passed its check
 
+	looked chan struct{} // closed by look, when its machines were first compared with their records
+	look   func()
+
 	checking singleflight.Group
 }
 
@@ -332,7 +335,8 @@ func (m *Manager) init() {
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)
-			slots := &backendSlots{make: turns.New(n)}
+			slots := &backendSlots{make: turns.New(n), looked: make(chan struct{})}
+			slots.look = sync.OnceFunc(func() { close(slots.looked) })
 			slots.remove, slots.retry = newLanes(n)
 			m.slots[name] = slots
 		}

@@ -18,6 +18,7 @@ const (
 	doTrim   verb = "trim"   // remove a machine that it has besides its own
 	doFinish verb = "finish" // DESTROYED: there is no machine
 	doAdopt  verb = "adopt"  // record a sandbox for the machine
+	doTrust  verb = "trust"  // record what the machine's papers say: the record is from before
 )
 
 // action is one decision of plan.
@@ -60,6 +61,9 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 			return sb.Handle == "" || provisioner.SameHandle(d.Handle, sb.Handle)
 		})
 		a := judge(sb, there || unread, mach.Running || unread, now, patience)
+		if there && sb.State.Live() && mach.Papers.Keys > sb.Keys {
+			a = action{do: doTrust, sb: told(mach)}
+		}
 		if two, ok := spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
 			sb.Handle = two.Handle
 			a = action{do: doTrim, sb: sb}
@@ -104,12 +108,7 @@ func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) 
 // orphan decides about a machine of ours without a record: the store was lost.
 // Its papers, which List has verified, say all that matters.
 func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) action {
-	p := mach.Papers
-	sb := Sandbox{
-		ID: mach.Sandbox, Name: p.Name, Owner: p.Owner, Profile: p.Profile, State: Ready,
-		Handle: mach.Handle, IP: mach.IP, Home: mach.Home, OS: mach.OS,
-		Created: p.Created, Begun: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB, Keys: p.Keys,
-	}
+	p, sb := mach.Papers, told(mach)
 	switch {
 	case !now.Before(p.End):
 		return action{do: doRemove, sb: sb}
@@ -121,4 +120,14 @@ func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) act
 		sb.State = Stopped
 	}
 	return action{do: doAdopt, sb: sb}
+}
+
+// told is the sandbox that a machine's papers tell of, if it is READY.
+func told(mach provisioner.Machine) Sandbox {
+	p := mach.Papers
+	return Sandbox{
+		ID: mach.Sandbox, Name: p.Name, Owner: p.Owner, Profile: p.Profile, State: Ready,
+		Handle: mach.Handle, IP: mach.IP, Home: mach.Home, OS: mach.OS,
+		Created: p.Created, Begun: p.Created, End: p.End, MaxEnd: p.MaxEnd, MemoryMB: p.MemoryMB, Keys: p.Keys,
+	}
 }

@@ -71,6 +71,18 @@ func TestPlan(t *testing.T) {
 		rows[fmt.Sprintf("%s-dead", s)] = row{rec(s), dead, time.Minute, "remove " + string(s)}
 		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Minute, "finish " + string(s)}
 	}
+	// Papers of later keys than the record's are of its owner; what has ended has ended.
+	for s := range next {
+		claimed := mach(true)
+		claimed[0].Papers.Keys = 1
+		want := "trust READY"
+		if !s.Live() {
+			want = "remove " + string(s)
+		}
+		for _, after := range []time.Duration{time.Minute, time.Hour} {
+			rows[fmt.Sprintf("%s-claimed-since-%v", s, after)] = row{rec(s), claimed, after, want}
+		}
+	}
 	// What can't be read says nothing, but for its handle.
 	unread := []provisioner.Machine{{Ref: provisioner.Ref{Handle: "h"}, Unread: true}}
 	rec = func(s State) []Sandbox {

@@ -61,17 +61,23 @@ func (m *Manager) reap(ctx context.Context) {
 func (m *Manager) Sweep(ctx context.Context) time.Time {
 	m.init()
 	const again = time.Second
-	for {
-		due, err := m.Store.List(ctx, Query{ByEnd: true, Limit: reapBatch})
+	for unseen := 0; ; {
+		limit := reapBatch + unseen
+		due, err := m.Store.List(ctx, Query{ByEnd: true, Limit: limit})
 		if err != nil {
 			m.Log.Error("reap", "err", err)
 			return m.now().Add(again)
 		}
 		var failed error
+		unseen = 0
 		for _, sb := range due {
 			now := m.now()
 			if now.Before(sb.End) {
 				return sb.End
+			}
+			if sb.Pooled() && !m.seen(sb.Backend) {
+				unseen++ // it may have been claimed: its machine knows
+				continue
 			}
 			failed = errors.Join(failed, m.expire(ctx, sb))
 		}
@@ -79,7 +85,7 @@ func (m *Manager) Sweep(ctx context.Context) time.Time {
 			m.Log.Error("reap", "err", failed)
 			return m.now().Add(again)
 		}
-		if len(due) < reapBatch {
+		if len(due) < limit {
 			return m.now().Add(maxSleep)
 		}
 	}
@@ -115,7 +121,6 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	if err != nil {
 		return nil, err
 	}
-	m.drainStrays(ctx, recorded)
 	seen, err := m.look(ctx, p)
 	if err != nil {
 		return nil, err
@@ -124,7 +129,7 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	if err != nil {
 		return nil, err
 	}
-	fresh := map[string]bool{}
+	fresh, trusted := map[string]bool{}, true
 	for _, a := range plan(recorded, seen, m.now(), m.MakeTimeout) {
 		if a.doubt && !doubts[a.sb.ID] {
 			fresh[a.sb.ID] = true
@@ -132,9 +137,30 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 		}
 		if err := m.do(ctx, name, a); err != nil {
 			m.Log.Error("reconcile", "id", a.sb.ID, "do", a.do, "err", err)
+			trusted = trusted && a.do != doTrust && a.do != doAdopt
 		}
 	}
+	if trusted {
+		m.slots[name].look()
+		m.drainStrays(ctx, recorded)
+	}
 	return fresh, nil
+}
+
+// seen says that the machines of a backend were compared with their records in
+// this run: before, a record may be older than its machine. What is of no
+// backend of ours never is, and is taken as it is recorded.
+func (m *Manager) seen(backend string) bool {
+	slots := m.slots[backend]
+	if slots == nil {
+		return true
+	}
+	select {
+	case <-slots.looked:
+		return true
+	default:
+		return false
+	}
 }
 
 // look lists the machines of a backend that are ours.
@@ -212,6 +238,8 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 	case doAdopt:
 		a.sb.Backend = backend
 		err = m.adopt(ctx, a.sb)
+	case doTrust:
+		err = m.trust(ctx, a.sb)
 	}
 	if errors.Is(err, ErrConflict) {
 		return nil
@@ -253,6 +281,20 @@ func (m *Manager) adopt(ctx context.Context, sb Sandbox) error {
 	if sb.State.making() {
 		m.make(sb)
 	}
+	return nil
+}
+
+// trust records what a machine says that was handed over, and whose record is
+// from before: a power failure has cost the last changes, or a backup was restored.
+func (m *Manager) trust(ctx context.Context, sb Sandbox) error {
+	sb.Ready = m.now()
+	sb, err := m.Store.Trust(ctx, sb, Change{At: sb.Ready, Reason: "as its machine's papers say"})
+	if err != nil {
+		return err
+	}
+	m.alarm.notice(sb.End)
+	m.hub.publish(sb.ID)
+	m.Log.Warn("record older than its machine corrected", "id", sb.ID, "owner", sb.Owner, "end", sb.End)
 	return nil
 }
 

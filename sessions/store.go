@@ -40,6 +40,14 @@ type Store interface {
 	// Errors: ErrConflict, ErrOverQuota.
 	Claim(ctx context.Context, sb Sandbox, quota Quota, outlives time.Time, ch Change) (kept Sandbox, existing bool, err error)
 
+	// Trust makes the record of a live sandbox what sb, which its machine's papers
+	// tell, says of its owner, name, times, state and keys: it is from before the
+	// machine was handed over. A name that its owner has given to another one since
+	// is left out. Its event is "trust".
+	//
+	// Errors: ErrConflict, also if the keys are not of a later generation.
+	Trust(ctx context.Context, sb Sandbox, ch Change) (kept Sandbox, err error)
+
 	// Sandbox returns one record. Errors: ErrNoRecord.
 	Sandbox(ctx context.Context, id string) (Sandbox, error)
 
@@ -109,7 +117,7 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "state", "extend", or the action of a Use
+	What      string // "create", "claim", "trust", "state", "extend", or the action of a Use
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration

@@ -82,10 +82,17 @@ func (m *Manager) wakePools(backend string) {
 	}
 }
 
-// keepPool keeps a pool at its size until ctx ends.
+// keepPool keeps a pool at its size until ctx ends, from when its backend was looked
+// at: members without a record are there too, and a record may be older than its
+// machine.
 func (m *Manager) keepPool(ctx context.Context, p *pool) {
 	begin := sync.OnceFunc(func() { close(p.begun) })
 	defer begin()
+	select {
+	case <-m.slots[p.profile.Backend].looked:
+	case <-ctx.Done():
+		return
+	}
 	for {
 		look, err := m.tend(ctx, p)
 		begin()

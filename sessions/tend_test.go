@@ -17,6 +17,7 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/store"
 )
 
 // A member that nobody wants is replaced before it goes, so that the pool is full
@@ -270,6 +271,93 @@ func TestLostStoreWithAPool(t *testing.T) {
 		}
 		if n := len(l.members(t, sessions.Ready)); n != 2 {
 			t.Errorf("%d members, want 2", n)
+		}
+	})
+}
+
+// What the papers say that are of later keys than the record goes: whoever claimed
+// it after the backup was made that was restored keeps it, whatever the old record
+// would have done to a member of the pool.
+func TestRestoredBackupWithAPool(t *testing.T) {
+	for name, tt := range map[string]struct {
+		pool  sessions.Pool
+		later time.Duration // until the restored backup is used
+		edit  func(l *lab)
+	}{
+		"claim":  {sessions.Pool{Size: 1}, 0, nil},
+		"expire": {sessions.Pool{Size: 1, MaxAge: 10 * time.Minute}, 20 * time.Minute, nil},
+		"drain":  {sessions.Pool{Size: 1}, 0, func(l *lab) { l.world.recipe = "v2" }},
+		"stray":  {sessions.Pool{}, 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inPool(t, sessions.Pool{Size: 1, MaxAge: 10 * time.Minute}, func(t *testing.T, l *lab) {
+				backup := filepath.Join(t.TempDir(), "backup")
+				if err := store.Backup(t.Context(), l.path, backup); err != nil {
+					t.Fatal(err)
+				}
+				web := l.create(t, sessions.CreateRequest{Name: "web"})
+				l.stop()
+				for _, suffix := range []string{"-wal", "-shm"} {
+					if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
+						t.Fatal(err)
+					}
+				}
+				if err := os.Rename(backup, l.path); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(tt.later)
+				if tt.edit != nil {
+					tt.edit(l)
+				}
+				l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+					if op == "list" {
+						time.Sleep(5 * time.Second)
+					}
+					return do()
+				})
+				l.again(tt.pool, nil)
+				bobs, _, err := l.Create(as(t, "bob"), sessions.CreateRequest{Wait: time.Minute})
+				if err != nil || bobs.ID == web.ID {
+					t.Errorf("Create: %+v, %v", bobs, err)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				got := l.recorded(t, web.ID)
+				if got.Owner != "alice" || got.Name != "web" || got.Keys != 1 || got.State != sessions.Ready ||
+					!got.End.Equal(web.End) || !got.MaxEnd.Equal(web.MaxEnd) || got.Recipe != "" {
+					t.Errorf("what was claimed: %+v", got)
+				}
+				l.mustBe(t, web.ID, sessions.Ready)
+			})
+		})
+	}
+}
+
+// Members that the store has lost count before any is made.
+func TestLostStoreMakesNoSecondPool(t *testing.T) {
+	inPool(t, sessions.Pool{Size: 3, Burst: 3}, func(t *testing.T, l *lab) {
+		l.stop()
+		for _, suffix := range []string{"", "-wal", "-shm"} {
+			if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+		}
+		most := 0
+		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+			if op == "list" {
+				time.Sleep(5 * time.Second)
+			}
+			err := do()
+			l.world.mu.Lock()
+			defer l.world.mu.Unlock()
+			most = max(most, len(l.world.machines))
+			return err
+		})
+		l.again(sessions.Pool{Size: 3, Burst: 3}, nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(l.members(t, sessions.Ready)); n != 3 || most > 4 {
+			t.Errorf("%d members, want 3; there were %d, want 4 at most", n, most)
 		}
 	})
 }

@@ -56,3 +56,31 @@ func handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch s
 		At: ch.At, Sandbox: kept.ID, Principal: ch.By, What: "claim", From: sessions.Ready, To: kept.State, Detail: pool,
 	})
 }
+
+// Trust records what the papers of a machine say that was handed over; see
+// [sessions.Store].
+func (db *DB) Trust(ctx context.Context, sb sessions.Sandbox, ch sessions.Change) (kept sessions.Sandbox, err error) {
+	err = db.tx(ctx, "trust papers of "+sb.ID, func(tx *sql.Tx) error {
+		was, err := find(ctx, tx, sb.ID)
+		if err != nil {
+			return err
+		}
+		if _, taken, err := admit(ctx, tx, sb, sessions.Quota{}); err != nil {
+			return err
+		} else if taken {
+			sb.Name = ""
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET owner = ?, name = ?, created_at = ?, begun_at = ?, ready_at = ?, ends_at = ?,
+			max_end_at = ?, state = ?, handle = ?, recipe = '', keys = ? WHERE id = ? AND ended_at = 0 AND keys < ?`,
+			sb.Owner, sb.Name, stamp(sb.Created), stamp(sb.Begun), stamp(sb.Ready), stamp(sb.End),
+			stamp(sb.MaxEnd), sb.State, sb.Handle, sb.Keys, sb.ID, sb.Keys)
+		if err := oneRow(res, err); err != nil {
+			return err
+		}
+		if kept, err = find(ctx, tx, sb.ID); err != nil {
+			return err
+		}
+		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, What: "trust", From: was.State, To: sb.State, Detail: ch.Reason})
+	})
+	return kept, err
+}

@@ -216,3 +216,30 @@ func TestMoveOfAnothersByNow(t *testing.T) {
 		t.Errorf("claimed after it was drained: %+v, %v", got, err)
 	}
 }
+
+// Papers are believed once, of what lives, and take no name from another.
+func TestTrust(t *testing.T) {
+	db, _ := open(t)
+	member(t, db, "sb-1", 0, nil)
+	member(t, db, "sb-2", 0, nil)
+	told := wanted()
+	told.ID, told.State, told.Begun, told.Ready, told.Recipe, told.Keys = "sb-1", sessions.Ready, told.Created, told.Created, "", 1
+	got, err := db.Trust(t.Context(), told, at(time.Minute))
+	if diff := cmp.Diff(told, got); diff != "" || err != nil {
+		t.Errorf("Trust (-want +got):\n%s%v", diff, err)
+	}
+	if _, err := db.Trust(t.Context(), told, at(time.Minute)); !errors.Is(err, sessions.ErrConflict) {
+		t.Errorf("again: %v", err)
+	}
+	told.ID = "sb-2"
+	if got, err := db.Trust(t.Context(), told, at(time.Minute)); err != nil || got.Name != "" || got.Owner != "alice" {
+		t.Errorf("with a name that is taken: %+v, %v", got, err)
+	}
+	told.Keys = 2
+	if _, err := db.Move(t.Context(), "sb-2", sessions.Destroying, at(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Trust(t.Context(), told, at(time.Minute)); !errors.Is(err, sessions.ErrConflict) {
+		t.Errorf("of what has ended: %v", err)
+	}
+}
