@@ -35,9 +35,22 @@ type armedSwitch struct {
 	vm     pve.VM
 	papers provisioner.Papers // that it is to follow
 	end    time.Time          // that it was armed for
+	since  time.Time          // when that was, by the monotonic clock
+	wall   time.Time          // and by that of the time of day, from which it was told how long
 	busy   bool
 	missed int       // how often it could not be armed since it was
 	next   time.Time // not to be tried before
+}
+
+// clockSlack is how far the host's time of day may be set before switches are armed anew.
+const clockSlack = time.Minute
+
+// follows says that a switch is armed for the end on the papers, by a time of day
+// that was not set since.
+func (a *armedSwitch) follows() bool {
+	now := time.Now()
+	set := now.Round(0).Sub(a.wall) - now.Sub(a.since)
+	return a.end.Equal(a.papers.End) && set.Abs() <= clockSlack
 }
 
 // follow notes what a switch is to follow, and says whether somebody has to see to
@@ -54,7 +67,7 @@ func (s *switches) follow(vm pve.VM, papers provisioner.Papers) bool {
 		s.all[papers.Sandbox] = a
 	}
 	a.vm, a.papers = vm, papers
-	if a.busy || a.end.Equal(papers.End) || time.Now().Before(a.next) {
+	if a.busy || a.follows() || time.Now().Before(a.next) {
 		return false
 	}
 	a.busy = true
@@ -70,7 +83,7 @@ func (s *switches) wanted(sandbox string) (vm pve.VM, papers provisioner.Papers,
 	if a == nil {
 		return vm, papers, false
 	}
-	a.busy = !a.end.Equal(a.papers.End)
+	a.busy = !a.follows()
 	return a.vm, a.papers, a.busy
 }
 
@@ -79,7 +92,8 @@ func (s *switches) armed(sandbox string, end time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a := s.all[sandbox]; a != nil {
-		a.end, a.missed, a.next = end, 0, time.Time{}
+		now := time.Now()
+		a.end, a.since, a.wall, a.missed, a.next = end, now, now.Round(0), 0, time.Time{}
 	}
 }
 

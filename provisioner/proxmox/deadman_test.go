@@ -79,6 +79,16 @@ func TestSwitchFollowsPapers(t *testing.T) {
 			if _, err := p.List(t.Context()); err != nil || p.arms(m.Sandbox) {
 				t.Errorf("it is armed again though nothing has changed; %v", err)
 			}
+			id, _ = l.armedFor(m)
+			p.switches.mu.Lock()
+			a := p.switches.all[m.Sandbox]
+			a.wall = a.wall.Add(time.Hour) // the host was an hour ahead then
+			p.switches.mu.Unlock()
+			if _, err := p.List(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the host's clock was set back", func() bool { now, _ := l.armedFor(m); return now != id })
+			eventually(t, "settled again", func() bool { return !p.arms(m.Sandbox) })
 			spec := claimed()
 			spec.Papers.End = later.End.Add(20 * time.Minute)
 			rekeyed(t, p, m, spec, conn)
