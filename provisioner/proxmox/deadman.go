@@ -27,8 +27,41 @@ const (
 
 // switches are what is known of guests' switches, by sandbox.
 type switches struct {
-	mu  sync.Mutex
-	all map[string]*armedSwitch
+	mu     sync.Mutex
+	all    map[string]*armedSwitch
+	queues map[string][]toArm // by node, of which one guest is armed at a time
+}
+
+// toArm is a sandbox whose switch is to be armed, and not before when.
+type toArm struct {
+	sandbox string
+	at      time.Time
+}
+
+// queue adds to what is to be armed on a node, and says whether nobody is at it.
+func (s *switches) queue(node, sandbox string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queues == nil {
+		s.queues = map[string][]toArm{}
+	}
+	waiting, working := s.queues[node]
+	s.queues[node] = append(waiting, toArm{sandbox, time.Now().Add(armPause)})
+	return !working
+}
+
+// unqueue returns what is to be armed next on a node; if there is nothing, nobody
+// is at it any more.
+func (s *switches) unqueue(node string) (next toArm, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.queues[node]
+	if len(waiting) == 0 {
+		delete(s.queues, node)
+		return next, false
+	}
+	s.queues[node] = waiting[1:]
+	return waiting[0], true
 }
 
 type armedSwitch struct {
@@ -119,12 +152,26 @@ func (s *switches) forget(sandbox string) {
 // arm has the switch of a running guest follow its machine's papers, soon.
 func (p *Provisioner) arm(vm pve.VM, papers provisioner.Papers) {
 	if p.PowerOff > 0 && !papers.End.IsZero() && p.switches.follow(vm, papers) {
-		go p.keepArmed(papers.Sandbox)
+		if p.switches.queue(vm.Node, papers.Sandbox) {
+			go p.armQueued(vm.Node)
+		}
+	}
+}
+
+// armQueued sees to what is queued for a node, one after the other: there may be
+// thousands.
+func (p *Provisioner) armQueued(node string) {
+	for {
+		next, ok := p.switches.unqueue(node)
+		if !ok {
+			return
+		}
+		time.Sleep(time.Until(next.at))
+		p.keepArmed(next.sandbox)
 	}
 }
 
 func (p *Provisioner) keepArmed(sandbox string) {
-	time.Sleep(armPause)
 	for {
 		vm, papers, ok := p.switches.wanted(sandbox)
 		if !ok {
@@ -145,11 +192,6 @@ func (p *Provisioner) keepArmed(sandbox string) {
 }
 
 func (p *Provisioner) armNow(ctx context.Context, vm pve.VM, papers provisioner.Papers) error {
-	unlock, err := p.arming.Lock(ctx, vm.Node)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	ref := provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: vm.ID}.String()}
 	conn, err := p.enterByAgent(live{vm: vm, papers: papers}, ref, time.Time{})
 	if err != nil {

@@ -82,7 +82,6 @@ type Provisioner struct {
 	silent   silence
 	paces    paces // of guest agents
 	switches switches
-	arming   keylock.Locks // by node: one switch is armed at a time
 
 	mu        sync.Mutex
 	last      *inventory            // the latest look at the cluster
