@@ -83,9 +83,9 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		{"guest", "guest on the plain host", b.guest},
 		{"records", "looks at many records", b.records},
 		{"proxmox", "machines of a simulated Proxmox VE", b.proxmox},
-		{"ends", "10,000 machines that end within a minute", b.ends},
+		{"ends", "10,000 machines, some of which end", b.ends},
 	} {
-		if only != m.name && (only != "" || m.name == "ends") { // to make 10,000 takes minutes
+		if only != "" && only != m.name {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring: %s\n", m.what)

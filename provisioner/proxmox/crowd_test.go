@@ -17,11 +17,11 @@ import (
 // look like ours in one of these ways; the token may do with them what it likes.
 func (l *lab) addCrowd(p *Provisioner) (imposters map[string]int) {
 	ours := func(n int) (text, tags string) {
-		text, err := p.seal(5000+n, whole, testSpec(n).Papers)
+		text, tags, err := p.Inscribe(5000+n, testSpec(n).Papers)
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		return text, p.tags(nil, text)
+		return text, tags
 	}
 	imposters = map[string]int{"tag": 6000, "mark": 6100, "name": 6200, "papers": 6300, "papers-and-mark": 6400, "all-in-the-pool": 6500}
 	l.srv.Edit(func(c *pvetest.Cluster) {

@@ -46,6 +46,13 @@ func (p *Provisioner) seal(id int, st stage, papers provisioner.Papers) (string,
 		papers.Sandbox, sealed, st, stamp), nil
 }
 
+// Inscribe returns the description and the tags that make machine id one of ours
+// with these papers, for a simulation of many that nobody has made.
+func (p *Provisioner) Inscribe(id int, papers provisioner.Papers) (description, tags string, err error) {
+	description, err = p.seal(id, whole, papers)
+	return description, p.tags(nil, description), err
+}
+
 func (p *Provisioner) stamp(id int, st stage, sealed string) (string, error) {
 	sum, err := p.mac("proxmox vm", fmt.Sprintf("%d %s %s", id, st, sealed))
 	return hex.EncodeToString(sum), err
