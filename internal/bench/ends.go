@@ -67,11 +67,11 @@ func (b *bench) ends(ctx context.Context) (_ []figure, err error) {
 	}
 	defer client.Close()
 	of := &bench{stage: st, client: client}
-	lists, err := of.listPages(ctx, 200)
+	rss, err := p.until(ctx, of.daemonRSS)
 	if err != nil {
 		return nil, err
 	}
-	rss, err := p.until(ctx, of.daemonRSS)
+	lists, err := of.listPages(ctx, 200) // not before: the daemon reads 10,000 machines at its start
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,8 @@ import (
 // It is armed by the guest's agent, in the background: nobody waits for it. What
 // fails is tried again with the next List.
 const (
-	armPause = time.Second // a guest that has just come up is being used
+	armPause = time.Second           // a guest that has just come up is being used
+	armGap   = 20 * time.Millisecond // between two guests of a node
 	armTime  = 20 * time.Second
 	armRest  = 15 * time.Second // after a failure, and twice as long after the next
 	armTries = 8                // after which it is no longer
@@ -158,8 +159,9 @@ func (p *Provisioner) arm(vm pve.VM, papers provisioner.Papers) {
 	}
 }
 
-// armQueued sees to what is queued for a node, one after the other: there may be
-// thousands.
+// armQueued sees to what is queued for a node, one after the other and with
+// breathing spaces: there may be thousands, when a daemon starts, and others want
+// something of the node.
 func (p *Provisioner) armQueued(node string) {
 	for {
 		next, ok := p.switches.unqueue(node)
@@ -168,6 +170,7 @@ func (p *Provisioner) armQueued(node string) {
 		}
 		time.Sleep(time.Until(next.at))
 		p.keepArmed(next.sandbox)
+		time.Sleep(armGap)
 	}
 }
 
