@@ -113,15 +113,17 @@ func (panics) Authenticate(context.Context, string) (sessions.Principal, error) 
 // A client that reads nothing is disconnected, and others don't notice.
 func TestSlowReaderIsDisconnectedOverHTTP(t *testing.T) {
 	f := startHTTP(t, mcpserver.HTTP{}, func(s *mcpserver.Server) { s.WriteTimeout = 50 * time.Millisecond })
-	heard, say := f.peer().openSSE()
-	say(callLine("1", "block", "{}")).want(http.StatusAccepted, "")
+	p := f.peer()
+	_, path := p.do(http.MethodGet, "/sse", nil).event() // the only one that is heard
+	p.do(http.MethodPost, path, strings.NewReader(callLine("1", "block", "{}"))).want(http.StatusAccepted, "")
 	<-f.started
-	say(callLine("2", "big", "{}")).want(http.StatusAccepted, "")
-	for i := range 11 { // 48 MB, which is more than the sockets take
-		say(callLine(fmt.Sprint(i+3), "big", "{}"))
+	for i := range 12 { // 48 MB, which is more than the sockets take
+		_, err := p.try(t.Context(), http.MethodPost, path, strings.NewReader(callLine(fmt.Sprint(i+2), "big", "{}")))
+		if err != nil {
+			break // it is disconnected already
+		}
 	}
 	<-f.ended // the disconnection cancels what it had running
-	_ = heard
 	f.peer().initialize("2025-11-25").post(ping).want(http.StatusOK, "{}")
 }
 
