@@ -34,17 +34,23 @@ func TestForeignMachinesAreLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign := map[int]func(c *pvetest.Cluster, config map[string]string){
-		5101: func(_ *pvetest.Cluster, config map[string]string) { config["tags"] = "agentlab" },
-		5102: func(c *pvetest.Cluster, config map[string]string) { config["name"] = c.VMs[id].Config["name"] },
-		5103: func(*pvetest.Cluster, map[string]string) {},
-		5104: func(c *pvetest.Cluster, config map[string]string) {
+	looks := []func(c *pvetest.Cluster, config map[string]string){
+		func(_ *pvetest.Cluster, config map[string]string) { config["tags"] = "agentlab" },
+		func(c *pvetest.Cluster, config map[string]string) { config["name"] = c.VMs[id].Config["name"] },
+		func(*pvetest.Cluster, map[string]string) {},
+		func(c *pvetest.Cluster, config map[string]string) {
 			config["tags"], config["description"] = c.VMs[id].Config["tags"], c.VMs[id].Config["description"]
 		},
-		5105: func(c *pvetest.Cluster, config map[string]string) {
+		func(c *pvetest.Cluster, config map[string]string) {
 			config["description"] = c.VMs[id].Config["description"]
 		},
-		5106: func(c *pvetest.Cluster, config map[string]string) { config["tags"] = c.VMs[id].Config["tags"] },
+		func(c *pvetest.Cluster, config map[string]string) { config["tags"] = c.VMs[id].Config["tags"] },
+	}
+	foreign := map[int]func(c *pvetest.Cluster, config map[string]string){}
+	for n := 5101; len(foreign) < len(looks); n++ {
+		if n != id && n != handleID(t, theirs) { // which are any of the range
+			foreign[n] = looks[len(foreign)]
+		}
 	}
 	l.srv.Edit(func(c *pvetest.Cluster) {
 		for n, edit := range foreign {
