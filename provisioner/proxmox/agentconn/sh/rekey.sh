@@ -59,12 +59,11 @@ if [ -e /var/lib/dbus/machine-id ]; then put /var/lib/dbus/machine-id "$machine"
 
 if [ -d /etc/ssh ]; then
 	file=/etc/ssh/ssh_host_ed25519_key
-	spare=''
+	set --
 	for f in /etc/ssh/ssh_host_*; do
-		case $f in $file | $file.pub | *'*') ;; *) spare="$spare $f" ;; esac
+		case $f in $file | $file.pub | *'*') ;; *) set -- "$@" "$f" ;; esac
 	done
-	# shellcheck disable=SC2086 # they are words
-	[ -z "$spare" ] || rm -f $spare
+	[ $# = 0 ] || rm -f "$@"
 	umask 077
 	put $file "$private"
 	umask 022
