@@ -79,9 +79,9 @@ func (r *call) SubscriptionFilter() (mcp.SubscriptionFilter, bool) {
 func (c *conn) run(ctx context.Context, r *call, line []byte) {
 	defer c.release(r)
 	defer r.cancel()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.ctx, cancel)()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(r.ctx, func() { cancel(context.Cause(r.ctx)) })() // which may be before ctx has heard of it
 	c.show(ctx)
 	over := make(chan struct{})
 	var sent sync.WaitGroup
