@@ -105,6 +105,10 @@ func (s *Server) bootGuest(vm *VM) error {
 	if err != nil {
 		return err
 	}
+	if err := s.ctx.Err(); err != nil { // Close has killed what there was
+		guest.Kill()
+		return err
+	}
 	m := &machine{guest: guest, turn: make(chan struct{}, 1), ready: time.Now()}
 	if s.AgentDelay != nil {
 		d := s.AgentDelay(vm.ID)

@@ -364,3 +364,43 @@ func TestADigestIsGoodForOneChange(t *testing.T) {
 		}
 	})
 }
+
+// A VM that a test takes away leaves no guest, which another of its number would hide.
+func TestGuestEndsWithItsVM(t *testing.T) {
+	srv := &Server{}
+	defer srv.Close()
+	var guest Guest
+	srv.Edit(func(c *Cluster) {
+		c.VMs[100] = &VM{ID: 100, Config: map[string]string{}}
+		if err := srv.bootGuest(c.VMs[100]); err != nil {
+			t.Fatal(err)
+		}
+		guest = srv.guests[100].guest
+	})
+	srv.Edit(func(c *Cluster) { delete(c.VMs, 100) })
+	select {
+	case <-guest.Done():
+	default:
+		t.Error("the guest goes on")
+	}
+}
+
+// A guest that is made while the server is closed ends, too.
+func TestGuestOfClosedServer(t *testing.T) {
+	guest := newIdleGuest(GuestSpec{})
+	srv := &Server{}
+	srv.NewGuest = func(GuestSpec) (Guest, error) {
+		srv.Close()
+		return guest, nil
+	}
+	srv.Edit(func(*Cluster) {
+		if err := srv.bootGuest(&VM{ID: 100}); err == nil {
+			t.Error("a closed server boots")
+		}
+	})
+	select {
+	case <-guest.Done():
+	default:
+		t.Error("the guest goes on")
+	}
+}

@@ -122,12 +122,19 @@ func (s *Server) start() {
 	})
 }
 
-// Edit shows the state of the cluster to f, under the server's lock.
+// Edit shows the state of the cluster to f, under the server's lock. The guest
+// of a VM that f removes has ended when Edit returns.
 func (s *Server) Edit(f func(c *Cluster)) {
 	s.start()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(s.c)
+	for id, m := range s.guests {
+		if s.c.VMs[id] == nil {
+			m.kill()
+			delete(s.guests, id)
+		}
+	}
 	s.snapshot.taken = time.Time{}
 }
 
