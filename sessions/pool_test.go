@@ -76,15 +76,17 @@ func TestCreateFromThePool(t *testing.T) {
 		if m, _ := l.world.machine(sb.ID); m.Papers != want {
 			t.Errorf("papers (-want +got):\n%s", cmp.Diff(want, m.Papers))
 		}
-		if !slices.Equal(l.world.rekeyed, []string{sb.ID + " web"}) {
-			t.Errorf("re-keyed: %q", l.world.rekeyed)
-		}
 		if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
 			t.Error(err)
+		}
+		l.world.mu.Lock() // the next member is being made
+		if !slices.Equal(l.world.rekeyed, []string{sb.ID + " web"}) {
+			t.Errorf("re-keyed: %q", l.world.rekeyed)
 		}
 		if slices.Contains(l.world.dialled, sb.Handle) {
 			t.Error("the channel that re-keying gave is not the one in use")
 		}
+		l.world.mu.Unlock()
 		if again, existing, err := l.Create(as(t, "alice"), sessions.CreateRequest{Name: "web"}); err != nil || !existing || again.ID != sb.ID {
 			t.Errorf("Create again: %+v, existing %v, %v", again, existing, err)
 		}
