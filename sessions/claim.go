@@ -106,7 +106,8 @@ func (m *Manager) admit(ctx context.Context, want Sandbox, quota Quota) (Sandbox
 	if want.Recipe == "" {
 		return m.Store.Add(ctx, want, quota, ch)
 	}
-	return m.Store.Claim(ctx, want, quota, now.Add(handOverLimit), ch)
+	fit := Fit{EndsAfter: now.Add(handOverLimit), Except: *m.slots[want.Backend].left.Load()}
+	return m.Store.Claim(ctx, want, quota, fit, ch)
 }
 
 // tell tells those who want to know how the making of sb has ended.

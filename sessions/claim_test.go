@@ -90,7 +90,7 @@ func TestHandOverIsDoneOnce(t *testing.T) {
 		before := l.members(t, "")[0]
 		want := before
 		want.ID, want.Owner, want.End, want.MaxEnd = "sb-new", "alice", before.Created.Add(time.Hour), before.Created.Add(4*time.Hour)
-		claimed, _, err := l.db.Claim(t.Context(), want, sessions.Quota{}, before.Created, sessions.Change{At: before.Created})
+		claimed, _, err := l.db.Claim(t.Context(), want, sessions.Quota{}, sessions.Fit{EndsAfter: before.Created}, sessions.Change{At: before.Created})
 		if err != nil || claimed.ID != before.ID {
 			t.Fatalf("Claim: %+v, %v", claimed, err)
 		}
@@ -130,7 +130,7 @@ func TestGoOnWithWhatWasClaimed(t *testing.T) {
 		}
 		want := before
 		want.ID, want.Owner, want.End, want.MaxEnd = "sb-new", "alice", before.Created.Add(time.Hour), before.Created.Add(4*time.Hour)
-		if _, _, err := l.db.Claim(t.Context(), want, sessions.Quota{}, before.Created, sessions.Change{At: before.Created}); err != nil {
+		if _, _, err := l.db.Claim(t.Context(), want, sessions.Quota{}, sessions.Fit{EndsAfter: before.Created}, sessions.Change{At: before.Created}); err != nil {
 			t.Fatal(err)
 		}
 		before.State = sessions.Booting
@@ -208,9 +208,9 @@ func TestClaimsTakeTurns(t *testing.T) {
 // slowClaims is a store that takes a second for a claim.
 type slowClaims struct{ sessions.Store }
 
-func (s *slowClaims) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (sessions.Sandbox, bool, error) {
+func (s *slowClaims) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, fit sessions.Fit, ch sessions.Change) (sessions.Sandbox, bool, error) {
 	time.Sleep(time.Second)
-	return s.Store.Claim(ctx, sb, quota, outlives, ch)
+	return s.Store.Claim(ctx, sb, quota, fit, ch)
 }
 
 // Who asks before a new daemon knows what members are made of waits for that, and

@@ -31,6 +31,7 @@ type world struct {
 	intent string   // recorded at the beginning of each create, if not empty
 	failed []string // handles of machines that each create starts and gives up
 	recipe string   // what machines are made from
+	dark   string   // the id of a machine that can't be read or reached
 
 	mu       sync.Mutex
 	machines map[string]provisioner.Machine
@@ -104,7 +105,14 @@ func (w *world) given(handle string) {
 }
 
 func (w *world) List(ctx context.Context) (list []provisioner.Machine, err error) {
-	err = w.do(ctx, "list", "", func() { list = slices.AppendSeq(slices.Clone(w.spare), maps.Values(w.machines)) })
+	err = w.do(ctx, "list", "", func() {
+		list = slices.AppendSeq(slices.Clone(w.spare), maps.Values(w.machines))
+		for i, m := range list {
+			if m.Sandbox == w.dark {
+				list[i] = provisioner.Machine{Ref: provisioner.Ref{Handle: m.Handle}, Unread: true}
+			}
+		}
+	})
 	return list, err
 }
 
@@ -179,6 +187,21 @@ func (c *fakeConn) Close() error {
 		c.w.mu.Unlock()
 	})
 	return nil
+}
+
+// hides says whether that is the machine which hide has made so.
+func (w *world) hides(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dark == id
+}
+
+// hide makes a machine one that can't be read or reached, and again one that can
+// if id is empty.
+func (w *world) hide(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dark = id
 }
 
 // onStep replaces what happens at each operation.

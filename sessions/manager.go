@@ -80,6 +80,7 @@ type backendSlots struct {
 
 	looked chan struct{} // closed by look, when its machines were first compared with their records
 	look   func()
+	left   atomic.Pointer[[]string] // ids of the members of pools whose machines can't be read; never nil
 
 	checking singleflight.Group
 }
@@ -336,6 +337,7 @@ func (m *Manager) init() {
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)
 			slots := &backendSlots{make: turns.New(n), looked: make(chan struct{})}
+			slots.left.Store(new([]string))
 			slots.look = sync.OnceFunc(func() { close(slots.looked) })
 			slots.remove, slots.retry = newLanes(n)
 			m.slots[name] = slots

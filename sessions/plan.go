@@ -19,6 +19,7 @@ const (
 	doFinish verb = "finish" // DESTROYED: there is no machine
 	doAdopt  verb = "adopt"  // record a sandbox for the machine
 	doTrust  verb = "trust"  // record what the machine's papers say: the record is from before
+	doLeave  verb = "leave"  // the record of a member of a pool may be from before: its machine can't be read
 )
 
 // action is one decision of plan.
@@ -63,6 +64,9 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 		a := judge(sb, there || unread, mach.Running || unread, now, patience)
 		if there && sb.State.Live() && mach.Papers.Keys > sb.Keys {
 			a = action{do: doTrust, sb: told(mach)}
+		}
+		if unread && sb.Handle != "" && sb.State.Live() && sb.Pooled() {
+			a = action{do: doLeave, sb: sb}
 		}
 		if two, ok := spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
 			sb.Handle = two.Handle

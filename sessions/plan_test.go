@@ -99,6 +99,21 @@ func TestPlan(t *testing.T) {
 		unnamed[0].Handle = ""
 		rows[fmt.Sprintf("%s-without-a-handle-unread", s)] = row{unnamed, unread, time.Minute, "remove " + string(s)}
 	}
+	// A member whose machine can't be read may be somebody's since.
+	for s := range next {
+		member := rec(s)
+		member[0].Owner = PoolOwner("p")
+		want := "leave " + string(s)
+		if !s.Live() {
+			want = "remove " + string(s)
+		}
+		for _, after := range []time.Duration{time.Minute, time.Hour} {
+			rows[fmt.Sprintf("%s-member-unread-%v", s, after)] = row{member, unread, after, want}
+		}
+	}
+	unnamed := rec(Requested)
+	unnamed[0].Owner, unnamed[0].Handle = PoolOwner("p"), ""
+	rows["member-without-a-handle-unread"] = row{unnamed, unread, time.Minute, "make REQUESTED"}
 	// A second machine goes when the sandbox lives and the first is on record.
 	two := func(own, spare string) []provisioner.Machine {
 		m := mach(true)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +76,7 @@ func (m *Manager) Sweep(ctx context.Context) time.Time {
 			if now.Before(sb.End) {
 				return sb.End
 			}
-			if sb.Pooled() && !m.seen(sb.Backend) {
+			if sb.Pooled() && !m.seen(sb) {
 				unseen++ // it may have been claimed: its machine knows
 				continue
 			}
@@ -130,9 +131,14 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 		return nil, err
 	}
 	fresh, trusted := map[string]bool{}, true
+	var left []string
 	for _, a := range plan(recorded, seen, m.now(), m.MakeTimeout) {
 		if a.doubt && !doubts[a.sb.ID] {
 			fresh[a.sb.ID] = true
+			continue
+		}
+		if a.do == doLeave {
+			left = append(left, a.sb.ID)
 			continue
 		}
 		if err := m.do(ctx, name, a); err != nil {
@@ -141,23 +147,25 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 		}
 	}
 	if trusted {
+		m.slots[name].left.Store(&left)
 		m.slots[name].look()
 		m.drainStrays(ctx, recorded)
 	}
 	return fresh, nil
 }
 
-// seen says that the machines of a backend were compared with their records in
-// this run: before, a record may be older than its machine. What is of no
-// backend of ours never is, and is taken as it is recorded.
-func (m *Manager) seen(backend string) bool {
-	slots := m.slots[backend]
+// seen says that the record of a member of a pool was compared with its machine
+// in this run, or is of one that was made in it: before, it may be older than the
+// machine, which may be somebody's by now. What is of no backend of ours never is,
+// and is taken as it is recorded.
+func (m *Manager) seen(sb Sandbox) bool {
+	slots := m.slots[sb.Backend]
 	if slots == nil {
 		return true
 	}
 	select {
 	case <-slots.looked:
-		return true
+		return !slices.Contains(*slots.left.Load(), sb.ID)
 	default:
 		return false
 	}
@@ -240,6 +248,7 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 		err = m.adopt(ctx, a.sb)
 	case doTrust:
 		err = m.trust(ctx, a.sb)
+	case doLeave: // it only has to be known
 	}
 	if errors.Is(err, ErrConflict) {
 		return nil

@@ -33,12 +33,12 @@ type Store interface {
 	Add(ctx context.Context, sb Sandbox, quota Quota, ch Change) (kept Sandbox, existing bool, err error)
 
 	// Claim is Add, unless the pool of sb's profile has a READY member of sb's
-	// recipe that ends after outlives. The oldest such becomes sb but for its id
-	// and its machine: it is BOOTING, with keys of the next generation, and is
-	// what is kept. Its event is "claim".
+	// recipe that fits. The oldest such becomes sb but for its id and its machine:
+	// it is BOOTING, with keys of the next generation, and is what is kept. Its
+	// event is "claim".
 	//
 	// Errors: ErrConflict, ErrOverQuota.
-	Claim(ctx context.Context, sb Sandbox, quota Quota, outlives time.Time, ch Change) (kept Sandbox, existing bool, err error)
+	Claim(ctx context.Context, sb Sandbox, quota Quota, fit Fit, ch Change) (kept Sandbox, existing bool, err error)
 
 	// Trust makes the record of a live sandbox what sb, which its machine's papers
 	// tell, says of its owner, name, times, state and keys: it is from before the
@@ -83,6 +83,12 @@ type Store interface {
 	// before it, and all but the latest keepEvents events; a bounded number of
 	// each. more says that there are more to forget.
 	Prune(ctx context.Context, before time.Time, keepEvents int) (more bool, err error)
+}
+
+// Fit says which members of a pool may be claimed.
+type Fit struct {
+	EndsAfter time.Time
+	Except    []string // ids
 }
 
 // Query selects records. Zero fields select all.

@@ -202,8 +202,12 @@ func (m *Manager) addMember(ctx context.Context, p *pool, recipe string) error {
 	return nil
 }
 
-// drain destroys a member, unless somebody has claimed it meanwhile.
+// drain destroys a member, unless somebody has claimed it meanwhile, or may have
+// before this run.
 func (m *Manager) drain(ctx context.Context, sb Sandbox, why string) error {
+	if !m.seen(sb) {
+		return nil
+	}
 	err := m.end(ctx, sb, Destroying, Change{Reason: why})
 	if errors.Is(err, ErrConflict) {
 		return nil

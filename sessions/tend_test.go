@@ -289,7 +289,7 @@ func TestRestoredBackupWithAPool(t *testing.T) {
 		"drain":  {sessions.Pool{Size: 1}, 0, func(l *lab) { l.world.recipe = "v2" }},
 		"stray":  {sessions.Pool{}, 0, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
+		restoreBackup := func(t *testing.T, hidden bool) {
 			inPool(t, sessions.Pool{Size: 1, MaxAge: 10 * time.Minute}, func(t *testing.T, l *lab) {
 				backup := filepath.Join(t.TempDir(), "backup")
 				if err := store.Backup(t.Context(), l.path, backup); err != nil {
@@ -309,17 +309,25 @@ func TestRestoredBackupWithAPool(t *testing.T) {
 				if tt.edit != nil {
 					tt.edit(l)
 				}
-				l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+				l.world.onStep(func(_ context.Context, op, id string, do func() error) error {
 					if op == "list" {
 						time.Sleep(5 * time.Second)
 					}
+					if op == "dial" && l.world.hides(id) {
+						return provisioner.ErrUnavailable
+					}
 					return do()
 				})
+				if hidden {
+					l.world.hide(web.ID)
+				}
 				l.again(tt.pool, nil)
 				bobs, _, err := l.Create(as(t, "bob"), sessions.CreateRequest{Wait: time.Minute})
 				if err != nil || bobs.ID == web.ID {
 					t.Errorf("Create: %+v, %v", bobs, err)
 				}
+				time.Sleep(time.Minute)
+				l.world.hide("")
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				got := l.recorded(t, web.ID)
@@ -329,7 +337,9 @@ func TestRestoredBackupWithAPool(t *testing.T) {
 				}
 				l.mustBe(t, web.ID, sessions.Ready)
 			})
-		})
+		}
+		t.Run(name, func(t *testing.T) { restoreBackup(t, false) })
+		t.Run(name+"-unread", func(t *testing.T) { restoreBackup(t, true) })
 	}
 }
 

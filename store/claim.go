@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -10,12 +11,12 @@ import (
 )
 
 // Claim gives a member of a pool to its owner to be; see [sessions.Store].
-func (db *DB) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
+func (db *DB) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, fit sessions.Fit, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
 	err = db.tx(ctx, "claim for "+sb.ID, func(tx *sql.Tx) error {
 		if kept, existing, err = admit(ctx, tx, sb, quota); err != nil || existing {
 			return err
 		}
-		member, err := oldestReady(ctx, tx, sb, outlives)
+		member, err := oldestReady(ctx, tx, sb, fit)
 		if errors.Is(err, sql.ErrNoRows) {
 			sb.Recipe = ""
 			kept, err = insert(ctx, tx, sb, ch)
@@ -32,11 +33,16 @@ func (db *DB) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quo
 
 // oldestReady returns the member of the pool of sb's profile that fits it. The
 // state is named twice for the index of owners.
-func oldestReady(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, outlives time.Time) (sessions.Sandbox, error) {
+func oldestReady(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, fit sessions.Fit) (sessions.Sandbox, error) {
+	except, err := json.Marshal(append([]string{}, fit.Except...)) // never null
+	if err != nil {
+		return sessions.Sandbox{}, err
+	}
 	return scan(tx.QueryRowContext(ctx, "SELECT "+columns+` FROM sandboxes
 		WHERE owner = ? AND state <> 'DESTROYED' AND state = 'READY' AND recipe = ? AND recipe <> '' AND ends_at > ?
+			AND id NOT IN (SELECT value FROM json_each(?))
 		ORDER BY created_at, id LIMIT 1`,
-		sessions.PoolOwner(sb.Profile), sb.Recipe, stamp(outlives)))
+		sessions.PoolOwner(sb.Profile), sb.Recipe, stamp(fit.EndsAfter), string(except)))
 }
 
 // handOver makes the member to. What it was made as stays.

@@ -37,7 +37,7 @@ func claim(t *testing.T, db *store.DB, sb sessions.Sandbox, quota sessions.Quota
 	t.Helper()
 	ch := at(time.Minute)
 	ch.By = sb.Owner
-	return db.Claim(t.Context(), sb, quota, noon.Add(90*time.Second), ch)
+	return db.Claim(t.Context(), sb, quota, sessions.Fit{EndsAfter: noon.Add(90 * time.Second), Except: []string{"sb-dark"}}, ch)
 }
 
 // A member becomes what is wanted, but for its id and its machine.
@@ -93,12 +93,17 @@ func TestClaimOfNoMember(t *testing.T) {
 		"of no recipe":      func(sb *sessions.Sandbox) { sb.Recipe = "" },
 		"of another pool":   func(sb *sessions.Sandbox) { sb.Owner = sessions.PoolOwner("q") },
 		"of a user's":       func(sb *sessions.Sandbox) { sb.Owner = "bob" },
+		"left out":          func(sb *sessions.Sandbox) { sb.ID = "sb-dark" },
 		"about to end":      func(sb *sessions.Sandbox) { sb.End = noon.Add(90 * time.Second) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, path := open(t)
 			member(t, db, "sb-1", 0, edit)
-			before, err := db.Sandbox(t.Context(), "sb-1")
+			id := "sb-1"
+			if name == "left out" {
+				id = "sb-dark"
+			}
+			before, err := db.Sandbox(t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +116,7 @@ func TestClaimOfNoMember(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" || err != nil || existing {
 				t.Errorf("Claim: existing %v, error %v (-want +got):\n%s", existing, err, diff)
 			}
-			after, err := db.Sandbox(t.Context(), "sb-1")
+			after, err := db.Sandbox(t.Context(), id)
 			if diff := cmp.Diff(before, after); diff != "" || err != nil {
 				t.Errorf("the other one (-want +got):\n%s%v", diff, err)
 			}
@@ -169,7 +174,7 @@ func TestClaimsAtOnce(t *testing.T) {
 	parallel(claims, func(i int) error {
 		sb := wanted()
 		sb.ID, sb.Owner = fmt.Sprintf("sb-new-%d", i), fmt.Sprintf("user-%d", i)
-		kept, _, err := db.Claim(t.Context(), sb, sessions.Quota{}, noon, at(time.Minute))
+		kept, _, err := db.Claim(t.Context(), sb, sessions.Quota{}, sessions.Fit{EndsAfter: noon}, at(time.Minute))
 		if err == nil && kept.Owner != sb.Owner {
 			err = fmt.Errorf("%s got one of %s", sb.Owner, kept.Owner)
 		}

@@ -30,9 +30,9 @@ func (s store) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Quot
 	return kept, existing, err
 }
 
-func (s store) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, outlives time.Time, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
+func (s store) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota, fit sessions.Fit, ch sessions.Change) (kept sessions.Sandbox, existing bool, err error) {
 	err = s.points.Around("store claim", func() (err error) {
-		kept, existing, err = s.Store.Claim(ctx, sb, quota, outlives, ch)
+		kept, existing, err = s.Store.Claim(ctx, sb, quota, fit, ch)
 		return err
 	})
 	return kept, existing, err
