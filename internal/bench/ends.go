@@ -71,7 +71,12 @@ func (b *bench) ends(ctx context.Context) (_ []figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	lists, err := of.listPages(ctx, 200) // not before: the daemon reads 10,000 machines at its start
+	w, err := dialWire(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	lists, err := w.listPages(ctx, 300) // not before: the daemon reads 10,000 machines at its start
 	if err != nil {
 		return nil, err
 	}
@@ -184,23 +189,6 @@ func (p *population) end(i int) time.Time {
 		return p.first.Add(endsWithin / 2)
 	}
 	return p.first.Add(time.Hour - endsIn)
-}
-
-// listPages lists what we have, page by page, as an agent would.
-func (b *bench) listPages(ctx context.Context, n int) (s sample, err error) {
-	var out struct {
-		Next string `json:"next_after"`
-	}
-	for len(s) < n {
-		after := out.Next
-		out.Next = ""
-		start := time.Now()
-		if _, err := b.client.Call(ctx, "list_sandboxes", stage.Args{"after": after}, &out); err != nil {
-			return nil, err
-		}
-		s = append(s, time.Since(start))
-	}
-	return s, nil
 }
 
 // until waits until all machines that are to end are gone and returns the most memory meanwhile.

@@ -50,7 +50,7 @@ func (b *bench) pool(ctx context.Context) ([]figure, error) {
 type poolSite struct {
 	*stage.Stage
 	metrics string
-	client  *stage.Client
+	wire    *wire
 }
 
 // measurePool creates by both profiles of a new installation, turn by turn.
@@ -97,7 +97,7 @@ func (s *poolSite) open(ctx context.Context, profile, config string) error {
 	if err != nil {
 		return err
 	}
-	s.client, err = s.Connect(ctx)
+	s.wire, err = dialWire(ctx, s.Stage)
 	return err
 }
 
@@ -107,28 +107,26 @@ func (s *poolSite) create(ctx context.Context, profile string) (took time.Durati
 		ID   string `json:"sandbox_id"`
 		Warm bool   `json:"warm"`
 	}
-	start := time.Now()
-	if _, err = s.client.Call(ctx, "create_sandbox", stage.Args{"profile": profile}, &sb); err != nil {
+	if took, err = s.wire.call(ctx, "create_sandbox", fmt.Sprintf(`{"profile":%q}`, profile), &sb); err != nil {
 		return 0, err
 	}
-	took = time.Since(start)
 	if sb.Warm != (profile == "warm") {
 		return 0, fmt.Errorf("a sandbox of profile %s was made ahead: %v", profile, sb.Warm)
 	}
-	_, err = s.client.Call(ctx, "destroy", stage.Args{"sandbox_id": sb.ID}, nil)
+	_, err = s.wire.call(ctx, "destroy", fmt.Sprintf(`{"sandbox_id":%q}`, sb.ID), nil)
 	return took, err
 }
 
 // drain ends the members of the pool.
 func (s *poolSite) drain(ctx context.Context, profile string) error {
-	err := errors.Join(s.client.Close(), s.StopDaemon(), s.AddProfile("warm", profile))
+	err := errors.Join(s.wire.Close(), s.StopDaemon(), s.AddProfile("warm", profile))
 	if err != nil {
 		return err
 	}
-	if s.client, err = s.Connect(ctx); err != nil {
+	if s.wire, err = dialWire(ctx, s.Stage); err != nil {
 		return err
 	}
-	return errors.Join(s.await(ctx, ""), s.client.Close())
+	return errors.Join(s.await(ctx, ""), s.wire.Close())
 }
 
 // await waits until the metrics have a line, or, if it is empty, no member of a
