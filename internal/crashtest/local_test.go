@@ -167,11 +167,16 @@ func (h *host) left(t *testing.T) []string {
 	return left
 }
 
-// config is the path of a machine's configuration, which holds its papers.
+// config is the path of a machine's configuration, which holds its papers, and
+// link that of the link whose target are its papers once they have changed.
 func (h *host) config(id string) string { return filepath.Join(h.dir, "machines", id, "config.json") }
+func (h *host) link(id string) string   { return filepath.Join(h.dir, "machines", id, "papers") }
 
 func (h *host) papers(t *testing.T, id string) string {
 	t.Helper()
+	if target, err := os.Readlink(h.link(id)); err == nil {
+		return target
+	}
 	data, err := os.ReadFile(h.config(id))
 	if err != nil {
 		t.Fatal(err)
@@ -209,6 +214,7 @@ func (h *host) strip(t *testing.T) {
 	for _, id := range h.machines(t) {
 		if !strings.HasPrefix(id, ".tmp-") { // nobody's, and removed at each start
 			h.rename(t, id, "agentlab.papers", "agentlab.nothing")
+			h.move(t, h.link(id), h.link(id)+".away")
 		}
 	}
 	h.lost = h.stripped(t)
@@ -255,6 +261,15 @@ func (h *host) clear(t *testing.T) {
 	t.Helper()
 	for _, id := range h.machines(t) {
 		h.rename(t, id, "agentlab.nothing", "agentlab.papers")
+		h.move(t, h.link(id)+".away", h.link(id))
+	}
+}
+
+// move renames what may not be there.
+func (h *host) move(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
 	}
 }
 

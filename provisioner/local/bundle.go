@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -21,11 +22,15 @@ import (
 // Names in the directory of a machine, which is its OCI bundle.
 const (
 	configFile = "config.json"
+	papersLink = "papers"
 	runDir     = "run"  // shared with the guest
 	diskDir    = "disk" // backs the machine's writable layer
 )
 
-// Annotations of the bundle.
+// Annotations of the bundle. The papers in it are those that the machine was made
+// with. Others are the target of papersLink, a symbolic link to nowhere: unlike a
+// file it is never there in part, also after the host has died, and nobody who
+// writes it waits for the disk.
 const (
 	papersAnnotation = "agentlab.papers"
 	osAnnotation     = "agentlab.os"
@@ -45,7 +50,6 @@ type bundle struct {
 	papers provisioner.Papers
 	os     string
 	root   string // lower directory of its root file system
-	config []byte
 }
 
 // bundle reads the directory of machine id and verifies its papers: they are
@@ -55,7 +59,7 @@ func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
 	if !provisioner.ValidID(id) {
 		return bundle{}, fmt.Errorf("%q can't be a machine: %w", id, provisioner.ErrNotOurs)
 	}
-	config, err := readConfig(filepath.Join(st.machinesDir(), id))
+	config, sealed, err := readBundle(filepath.Join(st.machinesDir(), id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return bundle{}, err
 	}
@@ -69,31 +73,40 @@ func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
 	if err := json.Unmarshal(config, &c); err != nil {
 		return bundle{}, fmt.Errorf("read machine %s (%v): %w", id, err, provisioner.ErrNotOurs)
 	}
-	papers, err := p.Key.Open(c.Annotations[papersAnnotation])
+	papers, err := p.Key.Open(cmp.Or(sealed, c.Annotations[papersAnnotation]))
 	if err != nil {
 		return bundle{}, err
 	}
 	if papers.Sandbox != id || papers.Instance != p.Instance {
 		return bundle{}, fmt.Errorf("papers in %s are of %s of %s: %w", id, papers.Sandbox, papers.Instance, provisioner.ErrNotOurs)
 	}
-	return bundle{papers: papers, os: c.Annotations[osAnnotation], root: c.Root.Path, config: config}, nil
+	return bundle{papers: papers, os: c.Annotations[osAnnotation], root: c.Root.Path}, nil
 }
 
-// readConfig reads the configuration of the bundle at dir. Neither it nor the
-// directory may be a symbolic link: it could lead to another machine.
-func readConfig(dir string) ([]byte, error) {
+// readBundle reads the configuration of the bundle at dir, and its papers if they
+// are not those in there any more. Neither configuration nor directory may be a
+// symbolic link: it could lead to another machine.
+func readBundle(dir string) (config []byte, papers string, err error) {
 	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer unix.Close(d)
 	fd, err := unix.Openat(d, configFile, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	f := os.NewFile(uintptr(fd), configFile)
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxConfig))
+	target := make([]byte, unix.PathMax)
+	switch n, err := unix.Readlinkat(d, papersLink, target); {
+	case err == nil:
+		papers = string(target[:n])
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, "", err
+	}
+	config, err = io.ReadAll(io.LimitReader(f, maxConfig))
+	return config, papers, err
 }
 
 func (b bundle) machine(running bool) provisioner.Machine {
@@ -133,7 +146,7 @@ func (p *Provisioner) newBundle(st *state, root rootfs, spec provisioner.Spec) (
 	if err := st.step("local name bundle", func() error { return os.Rename(temp, final) }); err != nil {
 		return bundle{}, fmt.Errorf("make machine directory: %w", err)
 	}
-	return bundle{papers: spec.Papers, os: root.os, root: root.dir, config: config}, nil
+	return bundle{papers: spec.Papers, os: root.os, root: root.dir}, nil
 }
 
 // fillBundle writes what a machine directory holds. Others may pass through
@@ -203,72 +216,30 @@ func (p *Provisioner) channelKeys(id string, n int) (keys channelKeys, err error
 	}, nil
 }
 
-// relabel replaces the papers of b, whole or not at all, also if the host dies.
-func (p *Provisioner) relabel(st *state, b bundle, papers provisioner.Papers) error {
-	if err := p.draftPapers(st, b, papers); err != nil {
-		return err
-	}
-	return st.namePapers(papers.Sandbox)
-}
+// draftLink is what is to take the place of papersLink. One that a crash leaves is
+// overwritten by the next try.
+const draftLink = papersLink + ".new"
 
-// draftFile has the configuration that is to take the place of configFile. One
-// that a crash leaves is overwritten by the next try.
-const draftFile = configFile + ".new"
-
-// draftPapers writes the configuration of b with other papers beside that which
-// is in force.
-func (p *Provisioner) draftPapers(st *state, b bundle, papers provisioner.Papers) error {
+// relabel puts other papers in force, or leaves those that are, also if the host
+// dies.
+func (p *Provisioner) relabel(st *state, papers provisioner.Papers) error {
 	sealed, err := p.Key.Seal(papers)
 	if err != nil {
 		return err
 	}
-	config, err := b.annotated(papersAnnotation, sealed)
-	if err != nil {
-		return err
-	}
-	draft := filepath.Join(st.machineDir(papers.Sandbox), draftFile)
+	dir := st.machineDir(papers.Sandbox)
+	draft := filepath.Join(dir, draftLink)
 	if err := ignoreGone(os.Remove(draft)); err != nil {
 		return err
 	}
-	if err := st.step("local write papers", func() error { return durable.WriteNew(draft, config) }); err != nil {
-		return errors.Join(err, st.dropDraft(papers.Sandbox))
+	if err := st.step("local write papers", func() error { return os.Symlink(sealed, draft) }); err != nil {
+		return err
+	}
+	err = st.step("local name papers", func() error { return os.Rename(draft, filepath.Join(dir, papersLink)) })
+	if err != nil {
+		return errors.Join(err, ignoreGone(os.Remove(draft)))
 	}
 	return nil
-}
-
-// annotated returns the configuration with another annotation.
-func (b bundle) annotated(key, value string) ([]byte, error) {
-	var all map[string]json.RawMessage
-	var annotations map[string]string
-	err := json.Unmarshal(b.config, &all)
-	if err == nil {
-		err = json.Unmarshal(all["annotations"], &annotations)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("decode bundle: %w", err)
-	}
-	annotations[key] = value
-	if all["annotations"], err = json.Marshal(annotations); err != nil {
-		return nil, fmt.Errorf("encode bundle: %w", err)
-	}
-	config, err := json.Marshal(all)
-	if err != nil {
-		return nil, fmt.Errorf("encode bundle: %w", err)
-	}
-	return config, nil
-}
-
-// namePapers puts the papers in force that were drafted.
-func (st *state) namePapers(id string) error {
-	dir := st.machineDir(id)
-	return st.step("local name papers", func() error {
-		return os.Rename(filepath.Join(dir, draftFile), filepath.Join(dir, configFile))
-	})
-}
-
-// dropDraft removes papers that are not to be in force.
-func (st *state) dropDraft(id string) error {
-	return ignoreGone(os.Remove(filepath.Join(st.machineDir(id), draftFile)))
 }
 
 // noSpace marks an error of a full disk as what it is to a caller.

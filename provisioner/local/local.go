@@ -217,11 +217,10 @@ func (p *Provisioner) Relabel(ctx context.Context, ref provisioner.Ref, papers p
 		return err
 	}
 	defer unlock()
-	b, err := p.find(st, ref)
-	if err != nil {
+	if _, err := p.find(st, ref); err != nil {
 		return fmt.Errorf("relabel %s: %w", ref.Sandbox, err)
 	}
-	if err := p.relabel(st, b, papers); err != nil {
+	if err := p.relabel(st, papers); err != nil {
 		return fmt.Errorf("relabel %s: %w", ref.Sandbox, err)
 	}
 	return nil

@@ -188,6 +188,9 @@ func setPapers(t *testing.T, st *state, id, sealed string) {
 		t.Fatal(err)
 	}
 	spec.Annotations[papersAnnotation] = sealed
+	if err := ignoreGone(os.Remove(filepath.Join(st.machineDir(id), papersLink))); err != nil {
+		t.Fatal(err)
+	}
 	if config, err = json.Marshal(spec); err != nil {
 		t.Fatal(err)
 	}

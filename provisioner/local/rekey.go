@@ -48,23 +48,18 @@ func (p *Provisioner) rekey(ctx context.Context, ref provisioner.Ref, spec provi
 	if err := b.mayBecome(spec); err != nil {
 		return nil, err
 	}
-	draft := make(chan error, 1)
-	go func() { draft <- p.draftPapers(st, b, spec.Papers) }() // it waits for the disk
 	var next *sshguest.Conn
 	err = st.step("local rekey guest", func() (err error) {
 		next, err = p.rekeyGuest(ctx, st, spec, conn)
 		return err
 	})
-	if err = errors.Join(err, <-draft); err == nil {
-		err = st.namePapers(ref.Sandbox)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		return next, nil
+	if err := p.relabel(st, spec.Papers); err != nil {
+		return nil, errors.Join(err, next.Close())
 	}
-	if next != nil {
-		err = errors.Join(err, next.Close())
-	}
-	return nil, errors.Join(err, st.dropDraft(ref.Sandbox))
+	return next, nil
 }
 
 // mayBecome says why the machine can't be handed over by a spec.

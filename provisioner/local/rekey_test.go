@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func (p *place) wantRefused(t *testing.T, conn guest.Conn, err error, why string
 	if err != nil || len(list) != 1 || list[0].Papers.Keys != 0 || list[0].Papers.Owner != "" {
 		t.Errorf("List: %+v, %v", list, err)
 	}
-	if drafts, err := filepath.Glob(filepath.Join(p.st.machinesDir(), "*", draftFile)); err != nil || len(drafts) > 0 {
+	if drafts, err := filepath.Glob(filepath.Join(p.st.machinesDir(), "*", draftLink)); err != nil || len(drafts) > 0 {
 		t.Errorf("papers that were not put in force are left: %v, %v", drafts, err)
 	}
 }
@@ -290,4 +291,39 @@ func TestRekeyIsInterrupted(t *testing.T) {
 // restarted returns a provisioner over the same place, as a new process has it.
 func (p *place) restarted() *Provisioner {
 	return &Provisioner{Dir: p.Dir, Key: p.Key, Instance: p.Instance, Runsc: p.Runsc, Guest: p.Guest}
+}
+
+// Papers that were changed are in force alone: if they can't be what we wrote, the
+// machine is left alone, whatever it was made with.
+func TestPapersThatWereChanged(t *testing.T) {
+	p := newPlace(t, programs(t))
+	ref := p.pooled(t, "sb-changed")
+	papers := testSpec("sb-changed").Papers
+	papers.Owner = "alice"
+	link := filepath.Join(p.st.machineDir(ref.Sandbox), papersLink)
+	if err := os.Symlink("of a crash", link+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Relabel(t.Context(), ref, papers); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := p.List(t.Context()); err != nil || len(list) != 1 || list[0].Papers != papers {
+		t.Fatalf("List: %+v, %v", list, err)
+	}
+	sealed, err := os.Readlink(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(link), os.Symlink(sealed[:len(sealed)-1], link)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := p.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("List of what is not ours: %+v, %v", list, err)
+	}
+	if err := p.Destroy(t.Context(), ref); !errors.Is(err, provisioner.ErrNotOurs) {
+		t.Errorf("Destroy of what is not ours: %v", err)
+	}
+	if err := errors.Join(os.Remove(link), os.Symlink(sealed, link)); err != nil {
+		t.Fatal(err)
+	}
 }
