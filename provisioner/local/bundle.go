@@ -54,7 +54,8 @@ type bundle struct {
 
 // bundle reads the directory of machine id and verifies its papers: they are
 // signed by us and name this machine. An error that is fs.ErrNotExist says
-// that there is no configuration; any other wraps ErrNotOurs.
+// that there is no configuration; any other wraps ErrNotOurs, or ErrUnavailable
+// if it could not be read now.
 func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
 	if !provisioner.ValidID(id) {
 		return bundle{}, fmt.Errorf("%q can't be a machine: %w", id, provisioner.ErrNotOurs)
@@ -63,8 +64,11 @@ func (p *Provisioner) bundle(st *state, id string) (bundle, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return bundle{}, err
 	}
-	if err != nil {
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) { // a link, or no directory
 		return bundle{}, fmt.Errorf("read machine %s (%v): %w", id, err, provisioner.ErrNotOurs)
+	}
+	if err != nil {
+		return bundle{}, unread(id, err)
 	}
 	var c struct {
 		Root        struct{ Path string }

@@ -110,7 +110,7 @@ func (p *place) awaitSh(t *testing.T, ref provisioner.Ref, command, want string)
 func (p *place) awaitDead(t *testing.T, ref provisioner.Ref) {
 	t.Helper()
 	for t.Context().Err() == nil {
-		if !p.st.running(ref.Sandbox) {
+		if running, err := p.st.running(ref.Sandbox); err != nil || !running {
 			return
 		}
 		time.Sleep(alivePoll)

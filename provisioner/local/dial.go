@@ -123,11 +123,16 @@ func (st *state) connect(ctx context.Context, id string) (net.Conn, error) {
 	look := time.Now().Add(alivePoll)
 	for {
 		conn, err := st.connectNow(ctx, id)
-		if err == nil && st.running(id) {
-			return conn, nil
-		}
-		if err == nil { // a dead sandbox's socket lives a moment longer; a starting one's is early
-			err = errors.Join(errNotRunning, conn.Close())
+		if err == nil {
+			var running bool
+			if running, err = st.running(id); running {
+				st.takeBootLog(id) // it would say why there is no connection
+				return conn, nil
+			}
+			if err == nil { // a dead sandbox's socket lives a moment longer; a starting one's is early
+				err = errNotRunning
+			}
+			err = errors.Join(err, conn.Close())
 		}
 		if errors.Is(err, errSocket) {
 			return nil, fmt.Errorf("connect to guest: %w: %w", err, guest.ErrUnreachable)

@@ -97,8 +97,8 @@ func (p *Provisioner) watch(st *state, id string) *watch {
 	if err != nil || b.papers.MemoryMB <= 0 {
 		return nil
 	}
-	pid, ok := st.sandbox(id)
-	if !ok {
+	pid, err := st.sandbox(id)
+	if err != nil || pid == 0 {
 		return nil
 	}
 	w := &watch{pid: pid, wall: memoryWall(b.papers.MemoryMB)}
@@ -119,8 +119,8 @@ func (p *Provisioner) watch(st *state, id string) *watch {
 
 // serves says whether what is watched is still the sandbox of machine id.
 func (w *watch) serves(st *state, id string) bool {
-	got, proc, ok := st.process(w.pid)
-	return ok && got == id && proc.sentry
+	got, proc, err := st.process(w.pid)
+	return err == nil && got == id && proc.sentry
 }
 
 // used returns how many bytes the machine takes of the host: the guest's, which

@@ -100,7 +100,10 @@ func (p *Provisioner) adopt(ctx context.Context, st *state, id string) (provisio
 	if err != nil {
 		return provisioner.Machine{}, err
 	}
-	if st.running(id) {
+	switch running, err := st.running(id); {
+	case err != nil:
+		return provisioner.Machine{}, err
+	case running:
 		return b.machine(true), nil
 	}
 	if err := st.teardown(ctx, id); err != nil {
@@ -171,8 +174,8 @@ func (p *Provisioner) Destroy(ctx context.Context, ref provisioner.Ref) error {
 }
 
 // List implements [provisioner.Provisioner]. It starts no process: it reads
-// three small files of each. What has no papers of ours is
-// logged and left alone.
+// three small files of each. What has no papers of ours is logged and left alone.
+// What can't be read now, for want of file descriptors for example, is Unread.
 func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 	st, err := p.state()
 	if err != nil {
@@ -189,6 +192,15 @@ func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 			continue // being made or removed
 		}
 		b, err := p.bundle(st, id)
+		var running bool
+		if err == nil {
+			running, err = st.running(id)
+		}
+		if errors.Is(err, provisioner.ErrUnavailable) {
+			st.log.WarnContext(ctx, "machine can't be read", "sandbox", id, "err", err)
+			machines = append(machines, provisioner.Machine{Ref: provisioner.Ref{Handle: id}, Unread: true})
+			continue
+		}
 		if errors.Is(err, fs.ErrNotExist) && !exists(filepath.Join(st.machinesDir(), id)) {
 			continue // went away meanwhile
 		}
@@ -197,7 +209,7 @@ func (p *Provisioner) List(ctx context.Context) ([]provisioner.Machine, error) {
 				"path", filepath.Join(st.machinesDir(), id), "err", err)
 			continue
 		}
-		machines = append(machines, b.machine(st.running(id)))
+		machines = append(machines, b.machine(running))
 	}
 	return machines, nil
 }

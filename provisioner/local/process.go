@@ -43,23 +43,31 @@ func (st *state) processes() (map[string][]process, error) {
 		if err != nil {
 			continue
 		}
-		if id, p, ok := st.process(pid); ok {
+		id, p, err := st.process(pid)
+		if err != nil {
+			return nil, fmt.Errorf("look for processes: %w", err)
+		}
+		if id != "" {
 			found[id] = append(found[id], p)
 		}
 	}
 	return found, nil
 }
 
-// process says which machine pid serves, if any.
-func (st *state) process(pid int) (id string, p process, ok bool) {
+// process says which machine pid serves; id is empty if none. What can't be read
+// may serve any: whoever took it for none would leave it behind.
+func (st *state) process(pid int) (id string, p process, err error) {
 	cmdline, err := st.arguments(pid)
+	if errors.Is(err, os.ErrPermission) {
+		return "", process{}, nil // another's: see hidepid in proc(5)
+	}
 	if err != nil {
-		return "", process{}, false
+		return "", process{}, ignoreGone(err)
 	}
 	// Both ways to give an option a value occur: the file server starts with the one and goes on with the other.
 	text := strings.ReplaceAll(string(cmdline), "--bundle\x00", "--bundle=")
 	if !strings.Contains(text, "--bundle="+st.machinesDir()+"/") {
-		return "", process{}, false
+		return "", process{}, nil
 	}
 	args := strings.Split(text, "\x00")
 	for _, arg := range args {
@@ -67,12 +75,12 @@ func (st *state) process(pid int) (id string, p process, ok bool) {
 			id = rest
 		}
 	}
-	if id == "" || !st.mayBeOurs(pid) {
-		return "", process{}, false
+	if ours, err := st.mayBeOurs(pid); id == "" || !ours {
+		return "", process{}, ignoreGone(err)
 	}
 	p = process{pid: pid, sentry: args[0] == "runsc-sandbox"}
 	p.starts = !p.sentry && args[0] != "runsc-gofer"
-	return id, p, true
+	return id, p, nil
 }
 
 // arguments returns the command line of pid. In the middle of an execve, of
@@ -90,8 +98,8 @@ func (st *state) arguments(pid int) (cmdline []byte, err error) {
 			break
 		}
 		if now.dead || now.end == "0" {
-			if !st.mayBeOurs(pid) {
-				break
+			if ours, err := st.mayBeOurs(pid); !ours {
+				return nil, err
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -128,43 +136,56 @@ func lifeOf(pid int) life {
 }
 
 // mayBeOurs says whether pid runs as a user that our machines run as.
-func (st *state) mayBeOurs(pid int) bool {
+func (st *state) mayBeOurs(pid int) (bool, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return false
+		return false, err
 	}
 	_, rest, _ := strings.Cut(string(status), "\nUid:")
 	fields := strings.Fields(rest)
 	if len(fields) < 4 {
-		return false
+		return false, nil
 	}
 	uid, err := strconv.Atoi(fields[0])
-	return err == nil && (uid == st.uid || st.uid == 0 && uid == nobody)
+	return uid == st.uid || st.uid == 0 && uid == nobody, err
 }
 
 // running says whether machine id is alive and was started to the end.
-func (st *state) running(id string) bool {
-	_, ok := st.sandbox(id)
-	return ok
+// Errors: ErrUnavailable, if that can't be read now.
+func (st *state) running(id string) (bool, error) {
+	pid, err := st.sandbox(id)
+	return pid != 0, err
 }
 
 // sandbox returns the process of machine id if it is alive and was started to
-// the end: runsc may have been killed between making its sandbox and starting
-// it. The number of the process is runsc's word; that it is this machine's, its own.
-func (st *state) sandbox(id string) (pid int, ok bool) {
+// the end, 0 if not: runsc may have been killed between making its sandbox and
+// starting it. The number of the process is runsc's word; that it is this
+// machine's, its own. Errors: ErrUnavailable.
+func (st *state) sandbox(id string) (pid int, err error) {
 	data, err := os.ReadFile(st.runscState(id, "state"))
 	if err != nil {
-		return 0, false
+		return 0, unread(id, ignoreGone(err))
 	}
 	var s struct {
 		Status  string
 		Sandbox struct{ Pid int }
 	}
 	if json.Unmarshal(data, &s) != nil || s.Status != "running" {
-		return 0, false
+		return 0, nil //nolint:nilerr // runsc is about to write it
 	}
-	got, proc, ok := st.process(s.Sandbox.Pid)
-	return s.Sandbox.Pid, ok && got == id && proc.sentry
+	got, proc, err := st.process(s.Sandbox.Pid)
+	if err != nil || got != id || !proc.sentry {
+		return 0, unread(id, err)
+	}
+	return s.Sandbox.Pid, nil
+}
+
+// unread makes err, unless it is nil, that of a machine which can't be read now.
+func unread(id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("read machine %s: %w: %w", id, err, provisioner.ErrUnavailable)
 }
 
 func (st *state) runscState(id, ext string) string {
@@ -231,8 +252,8 @@ func (st *state) kill(ctx context.Context, id string, pid int) error {
 		return ignoreGone(err)
 	}
 	defer unix.Close(fd)
-	if got, _, ok := st.process(pid); !ok || got != id {
-		return nil
+	if got, _, err := st.process(pid); err != nil || got != id {
+		return err
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return ignoreGone(err)

@@ -37,8 +37,8 @@ func TestProcessOfMachine(t *testing.T) {
 				_ = in.Close()
 				_ = cmd.Wait()
 			}()
-			if id, _, ok := st.process(cmd.Process.Pid); id != tt.want || ok != (tt.want != "") {
-				t.Errorf("process of %q, %v, want %q", id, ok, tt.want)
+			if id, _, err := st.process(cmd.Process.Pid); id != tt.want || err != nil {
+				t.Errorf("process of %q, %v, want %q", id, err, tt.want)
 			}
 		})
 	}
@@ -85,8 +85,8 @@ func TestProcessIsFoundInExecve(t *testing.T) {
 				}
 			}()
 			for {
-				if id, _, ok := st.process(cmd.Process.Pid); !ok || id != "sb-1" {
-					t.Fatalf("process of %q, %v", id, ok)
+				if id, _, err := st.process(cmd.Process.Pid); err != nil || id != "sb-1" {
+					t.Fatalf("process of %q, %v", id, err)
 				}
 				select {
 				case <-enough:
