@@ -122,7 +122,7 @@ func (m *Manager) tell(sb Sandbox, err error) {
 	case sb.claimed():
 		m.Watch.Claimed(sb.Profile, "failed")
 	case sb.Pooled() && p != nil:
-		p.made(err, m.now())
+		p.made(err)
 	}
 	m.wakePools(sb.Backend)
 }

@@ -197,13 +197,14 @@ func (m *Manager) make(sb Sandbox) *maker {
 	return mk
 }
 
-// begin notes until when it may take, now that its turn has come.
+// begin notes until when it may take, now that its turn has come: by the monotonic
+// clock, as it is a duration.
 func (mk *maker) begin(until time.Time) { mk.until.Store(&until) }
 
 // inTime says that it has not used up its time.
-func (mk *maker) inTime(now time.Time) bool {
+func (mk *maker) inTime() bool {
 	until := mk.until.Load()
-	return until == nil || now.Before(*until)
+	return until == nil || time.Now().Before(*until)
 }
 
 // Place returns where in line a sandbox is, from 1 on, that waits to be made; 0
@@ -222,7 +223,7 @@ func (m *Manager) Place(id string) int {
 // bringUp makes the machine and sees to what is left if that fails.
 func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
 	err := mk.turn.Wait(ctx)
-	mk.begin(m.now().Add(m.MakeTimeout))
+	mk.begin(time.Now().Add(m.MakeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, m.MakeTimeout)
 	defer cancel()
 	var sb Sandbox

@@ -45,15 +45,16 @@ type Manager struct {
 	MaxLine    int // of all owners; 0 is 1000
 	MaxOwnLine int // of one owner; 0 is a quarter of MaxLine
 
-	once   sync.Once
-	ctx    context.Context // of all that runs between calls
-	stop   context.CancelCauseFunc
-	hub    hub
-	lines  lines
-	alarm  alarm
-	extend keylock.Locks
-	slots  map[string]*backendSlots
-	pools  map[string]*pool // of profiles
+	once    sync.Once
+	ctx     context.Context // of all that runs between calls
+	stop    context.CancelCauseFunc
+	started time.Time // what was recorded before may be older than its machine
+	hub     hub
+	lines   lines
+	alarm   alarm
+	extend  keylock.Locks
+	slots   map[string]*backendSlots
+	pools   map[string]*pool // of profiles
 
 	mu       sync.Mutex
 	stopped  bool
@@ -329,6 +330,7 @@ func (m *Manager) init() {
 		m.lines.idle = cmp.Or(m.IdleTimeout, 5*time.Minute)
 		m.lines.uses = cmp.Or(m.MaxUses, 128)
 		m.lines.spawn = m.spawn
+		m.started = m.now()
 		m.ctx, m.stop = context.WithCancelCause(context.Background())
 		m.alarm.ring = make(chan struct{}, 1)
 		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]bool{}, map[string]Stuck{}

@@ -34,8 +34,9 @@ type action struct {
 // all the policy there is about reaping, recovery and orphans. recorded holds
 // every sandbox that is not DESTROYED and those of the machines in seen; it
 // must have been read before seen was, or a sandbox born between the two looks
-// vanished. patience is the longest that making may take.
-func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patience time.Duration) []action {
+// vanished. patience is the longest that making may take, started is when this
+// run began: what it has recorded itself is not from before a machine's.
+func plan(recorded []Sandbox, seen []provisioner.Machine, now, started time.Time, patience time.Duration) []action {
 	machines := make(map[string]provisioner.Machine, len(seen))
 	spare := make(map[string]provisioner.Machine)
 	var dark []provisioner.Machine
@@ -65,8 +66,12 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now time.Time, patienc
 		if there && sb.State.Live() && mach.Papers.Keys > sb.Keys {
 			a = action{do: doTrust, sb: told(mach)}
 		}
-		if unread && sb.Handle != "" && sb.State.Live() && sb.Pooled() {
+		named := unread && sb.Handle != ""
+		switch {
+		case unread && sb.State.Live() && sb.Pooled() && (named || sb.Created.Before(started)):
 			a = action{do: doLeave, sb: sb}
+		case named && sb.State.making() && a.do != doExpire:
+			a = action{} // it is not gone on with before that can be read
 		}
 		if two, ok := spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
 			sb.Handle = two.Handle
@@ -97,7 +102,7 @@ func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) 
 		return action{do: doExpire, sb: sb}
 	case s == Requested: // it may stand in line for long, until its end
 		return action{do: doMake, sb: sb}
-	case s.making() && now.Sub(sb.Begun) >= patience:
+	case s.making() && now.Sub(sb.Begun) >= patience && !runs: // else it is only not known to be ready
 		return action{do: doFail, sb: sb, reason: "failed: it was not ready in time"}
 	case s.making():
 		return action{do: doMake, sb: sb}

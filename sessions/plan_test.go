@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -52,7 +53,8 @@ func TestPlan(t *testing.T) {
 		if s == Requested { // it may stand in line
 			late = "make REQUESTED"
 		}
-		rows[fmt.Sprintf("%s-late-there", s)] = row{rec(s), there, patience, late}
+		rows[fmt.Sprintf("%s-late-there", s)] = row{rec(s), there, patience, "make " + string(s)} // it may be READY long since
+		rows[fmt.Sprintf("%s-late-dead", s)] = row{rec(s), dead, patience, late}
 		rows[fmt.Sprintf("%s-late-absent", s)] = row{rec(s), absent, patience, late}
 	}
 	for _, s := range []State{Ready, Running, Stopped, Suspended} {
@@ -112,8 +114,16 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	unnamed := rec(Requested)
-	unnamed[0].Owner, unnamed[0].Handle = PoolOwner("p"), ""
+	unnamed[0].Owner, unnamed[0].Handle, unnamed[0].Created = PoolOwner("p"), "", noon
 	rows["member-without-a-handle-unread"] = row{unnamed, unread, time.Minute, "make REQUESTED"}
+	earlier := slices.Clone(unnamed)
+	earlier[0].Created = noon.Add(-1)
+	rows["earlier-member-without-a-handle-unread"] = row{earlier, unread, time.Minute, "leave REQUESTED"}
+	rows["earlier-member-without-a-handle"] = row{earlier, nil, time.Minute, "make REQUESTED"}
+	for _, s := range []State{Requested, Provisioning, Booting} {
+		rows[fmt.Sprintf("%s-unread", s)] = row{rec(s), unread, time.Hour - 1, ""}
+		rows[fmt.Sprintf("%s-past-end-unread", s)] = row{rec(s), unread, time.Hour, "expire " + string(s)}
+	}
 	// A second machine goes when the sandbox lives and the first is on record.
 	two := func(own, spare string) []provisioner.Machine {
 		m := mach(true)
@@ -141,7 +151,7 @@ func TestPlan(t *testing.T) {
 	for name, tt := range rows {
 		t.Run(name, func(t *testing.T) {
 			var got string
-			for _, a := range plan(tt.recorded, tt.seen, noon.Add(tt.after), patience) {
+			for _, a := range plan(tt.recorded, tt.seen, noon.Add(tt.after), noon, patience) {
 				got += string(a.do) + " " + string(a.sb.State)
 				if a.doubt {
 					got += " doubt"
@@ -170,7 +180,7 @@ func TestAdoptedRecord(t *testing.T) {
 			Instance: "i", Sandbox: "sb-1", Owner: "o", Name: "n", Profile: "p",
 			Created: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
 		},
-	}}, noon, time.Minute)
+	}}, noon, noon, time.Minute)
 	want := []action{{do: doAdopt, sb: Sandbox{
 		ID: "sb-1", Name: "n", Owner: "o", Profile: "p", State: Ready, Handle: "h", IP: "ip", Home: "/w", OS: "os",
 		Created: noon, Begun: noon, Ready: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,

@@ -84,10 +84,13 @@ func (p Pool) plan(members []Sandbox, recipe string, now time.Time) upkeep {
 			continue
 		case sb.State.making():
 			making++
+		case !now.Before(sb.Created.Add(p.MaxAge)): // it was made when that was more
+			u.retire(sb, "pool: older than max_age")
+			continue
 		default:
 			ready = append(ready, sb)
 		}
-		if ages := sb.End.Add(-p.MaxAge / renewal); now.Before(ages) {
+		if ages := earlier(sb.End, sb.Created.Add(p.MaxAge)).Add(-p.MaxAge / renewal); now.Before(ages) {
 			fresh++
 			u.look = earlier(u.look, ages)
 		}

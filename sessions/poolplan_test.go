@@ -11,7 +11,8 @@ import (
 func TestPoolPlan(t *testing.T) {
 	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	p := Pool{Size: 2, MaxAge: time.Hour, Burst: 1}
-	// members are written as "STATE:age in minutes", those of an old recipe with a "!".
+	// members are written as "STATE:age in minutes", those of an old recipe with a
+	// "!", those that were to be kept for longer with a "+".
 	for name, tt := range map[string]struct{ members, want string }{
 		"none":                      {"", "make 1"},
 		"full":                      {"READY:5 READY:0", "look 43m0s"},
@@ -30,6 +31,8 @@ func TestPoolPlan(t *testing.T) {
 		"it is being removed":       {"DESTROYING:5! READY:1", "make 1 look 47m0s"},
 		"too many are":              {"DESTROYING:5! FAILED:5 TIMEOUT:60", ""},
 		"too many are, one to come": {"FAILED:5 TIMEOUT:60", "make 1"},
+		"one is kept for longer":    {"READY:50+ READY:5", "make 1 look 43m0s"},
+		"and for too long":          {"READY:60+ READY:5", "drain 0 make 1 look 43m0s"},
 		"one too many":              {"READY:3 READY:2 READY:1 READY:0", "drain 0 drain 1 look 45m0s"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,7 +40,7 @@ func TestPoolPlan(t *testing.T) {
 			for i, m := range strings.Fields(tt.members) {
 				state, rest, _ := strings.Cut(m, ":")
 				var age int
-				if _, err := fmt.Sscan(strings.TrimSuffix(rest, "!"), &age); err != nil {
+				if _, err := fmt.Sscan(strings.TrimRight(rest, "!+"), &age); err != nil {
 					t.Fatal(err)
 				}
 				sb := Sandbox{ID: fmt.Sprint(i), State: State(state), Recipe: "now", Created: noon.Add(-time.Duration(age) * time.Minute)}
@@ -45,6 +48,9 @@ func TestPoolPlan(t *testing.T) {
 					sb.Recipe = "before"
 				}
 				sb.End = sb.Created.Add(p.MaxAge)
+				if strings.HasSuffix(rest, "+") {
+					sb.End = sb.End.Add(p.MaxAge)
+				}
 				members = append(members, sb)
 			}
 			u := p.plan(members, "now", noon)

@@ -11,8 +11,10 @@ import (
 )
 
 // Rebuild records the sandboxes of all machines of ours that have no record, as
-// their papers tell of them, and returns them. Nothing else happens to any
-// machine: one that is past its end is left to the next Run.
+// their papers tell of them, and returns them. Of those that are recorded as being
+// made it records the end that the papers tell: they may have been READY long
+// since. Nothing else happens to any machine: one that is past its end is left to
+// the next Run.
 //
 // A machine that can't be read now is an Unavailable error, as is a backend:
 // what there is of the others is recorded by then.
@@ -43,7 +45,8 @@ func (m *Manager) rebuild(ctx context.Context, backend string) (found []Sandbox,
 			err = errors.Join(err, fmt.Errorf("machine %s can't be read now: %w", mach.Handle, provisioner.ErrUnavailable))
 		}
 	}
-	for _, a := range plan(recorded, seen, m.now(), m.MakeTimeout) {
+	err = errors.Join(err, m.extended(ctx, recorded, seen))
+	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout) {
 		if a.do != doAdopt {
 			continue
 		}
@@ -55,4 +58,27 @@ func (m *Manager) rebuild(ctx context.Context, backend string) (found []Sandbox,
 		}
 	}
 	return found, err
+}
+
+// extended records the ends of what was made, and perhaps extended, since its
+// record was written.
+func (m *Manager) extended(ctx context.Context, recorded []Sandbox, seen []provisioner.Machine) error {
+	machines := make(map[string]provisioner.Machine, len(seen))
+	for _, mach := range seen {
+		if mach.Running && !mach.Unread && !mach.Spare {
+			machines[mach.Sandbox] = mach
+		}
+	}
+	var errs []error
+	for _, sb := range recorded {
+		mach, there := machines[sb.ID]
+		if !there || !sb.State.making() || mach.Papers.Keys != sb.Keys || mach.Papers.End.Equal(sb.End) {
+			continue
+		}
+		alive := earlier(m.now(), sb.End.Add(-1)) // its end has not come if it was moved before
+		if _, err := m.Store.SetEnd(ctx, sb.ID, mach.Papers.End, Change{At: alive, Reason: "as its machine's papers say"}); err != nil {
+			errs = append(errs, fmt.Errorf("record the end of %s: %w", sb.ID, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -154,7 +154,9 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 			sb.Handle = cur.Handle
 		}
 		start := m.now()
-		err = p.Destroy(ctx, sb.Ref())
+		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && cur.ID != "" && !cur.Created.Before(m.started) {
+			err = nil // its machine would be on record since before it was made
+		}
 		m.Watch.Destroyed(sb.Backend, removal(err), m.now().Sub(start))
 		return err
 	})

@@ -40,8 +40,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	<-ctx.Done()
 	m.mu.Lock()
 	m.stopped = true
+	m.stop(errStopping) // together, or what is refused in between is taken for a failure
 	m.mu.Unlock()
-	m.stop(errStopping)
 	m.lines.endAll(errStopping)
 	m.tasks.Wait()
 	return nil
@@ -132,7 +132,7 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	}
 	fresh, trusted := map[string]bool{}, true
 	var left []string
-	for _, a := range plan(recorded, seen, m.now(), m.MakeTimeout) {
+	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout) {
 		if a.doubt && !doubts[a.sb.ID] {
 			fresh[a.sb.ID] = true
 			continue
@@ -269,7 +269,7 @@ func (m *Manager) makes(id string) bool {
 	m.mu.Lock()
 	mk := m.makers[id]
 	m.mu.Unlock()
-	return mk != nil && mk.inTime(m.now())
+	return mk != nil && mk.inTime()
 }
 
 // unmade returns a sandbox as it is now, and whether it is still to be made: that

@@ -257,3 +257,24 @@ func TestExtendGivenUpLeavesPapersInStep(t *testing.T) {
 		}
 	})
 }
+
+// A sandbox without a machine is done with, though a backend can't say now that
+// there is none: one of this run would be on record.
+func TestNeverMadeWhileUnreadable(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+			if op == "create" || op == "destroy" {
+				return provisioner.ErrUnavailable
+			}
+			return do()
+		})
+		sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{Wait: time.Second})
+		if err == nil {
+			t.Fatalf("created: %+v", sb)
+		}
+		time.Sleep(time.Minute)
+		if n, err := l.Active(t.Context()); n != 0 || err != nil {
+			t.Errorf("%d sandboxes, %v", n, err)
+		}
+	})
+}

@@ -24,9 +24,9 @@ type pool struct {
 
 	mu      sync.Mutex
 	recipe  string        // of a member made now; empty until known
-	asked   time.Time     // when the backend said so last
+	asked   time.Time     // when the backend said so last, by the monotonic clock
 	backoff retry.Backoff // nil after a success
-	rests   time.Time     // until then nothing is made
+	rests   time.Time     // until then nothing is made, by the monotonic clock
 }
 
 func newPool(p Profile) *pool {
@@ -42,7 +42,7 @@ func (p *pool) wake() {
 
 // made notes how a making ended: after a failure the pool rests, the longer the
 // more of them there were in a row.
-func (p *pool) made(err error, now time.Time) {
+func (p *pool) made(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
@@ -53,7 +53,7 @@ func (p *pool) made(err error, now time.Time) {
 		p.backoff = newBackoff()
 	}
 	pause, _ := p.backoff.Next() // without a limit of tries it never stops
-	p.rests = now.Add(pause)
+	p.rests = time.Now().Add(pause)
 }
 
 // state returns what a member is made of now, empty if that is not known, when
@@ -97,13 +97,12 @@ func (m *Manager) keepPool(ctx context.Context, p *pool) {
 		look, err := m.tend(ctx, p)
 		begin()
 		if err != nil && ctx.Err() == nil {
-			p.made(err, m.now())
+			p.made(err)
 			m.Log.Error("pool", "profile", p.profile.Name, "err", err)
 		}
-		now := m.now()
-		wait := min(m.ReconcileEvery, max(0, look.Sub(now)))
-		if _, _, rests := p.state(); rests.After(now) {
-			wait = min(m.ReconcileEvery, rests.Sub(now))
+		wait := min(m.ReconcileEvery, max(0, look.Sub(m.now())))
+		if _, _, rests := p.state(); time.Until(rests) > 0 {
+			wait = min(m.ReconcileEvery, time.Until(rests))
 		}
 		select {
 		case <-p.ring:
@@ -121,21 +120,21 @@ func (m *Manager) tend(ctx context.Context, p *pool) (look time.Time, err error)
 		return forever, err
 	}
 	m.holdLines(p, members)
-	now := m.now()
 	_, _, rests := p.state()
-	if !now.Before(rests) {
-		err = m.askRecipe(ctx, p, now)
+	resting := time.Until(rests) > 0
+	if !resting {
+		err = m.askRecipe(ctx, p)
 	}
 	recipe, _, _ := p.state()
 	if recipe == "" { // nothing is known of what there is, and it may do
 		return forever, err
 	}
-	u := p.profile.Pool.plan(members, recipe, now)
+	u := p.profile.Pool.plan(members, recipe, m.now())
 	for i, sb := range u.drain {
 		err = errors.Join(err, m.drain(ctx, sb, u.why[i]))
 	}
 	for range u.make {
-		if err != nil || now.Before(rests) || !m.slots[p.profile.Backend].make.Idle() {
+		if err != nil || resting || !m.slots[p.profile.Backend].make.Idle() {
 			break // those who wait for a machine come first
 		}
 		err = m.addMember(ctx, p, recipe)
@@ -145,7 +144,8 @@ func (m *Manager) tend(ctx context.Context, p *pool) (look time.Time, err error)
 
 // askRecipe asks the backend what it would make a member from, no more often than
 // records and machines are compared.
-func (m *Manager) askRecipe(ctx context.Context, p *pool, now time.Time) error {
+func (m *Manager) askRecipe(ctx context.Context, p *pool) error {
+	now := time.Now()
 	if recipe, asked, _ := p.state(); recipe != "" && now.Sub(asked) < m.ReconcileEvery {
 		return nil
 	}

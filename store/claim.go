@@ -77,9 +77,10 @@ func (db *DB) Trust(ctx context.Context, sb sessions.Sandbox, ch sessions.Change
 			sb.Name = ""
 		}
 		res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET owner = ?, name = ?, created_at = ?, begun_at = ?, ready_at = ?, ends_at = ?,
-			max_end_at = ?, state = ?, handle = ?, recipe = '', keys = ? WHERE id = ? AND ended_at = 0 AND keys < ?`,
+			max_end_at = ?, state = ?, handle = ?, recipe = '', keys = ?,
+			home = coalesce(nullif(?, ''), home), os = coalesce(nullif(?, ''), os), ip = coalesce(nullif(?, ''), ip) WHERE id = ? AND ended_at = 0 AND keys < ?`,
 			sb.Owner, sb.Name, stamp(sb.Created), stamp(sb.Begun), stamp(sb.Ready), stamp(sb.End),
-			stamp(sb.MaxEnd), sb.State, sb.Handle, sb.Keys, sb.ID, sb.Keys)
+			stamp(sb.MaxEnd), sb.State, sb.Handle, sb.Keys, sb.Home, sb.OS, sb.IP, sb.ID, sb.Keys)
 		if err := oneRow(res, err); err != nil {
 			return err
 		}

@@ -229,6 +229,7 @@ func TestTrust(t *testing.T) {
 	member(t, db, "sb-2", 0, nil)
 	told := wanted()
 	told.ID, told.State, told.Begun, told.Ready, told.Recipe, told.Keys = "sb-1", sessions.Ready, told.Created, told.Created, "", 1
+	told.Home, told.OS, told.IP = "/workspace", "Debian", "10.0.0.9"
 	got, err := db.Trust(t.Context(), told, at(time.Minute))
 	if diff := cmp.Diff(told, got); diff != "" || err != nil {
 		t.Errorf("Trust (-want +got):\n%s%v", diff, err)
