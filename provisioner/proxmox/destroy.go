@@ -167,55 +167,100 @@ func (p *Provisioner) stop(ctx context.Context, vm pve.VM) error {
 	return p.unlessGone(call, vm, err, "stop")
 }
 
+// delete deletes a machine with its volumes. One that was started to the end names
+// them all in its config: what else bears its ID is somebody's, who kept it of a
+// machine that had the ID before. Of a clone that was cut short some may be named
+// nowhere.
 func (p *Provisioner) delete(ctx context.Context, m live) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
-	task, err := p.Client.Delete(call, m.vm)
-	if err == nil {
-		err = p.deleted(ctx, m.vm, task)
-	}
-	if errors.Is(err, pve.StorageAway) || errors.Is(err, pve.Failed) && task != "" { // not all that are away are named
-		err = p.deleteReferenced(ctx, m, err)
+	var err error
+	if m.stage == whole {
+		err = p.deleteNamed(ctx, m, false)
+	} else {
+		var begun bool
+		begun, err = p.deletion(ctx, m.vm, p.Client.Delete)
+		if errors.Is(err, pve.StorageAway) || errors.Is(err, pve.Failed) && begun { // not all that are away are named
+			err = withReason(p.deleteNamed(ctx, m, true), err)
+		}
 	}
 	return p.unlessGone(call, m.vm, err, "delete")
 }
 
-// deleteReferenced deletes a machine though a storage is away that it has
-// nothing on, which made Delete fail with why. Proxmox looks for volumes that no
-// config names on none then, so they are looked for here, where the machine has
-// others, and put into its config.
-func (p *Provisioner) deleteReferenced(ctx context.Context, m live, why error) error {
+// withReason adds to err, unless it is nil, what went wrong before.
+func withReason(err, before error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w; %w", before, err)
+}
+
+// deletion deletes a machine by a call of the client's and says whether that was
+// begun.
+func (p *Provisioner) deletion(ctx context.Context, vm pve.VM, call func(context.Context, pve.VM) (pve.UPID, error)) (begun bool, err error) {
+	ctx, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := call(ctx, vm)
+	if err == nil {
+		err = p.deleted(ctx, vm, task)
+	}
+	if pve.Lost(err) { // it may be under way
+		for range halts {
+			if m := p.missing(ctx, vm, err); errors.Is(m, provisioner.ErrNotFound) || sleep(ctx, gracePoll) != nil {
+				break
+			}
+		}
+	}
+	return task != "", err
+}
+
+// deleteNamed deletes a machine and the volumes that its config names. Proxmox
+// does so though the storage of a volume is away, which then is left for ever, so
+// all are asked first for what bears the machine's ID. What is named nowhere is
+// made the machine's before if it is to go, too.
+func (p *Provisioner) deleteNamed(ctx context.Context, m live, all bool) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
-	ch := pve.Change{Set: map[string]string{}, Digest: m.cfg.Digest()}
-	named := m.cfg.Volumes()
-	slot := 0
+	var unnamed []string
 	for _, storage := range m.cfg.Storages() {
 		volumes, err := p.Client.Volumes(call, m.vm.Node, storage, "images", m.vm.ID)
+		if errors.Is(err, pve.Permission) { // somebody has moved a disk there
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("%w; look for its disks on storage %s: %w", why, storage, err)
+			return fmt.Errorf("look for its disks on storage %s: %w", storage, err)
 		}
 		for _, v := range volumes {
-			if slices.Contains(named, v.ID) {
-				continue
+			if !slices.Contains(m.cfg.Volumes(), v.ID) {
+				unnamed = append(unnamed, v.ID)
 			}
-			for m.cfg[scsi(slot)] != "" {
-				slot++
-			}
-			ch.Set[scsi(slot)] = v.ID
+		}
+	}
+	switch {
+	case len(unnamed) == 0:
+	case all:
+		if err := p.attach(call, m, unnamed); err != nil {
+			return fmt.Errorf("attach disks that its config does not name: %w", err)
+		}
+	default:
+		p.log.WarnContext(ctx, "disks are left alone that bear the ID of a machine of ours and are not its", "vm", m.vm, "volumes", unnamed)
+	}
+	_, err := p.deletion(ctx, m.vm, p.Client.DeleteReferenced)
+	return err
+}
+
+// attach puts volumes into a machine's config.
+func (p *Provisioner) attach(ctx context.Context, m live, volumes []string) error {
+	ch := pve.Change{Set: map[string]string{}, Digest: m.cfg.Digest()}
+	slot := 0
+	for _, v := range volumes {
+		for m.cfg[scsi(slot)] != "" {
 			slot++
 		}
+		ch.Set[scsi(slot)] = v
+		slot++
 	}
-	if len(ch.Set) > 0 {
-		if err := p.Client.SetConfig(call, m.vm, ch); err != nil {
-			return fmt.Errorf("%w; attach disks that its config does not name: %w", why, err)
-		}
-	}
-	task, err := p.Client.DeleteReferenced(call, m.vm)
-	if err == nil {
-		err = p.deleted(ctx, m.vm, task)
-	}
-	return err
+	return p.Client.SetConfig(ctx, m.vm, ch)
 }
 
 // deleted awaits the end of a machine. That a disk could not be removed, such as

@@ -132,36 +132,86 @@ func TestFailedCreateTakesNoMemory(t *testing.T) {
 }
 
 // A storage that has nothing of ours does not answer. Machines are destroyed all
-// the same, with the disks that their config does not name. If it is the
-// machine's own, it stays until the storage is back.
+// the same. If it is the machine's own, it stays until the storage is back.
 func TestDestroyWithAStorageAway(t *testing.T) {
-	l := newLab(t, &pvetest.Server{})
-	p := l.provisioner()
-	m, id := makeOne(t, p, 1)
-	stray := fmt.Sprintf("local:%[1]d/vm-%[1]d-disk-7.qcow2", id)
-	away := func(storage string, is bool) {
-		l.srv.Edit(func(c *pvetest.Cluster) {
-			for _, st := range c.Storages {
-				if st.ID == storage {
-					st.Away = is
-				}
+	for _, of := range []stage{whole, draft} {
+		t.Run(string(of), func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			p, ref := l.provisioner(), provisioner.Ref{Sandbox: testSpec(1).Papers.Sandbox}
+			var id int
+			if of == whole {
+				var m provisioner.Machine
+				m, id = makeOne(t, p, 1)
+				ref = m.Ref
+			} else {
+				id = l.draft(testSpec(1)).id
 			}
+			away := func(storage string, is bool) {
+				l.srv.Edit(func(c *pvetest.Cluster) {
+					for _, st := range c.Storages {
+						if st.ID == storage {
+							st.Away = is
+						}
+					}
+				})
+			}
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				c.Storages = append(c.Storages, &pvetest.Storage{ID: "nfs1", Content: "images", Shared: true, Size: 1 << 40})
+			})
+			stray := l.park("local", id)
+			away("local", true)
+			if err := p.Destroy(t.Context(), ref); !errors.Is(err, provisioner.ErrUnavailable) || l.configs()[id] == nil {
+				t.Errorf("Destroy with its own storage away: %v", err)
+			}
+			away("local", false)
+			away("nfs1", true)
+			if err := p.Destroy(t.Context(), ref); err != nil {
+				t.Errorf("Destroy with another's storage away: %v", err)
+			}
+			l.wantParked(t, stray, of == whole) // of a clone that was cut short it may be its own
+			l.wantNothingLeft(t)
 		})
 	}
+}
+
+// A disk that somebody has kept of a machine with the same ID is not ours,
+// whether we may see its storage or not.
+func TestDestroyLeavesParkedDisks(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
 	l.srv.Edit(func(c *pvetest.Cluster) {
-		c.Storages = append(c.Storages, &pvetest.Storage{ID: "nfs1", Content: "images", Shared: true, Size: 1 << 40})
-		c.Volumes[stray] = &pvetest.Volume{ID: stray, Storage: "local", Node: "pve", VMID: id, Size: 1 << 30, Format: "qcow2", Content: "images"}
+		c.Storages = append(c.Storages, &pvetest.Storage{ID: "private", Content: "images", Size: 1 << 40})
 	})
-	away("local", true)
-	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || l.configs()[id] == nil {
-		t.Errorf("Destroy with its own storage away: %v", err)
-	}
-	away("local", false)
-	away("nfs1", true)
+	p := l.provisioner()
+	p.VMIDs = Range{5007, 5007}
+	parked := []string{l.park("private", 5007), l.park("local", 5007)}
+	m, _ := makeOne(t, p, 1)
 	if err := p.Destroy(t.Context(), m.Ref); err != nil {
-		t.Errorf("Destroy with another's storage away: %v", err)
+		t.Fatal(err)
+	}
+	for _, disk := range parked {
+		l.wantParked(t, disk, true)
 	}
 	l.wantNothingLeft(t)
+}
+
+// park leaves a disk on a storage that bears the ID of a VM and is in no config.
+func (l *lab) park(storage string, id int) (volume string) {
+	volume = fmt.Sprintf("%s:%d/vm-%[2]d-disk-7.qcow2", storage, id)
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.Volumes[volume] = &pvetest.Volume{ID: volume, Storage: storage, Node: "pve", VMID: id, Size: 1 << 30, Format: "qcow2", Content: "images"}
+	})
+	return volume
+}
+
+// wantParked looks whether such a disk is still there, and takes it away.
+func (l *lab) wantParked(t *testing.T, volume string, want bool) {
+	t.Helper()
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		if got := c.Volumes[volume] != nil; got != want {
+			t.Errorf("%s is there: %v, want %v", volume, got, want)
+		}
+		delete(c.Volumes, volume)
+	})
 }
 
 // What is missing is named, with what mends it.

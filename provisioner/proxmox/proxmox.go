@@ -93,6 +93,7 @@ type Provisioner struct {
 	cursor    int                   // where the next search for a VMID begins
 	reserved  []*reservation        // memory that machines being made will take
 	templates map[int]knownTemplate // by VMID
+	named     map[int]bool          // VMIDs of machines whose names were told since we began
 }
 
 var (
@@ -144,7 +145,7 @@ func (p *Provisioner) init() {
 			p.DialSSH = dialSSH
 		}
 		p.known, p.making = map[int]entry{}, map[int]bool{}
-		p.taken, p.templates = map[int]time.Time{}, map[int]knownTemplate{}
+		p.taken, p.templates, p.named = map[int]time.Time{}, map[int]knownTemplate{}, map[int]bool{}
 	})
 }
 

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 )
 
 // aside are the options of a template that its clones do not have, or that say
@@ -42,6 +44,10 @@ func (p *Provisioner) recipe(ctx context.Context, spec provisioner.Spec) (string
 		return "", err
 	}
 	matches := p.matching(inv, root)
+	byID := slices.ContainsFunc(matches, func(r pve.Resource) bool { return strconv.Itoa(int(r.VMID)) == root.name })
+	if vm, found := p.nameless(inv); found && !byID {
+		return "", fmt.Errorf("VM %s may be a template %q, too, but has no name now, since its node says nothing of its machines: %w", vm.VM(), root.name, provisioner.ErrUnavailable)
+	}
 	if len(matches) == 0 {
 		return "", unseen(inv, root)
 	}
@@ -68,6 +74,23 @@ func (p *Provisioner) recipe(ctx context.Context, spec provisioner.Spec) (string
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "full=%t storage=%s\n%s", root.full, root.storage, strings.Join(all, "\n")))
 	return hex.EncodeToString(sum[:8]), nil
+}
+
+// nameless returns a machine of which no name was told since we began, and none is
+// now: nothing is broadcast of its node, or not any more since it is down. It may
+// be any template. What has no name yet is but new where others have theirs.
+func (p *Provisioner) nameless(inv *inventory) (vm pve.Resource, found bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range inv.vms {
+		switch {
+		case r.Name != "":
+			p.named[int(r.VMID)] = true
+		case r.Type == "qemu" && !p.named[int(r.VMID)] && (inv.mute(r.Node) || !inv.online(r.Node)):
+			vm, found = r, true
+		}
+	}
+	return vm, found
 }
 
 // ingredients are what clones of a template are made of.

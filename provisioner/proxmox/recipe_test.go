@@ -105,3 +105,44 @@ func TestRecipeWhileANodeIsDown(t *testing.T) {
 		}
 	}
 }
+
+// A daemon that starts while a node says nothing of its machines can't tell what
+// of them is a template, and so not what a machine is made of; one that knows
+// their names goes on.
+func TestRecipeWithANamelessNode(t *testing.T) {
+	for name, down := range map[string]bool{"mute": false, "down": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, &pvetest.Server{})
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				c.AddNode("two")
+				c.AddTemplate("two", 9001, "debian")
+			})
+			spec := testSpec(1)
+			spec.Root = "debian"
+			before := l.provisioner()
+			was, err := before.Recipe(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.srv.Edit(func(c *pvetest.Cluster) {
+				for _, n := range c.Nodes {
+					n.Mute, n.Down = n.Name == "two", down && n.Name == "two"
+				}
+			})
+			if got, err := before.Recipe(t.Context(), spec); err != nil || got != was {
+				t.Errorf("who knows their names: %s, %v, want %s", got, err, was)
+			}
+			if got, err := l.provisioner().Recipe(t.Context(), spec); !errors.Is(err, provisioner.ErrUnavailable) {
+				t.Errorf("who does not: %s, %v", got, err)
+			}
+			spec.Root = "9001"
+			if _, err := before.Recipe(t.Context(), spec); err != nil {
+				t.Errorf("by its number: %v", err)
+			}
+			spec.Root = "9000"
+			if _, err := l.provisioner().Recipe(t.Context(), spec); err != nil {
+				t.Errorf("of another node's, by its number: %v", err)
+			}
+		})
+	}
+}
