@@ -12,12 +12,13 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// onClock gives f a lab with a pool, whose clock f can set by so much.
-func onClock(t *testing.T, w *world, p sessions.Pool, f func(t *testing.T, l *lab, set func(time.Duration))) {
+// onClock gives f a lab with a profile that edit has changed, whose clock f can set
+// by so much.
+func onClock(t *testing.T, w *world, edit func(*sessions.Profile), f func(t *testing.T, l *lab, set func(time.Duration))) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, w, filepath.Join(t.TempDir(), "agentlab.db"))
-		l.Profiles[0].Pool = p
+		edit(&l.Profiles[0])
 		var off atomic.Int64
 		l.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
 		l.run()
@@ -27,9 +28,11 @@ func onClock(t *testing.T, w *world, p sessions.Pool, f func(t *testing.T, l *la
 	})
 }
 
+func poolOfOne(p *sessions.Profile) { p.Pool = sessions.Pool{Size: 1, MaxAge: 4 * time.Hour} }
+
 // How long something takes does not depend on what the clock is set to meanwhile.
 func TestClockIsSetWhileMaking(t *testing.T) {
-	onClock(t, &world{}, sessions.Pool{}, func(t *testing.T, l *lab, set func(time.Duration)) {
+	onClock(t, &world{}, func(*sessions.Profile) {}, func(t *testing.T, l *lab, set func(time.Duration)) {
 		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
 			if op == "create" {
 				time.Sleep(time.Minute)
@@ -47,7 +50,7 @@ func TestClockIsSetWhileMaking(t *testing.T) {
 func TestClockIsSetBackWhileAPoolRests(t *testing.T) {
 	w := &world{recipe: "v1"}
 	w.fail("create", provisioner.ErrUnavailable)
-	onClock(t, w, sessions.Pool{Size: 1, MaxAge: 4 * time.Hour}, func(t *testing.T, l *lab, set func(time.Duration)) {
+	onClock(t, w, poolOfOne, func(t *testing.T, l *lab, set func(time.Duration)) {
 		time.Sleep(500 * time.Millisecond)
 		l.world.onStep(nil)
 		set(-time.Hour)
@@ -60,7 +63,7 @@ func TestClockIsSetBackWhileAPoolRests(t *testing.T) {
 }
 
 func TestClockIsSetBackBeforeARecipeChanges(t *testing.T) {
-	onClock(t, &world{recipe: "v1"}, sessions.Pool{Size: 1, MaxAge: 4 * time.Hour}, func(t *testing.T, l *lab, set func(time.Duration)) {
+	onClock(t, &world{recipe: "v1"}, poolOfOne, func(t *testing.T, l *lab, set func(time.Duration)) {
 		before := l.members(t, sessions.Ready)[0]
 		set(-time.Hour)
 		l.world.mu.Lock()

@@ -24,13 +24,15 @@ const (
 // of processes only the guest knows, and it is asked when no call came for all
 // that time, and not sooner. One that can't be asked is not idle: it is asked
 // again later, and its end is another matter. The time before our start counts
-// as used, since nobody has kept what was called then.
+// as used, since nobody has kept what was called then, and so does that before
+// the clock was set forward.
 func (m *Manager) idle(ctx context.Context) {
 	period := m.idlePeriod()
 	if period == 0 {
 		return
 	}
 	started := m.now()
+	wall, steady := started, time.Now()
 	asks := make(chan struct{}, idleAsks)
 	tick := time.NewTicker(period)
 	defer tick.Stop()
@@ -39,6 +41,11 @@ func (m *Manager) idle(ctx context.Context) {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
+		}
+		before, passed := wall, time.Since(steady)
+		wall, steady = m.now(), time.Now()
+		if wall.Sub(before) > passed+time.Second {
+			started = wall
 		}
 		if err := m.lookForIdle(ctx, started, asks); err != nil && ctx.Err() == nil {
 			m.Log.Error("look for idle sandboxes", "err", err)

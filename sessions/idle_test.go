@@ -50,6 +50,31 @@ func inIdleLab(t *testing.T, f func(t *testing.T, l *lab)) {
 	})
 }
 
+// A clock that is set forward makes nothing idle that was used a minute ago, nor
+// what is only just ready.
+func TestIdleWhenTheClockIsSet(t *testing.T) {
+	for _, use := range []bool{true, false} {
+		onClock(t, &world{}, func(p *sessions.Profile) { p.IdleTimeout = idleTimeout }, func(t *testing.T, l *lab, set func(time.Duration)) {
+			time.Sleep(2 * idleTimeout)
+			sb, live := l.create(t, sessions.CreateRequest{TTL: 4 * time.Hour}), sessions.Ready
+			if use {
+				live = sessions.Running
+				if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Minute)
+			set(time.Hour)
+			time.Sleep(idleTimeout - 1)
+			synctest.Wait()
+			l.mustBe(t, sb.ID, live)
+			time.Sleep(2 * idleLook)
+			synctest.Wait()
+			l.mustBe(t, sb.ID, sessions.Destroyed)
+		})
+	}
+}
+
 // used makes a sandbox that was used once.
 func (l *lab) used(t *testing.T) sessions.Sandbox {
 	t.Helper()
