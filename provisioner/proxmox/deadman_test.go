@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
 // eventually waits for what must come.
@@ -119,4 +120,31 @@ func TestSwitchPowersOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.wantNothingLeft(t)
+}
+
+// Of a machine that is destroyed while machines are listed no switch is kept.
+func TestNoSwitchOfWhatIsGone(t *testing.T) {
+	l := newLab(t, &pvetest.Server{Staleness: -1})
+	p := l.provisioner()
+	p.PowerOff = time.Minute
+	m, _ := makeOne(t, p, 1)
+	inv, err := p.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, _, err := p.survey(t.Context(), inv, 0)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("survey: %+v, %v", found, err)
+	}
+	if err := p.Destroy(t.Context(), m.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.powered(t.Context(), inv, found); err != nil {
+		t.Fatal(err)
+	}
+	p.switches.mu.Lock()
+	defer p.switches.mu.Unlock()
+	if len(p.switches.all) != 0 {
+		t.Errorf("switches are kept: %v", p.switches.all)
+	}
 }

@@ -327,7 +327,7 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 	machines := make([]provisioner.Machine, 0, len(found))
 	for _, e := range found {
 		machines = append(machines, p.describe(e.vm.ID, e.papers, runs[e.vm.ID]))
-		if runs[e.vm.ID] {
+		if runs[e.vm.ID] && slices.Contains(p.all(e.papers.Sandbox), e.vm) { // else it was destroyed meanwhile
 			p.arm(e.vm, e.papers)
 		}
 	}
