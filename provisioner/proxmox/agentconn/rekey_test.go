@@ -2,6 +2,7 @@ package agentconn_test
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
@@ -217,4 +218,20 @@ func TestRekeyEndsEarlierChannels(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 	m.sh(t, anew, "! [ -e /home/ran ]")
+}
+
+// The random bytes that it is given are mixed into those of the guest's kernel,
+// which takes what is written to /dev/urandom, and none of what is kept for a boot.
+func TestRekeyStirs(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // only root mounts
+	}
+	m := armable(t, ": >/run/urandom; mount --bind /run/urandom /dev/urandom")
+	c := m.conn(t, "")
+	anew, _, err := c.Rekey(t.Context(), self())
+	check(t, err)
+	defer anew.Close()
+	if got, want := m.sh(t, anew, "cat /run/urandom"), hex.EncodeToString([]byte("randomsecrets")); got != want {
+		t.Errorf("stirred in is %q, want %q", got, want)
+	}
 }
