@@ -36,3 +36,22 @@ func TestRekeyKeepsKeys(t *testing.T) {
 		}
 	}
 }
+
+// A re-key that brings no session, which nobody could go on with, changes nothing,
+// and no more does one of a session that is none.
+func TestRekeyNeedsASession(t *testing.T) {
+	renamed := false
+	host := &proc.Host{Rename: func(string) error { renamed = true; return errors.New("renamed") }}
+	seed := guest.Seed{HostKey: make([]byte, ed25519.SeedSize), ClientKey: make([]byte, ed25519.PublicKeySize)}
+	s, err := New(t.Context(), seed, host, &keep.Table{Host: host, Dir: t.TempDir()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := s.current.Load()
+	for want, session := range map[string][]byte{"no session": nil, "session of 0 bytes": {}, "session of 3 bytes": []byte("abc")} {
+		_, next, err := s.rekey(was, guest.Rekey{Generation: 1, HostKey: seed.HostKey, ClientKey: seed.ClientKey, Session: session})
+		if err == nil || next != nil || !strings.Contains(err.Error(), want) || s.current.Load() != was || renamed {
+			t.Errorf("error %v, want one with %q, and all as it was; renamed: %v", err, want, renamed)
+		}
+	}
+}
