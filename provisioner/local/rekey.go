@@ -98,7 +98,7 @@ func (p *Provisioner) rekeyGuest(ctx context.Context, st *state, spec provisione
 			return next, nil
 		}
 		errs = append(errs, err)
-		if ctx.Err() != nil || !errors.Is(err, guest.ErrUnreachable) {
+		if !errors.Is(err, guest.ErrUnreachable) {
 			break
 		}
 	}
