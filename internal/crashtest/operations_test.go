@@ -27,6 +27,8 @@ type operation struct {
 	ends bool
 	// brief says to leave out the points that every start passes: they were tried.
 	brief bool
+	// only is the step to die at; empty is each.
+	only string
 	// keeps says that the sandbox is the next one's, too.
 	keeps bool
 }

@@ -1,7 +1,9 @@
 package crashtest
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,52 @@ func pools() []operation {
 	return []operation{
 		{name: "claim", before: then((*site).havePool), do: create, until: then((*site).filled), after: then((*site).claimAgain), keeps: true},
 		{name: "drain", before: then((*site).outdate), until: then((*site).filled), after: then((*site).filled), keeps: true, brief: true},
+		{name: "trust", before: then((*site).restored), until: then((*site).filled), after: then((*site).stillTheirs), keeps: true, only: "store trust"},
+	}
+}
+
+// restored leaves a database from before a member of the pool was claimed.
+func (s *site) restored(t *testing.T) {
+	t.Helper()
+	s.havePool(t)
+	s.stop(t)
+	saved := s.state("saved.db")
+	s.copyStore(t, s.state("agentlab.db"), saved)
+	s.start(t)
+	if err := create(t.Context(), s); err != nil {
+		t.Fatalf("%v\nthe daemon said:\n%s", err, s.daemon.said())
+	}
+	s.filled(t)
+	s.stop(t)
+	s.loseStore(t)
+	s.copyStore(t, saved, s.state("agentlab.db"))
+}
+
+// copyStore copies a database that nobody has open.
+func (s *site) copyStore(t *testing.T, from, to string) {
+	t.Helper()
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		text, err := os.ReadFile(from + suffix)
+		if errors.Is(err, fs.ErrNotExist) && suffix != "" {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(to+suffix, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// stillTheirs asks for the sandbox that was claimed after the database was saved:
+// it is the one it was.
+func (s *site) stillTheirs(t *testing.T) {
+	t.Helper()
+	id := s.id
+	s.claimAgain(t)
+	if s.id != id {
+		t.Errorf("sandbox %s was claimed, and by its name there is %s", id, s.id)
 	}
 }
 

@@ -38,6 +38,10 @@ func (s store) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Qu
 	return kept, existing, err
 }
 
+func (s store) Trust(ctx context.Context, sb sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
+	return around(s.points, "store trust", func() (sessions.Sandbox, error) { return s.Store.Trust(ctx, sb, ch) })
+}
+
 func (s store) Move(ctx context.Context, id string, to sessions.State, ch sessions.Change) (sessions.Sandbox, error) {
 	return around(s.points, "store move "+string(to), func() (sessions.Sandbox, error) { return s.Store.Move(ctx, id, to, ch) })
 }
