@@ -162,7 +162,7 @@ func (s *site) record(t *testing.T, op operation) []string {
 	if op.brief {
 		passed = slices.DeleteFunc(passed, func(point string) bool { return slices.Contains(s.usual, point) })
 	}
-	points := slices.DeleteFunc(choose(passed), func(point string) bool { return !strings.HasPrefix(point, op.only) })
+	points := slices.DeleteFunc(choose(passed), func(point string) bool { return !op.diesAt(point) })
 	if len(points) == 0 {
 		t.Fatalf("%s passes no fail-point", op.name)
 	}

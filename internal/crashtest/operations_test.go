@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,10 +28,15 @@ type operation struct {
 	ends bool
 	// brief says to leave out the points that every start passes: they were tried.
 	brief bool
-	// only is the step to die at; empty is each.
-	only string
+	// only are how the points begin to die at; none is each.
+	only []string
 	// keeps says that the sandbox is the next one's, too.
 	keeps bool
+}
+
+// diesAt says that an operation is to be killed at a point.
+func (op operation) diesAt(point string) bool {
+	return len(op.only) == 0 || slices.ContainsFunc(op.only, func(begin string) bool { return strings.HasPrefix(point, begin) })
 }
 
 // operations are all there are today but those on the inside of a sandbox.

@@ -19,7 +19,7 @@ func pools() []operation {
 	return []operation{
 		{name: "claim", before: then((*site).havePool), do: create, until: then((*site).filled), after: then((*site).claimAgain), keeps: true},
 		{name: "drain", before: then((*site).outdate), until: then((*site).filled), after: then((*site).filled), keeps: true, brief: true},
-		{name: "trust", before: then((*site).restored), until: then((*site).filled), after: then((*site).stillTheirs), keeps: true, only: "store trust"},
+		{name: "trust", before: then((*site).restored), until: then((*site).filled), after: then((*site).stillTheirs), keeps: true, only: []string{"store trust"}},
 	}
 }
 

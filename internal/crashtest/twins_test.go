@@ -34,6 +34,11 @@ func TestTwins(t *testing.T) {
 		{name: "extend-later", before: then((*site).haveSandbox), do: extend(7200)},
 		{name: "destroy", before: then((*site).haveSandbox), do: destroy},
 		{name: "reap", before: then((*site).haveSandbox), do: extend(1), until: then((*site).over)},
+		// Of the making that follows enough is seen above.
+		{name: "claim", before: then((*site).havePool), do: create, keeps: true, only: []string{
+			"store claim", "local name papers after #1", "pve PUT nodes/qemu/config after #1",
+		}},
+		{name: "drain", before: then((*site).outdate), until: then((*site).filled), keeps: true, only: []string{"store move DESTROYING after #1"}},
 	}
 	for name, newWorld := range worlds() {
 		t.Run(name, func(t *testing.T) {
@@ -69,6 +74,7 @@ func (s *site) bereave(t *testing.T, op operation, tw twin) {
 			s.start(t)
 			tw.check(s, t, op)
 			s.untouched(t)
+			s.fill(t, 0)
 			s.clean(t)
 		})
 		if t.Failed() {
@@ -82,7 +88,7 @@ func (s *site) bereave(t *testing.T, op operation, tw twin) {
 func (s *site) rebuilt(t *testing.T, op operation) {
 	t.Helper()
 	s.settle(t)
-	if op.name == "create" {
+	if op.name == "create" || op.name == "claim" {
 		s.createAgain(t)
 	}
 }
