@@ -56,8 +56,12 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 		if !errors.Is(err, errNotHandedOver) || ctx.Err() != nil {
 			return sb, existing, err
 		}
-		// On with the next one, when this one no longer counts.
-		_, _ = m.await(ctx, id, m.DestroyTimeout, func(sb Sandbox) bool { return sb.State == Destroyed })
+		// On with the next one, when this one no longer counts: nobody has two in
+		// their quota for one that they asked for.
+		gone, aerr := m.await(ctx, id, m.DestroyTimeout, func(sb Sandbox) bool { return sb.State == Destroyed })
+		if aerr != nil || gone.State != Destroyed {
+			return sb, existing, err
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -182,6 +183,35 @@ func TestHandOverFails(t *testing.T) {
 			l.mustBe(t, sb.ID, sessions.Ready)
 		})
 	}
+}
+
+// One that can't be handed over counts until it is removed. If that takes long,
+// whoever asked is told so, and has not two for one.
+func TestHandOverFailsAndRemovalHangs(t *testing.T) {
+	inPool(t, sessions.Pool{Size: 2}, func(t *testing.T, l *lab) {
+		first := l.members(t, "")[0].ID
+		l.world.onStep(func(ctx context.Context, op, id string, do func() error) error {
+			switch {
+			case op == "rekey" && id == first:
+				return errors.New("its node is down")
+			case op == "destroy" && id == first:
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return l.noMore(ctx, op, id, do)
+		})
+		two := sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "alice", Quota: sessions.Quota{Sandboxes: 2}})
+		sb, _, err := l.Create(two, sessions.CreateRequest{Wait: time.Minute})
+		if !isKind(err, sessions.Unavailable) || !strings.Contains(err.Error(), first+" could not be handed over") {
+			t.Errorf("Create: %+v, %v", sb, err)
+		}
+		if use, err := l.db.Usage(t.Context(), "alice"); err != nil || use.Sandboxes != 1 {
+			t.Errorf("%d count, want the one that is being removed, %v", use.Sandboxes, err)
+		}
+		if sb, _, err := l.Create(two, sessions.CreateRequest{Wait: time.Minute}); err != nil || sb.Keys != 1 {
+			t.Errorf("the next Create: %+v, %v", sb, err)
+		}
+	})
 }
 
 // noMore is a step of a backend that comes to no end with a member.
