@@ -28,6 +28,7 @@ type fakeGuest struct {
 	started  map[string]started // processes that go on, by id and by key
 	printed  map[string]string  // what commands under Run have printed, by key
 	pid      int
+	armed    int // 1: it has a dead man's switch
 }
 
 // script is one run of a script.
@@ -148,6 +149,12 @@ func (g *fakeGuest) run(argv []string) script {
 		return g.fetch(args[0], number(args[1]), number(args[2]), number(args[3]))
 	case "pull":
 		return said(g.pull(args[0], number(args[2])))
+	case "rekey": // whose first argument is litter, too
+		g.identity, g.started, g.printed = args[0], map[string]started{}, map[string]string{}
+		return said(fmt.Sprintf("machine=%s name=%s switched=%d\n", args[2], args[1], g.armed))
+	case "arm":
+		g.armed = 1
+		return script{}
 	case "kill", "beat":
 		return script{}
 	}

@@ -21,8 +21,8 @@ import (
 // flavours are the kinds of Proxmox VE that histories are played on.
 func flavours() []flavour {
 	return []flavour{
-		{"8.4", "8.4.21", 1, 0}, {"9.2-slow", "9.2.11", 1, 100 * time.Millisecond},
-		{"cluster-slow", "8.4.21", 3, 30 * time.Millisecond}, {"cluster-9.2", "9.2.11", 3, 0},
+		{name: "8.4", version: "8.4.21", nodes: 1}, {name: "9.2-slow", version: "9.2.11", nodes: 1, callTime: 100 * time.Millisecond},
+		{name: "cluster-slow", version: "8.4.21", nodes: 3, callTime: 30 * time.Millisecond}, {name: "cluster-9.2", version: "9.2.11", nodes: 3},
 	}
 }
 
@@ -49,10 +49,10 @@ func TestMain(m *testing.M) {
 // TestHistories plays random histories. One that does not hold is told in its
 // shortest form, with what plays it again.
 func TestHistories(t *testing.T) {
-	var played, moves, calls, faults, leaks, touches atomic.Int64
+	var played, moves, calls, claims, faults, leaks, touches atomic.Int64
 	t.Cleanup(func() {
-		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d faults, %d leaks, %d foreign touches\n",
-			played.Load(), moves.Load(), calls.Load(), faults.Load(), leaks.Load(), touches.Load())
+		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d claims, %d faults, %d leaks, %d foreign touches\n",
+			played.Load(), moves.Load(), calls.Load(), claims.Load(), faults.Load(), leaks.Load(), touches.Load())
 		t.Log(line)
 		asked, err := strconv.ParseInt(flag.Lookup("rapid.checks").Value.String(), 10, 64)
 		if err != nil {
@@ -70,10 +70,18 @@ func TestHistories(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(rt *rapid.T) {
 				history := rapid.SliceOfN(steps, 20, 50).Draw(rt, "history")
+				kind := kind
+				if rapid.Bool().Draw(rt, "warm pool") {
+					kind.pool = 2
+				}
+				if rapid.Bool().Draw(rt, "dead man's switch") {
+					kind.powerOff = 10 * time.Hour
+				}
 				p, err := replay(t, rt, kind, history)
 				played.Add(1)
 				moves.Add(int64(len(history)))
 				calls.Add(int64(p.calls))
+				claims.Add(int64(p.claims))
 				faults.Add(int64(p.lab.faults))
 				leaks.Add(int64(len(p.leaks)))
 				touches.Add(int64(len(p.lab.touched)))
@@ -108,6 +116,12 @@ func playAll(dir string, kind flavour, history []step) (p *player, err error) {
 		time.Sleep(time.Hour) // time stands still when this returns, and what still waits for some would wait for ever
 	}()
 	p.lab.deleted = p.deleting
+	if kind.pool > 0 { // which is full then, or few would find something in it
+		if err := p.lab.start(); err != nil {
+			return p, err
+		}
+		time.Sleep(time.Minute)
+	}
 	for _, s := range history {
 		if err := p.play(s); err != nil {
 			return p, err

@@ -38,6 +38,7 @@ const (
 	stop verb = "stop the daemon"
 	kill verb = "kill the daemon"
 	fuse verb = "kill the daemon soon"
+	vary verb = "stop the daemon and change its profile"
 )
 
 // What happens to the world.
@@ -60,14 +61,14 @@ const (
 // weights are how often each comes, in relation to the others.
 var weights = map[verb]int{
 	create: 18, invalid: 1, exec: 7, start: 3, read: 4, extend: 6, destroy: 6, unknown: 1, list: 4,
-	stop: 1, kill: 3, fuse: 4,
+	stop: 1, kill: 3, fuse: 4, vary: 1,
 	sleep: 16, jump: 2, wire: 6, taskFails: 2, nodeDown: 2, nodeHung: 1, nodeMute: 1, storageFull: 1, diskFull: 1, lift: 4,
 	slay: 1, wipe: 2, intrude: 2,
 }
 
 // verbs are in order, so that a seed means the same every time. Shrinking goes
 // to the first.
-var verbs = weighted(sleep, create, list, exec, start, read, extend, destroy, unknown, invalid, stop, kill, fuse,
+var verbs = weighted(sleep, create, list, exec, start, read, extend, destroy, unknown, invalid, stop, kill, fuse, vary,
 	jump, wire, taskFails, nodeDown, nodeHung, nodeMute, storageFull, diskFull, lift, slay, wipe, intrude)
 
 // weighted mixes them, since low numbers are drawn more often than others.

@@ -36,10 +36,11 @@ var vmids = proxmox.Range{First: 10000, Last: 10020}
 var quota = sessions.Quota{Sandboxes: 3}
 
 // profile is what sandboxes are made of.
-func profile() sessions.Profile {
+func (l *lab) profile() sessions.Profile {
 	return sessions.Profile{
-		Name: "default", Backend: backend, Root: pvesim.Template, Cores: 1, MemoryMB: 256, DiskMB: 2048,
-		TTL: 20 * time.Minute, MinTTL: time.Minute, MaxTTL: 40 * time.Minute,
+		Name: "default", Backend: backend, Root: pvesim.Template, Cores: l.cores, MemoryMB: 256, DiskMB: 2048,
+		Pool: sessions.Pool{Size: l.pool, MaxAge: 30 * time.Minute, Burst: 1},
+		TTL:  20 * time.Minute, MinTTL: time.Minute, MaxTTL: 40 * time.Minute,
 	}
 }
 
@@ -48,11 +49,16 @@ type flavour struct {
 	name, version string
 	nodes         int
 	callTime      time.Duration // that each call takes
+	pool          int           // members of the profile's pool
+	powerOff      time.Duration // of the dead man's switch; 0 is none
 }
 
 // lab is a simulated Proxmox VE and, while one runs, the daemon that uses it.
 type lab struct {
+	flavour
 	path    string // of the store
+	kept    int    // members of a pool that is being drained
+	cores   int    // of the profile, when a daemon starts
 	sim     *pvesim.Sim
 	net     *pipes
 	admin   *pve.Client // of an administrator
@@ -90,7 +96,7 @@ type daemon struct {
 var errDead = errors.New("the daemon is dead")
 
 func newLab(dir string, kind flavour) (*lab, error) {
-	l := &lab{path: filepath.Join(dir, "agentlab.db"), net: newPipes(), foreign: map[int]bool{}, deleted: func(int) {}}
+	l := &lab{flavour: kind, cores: 1, path: filepath.Join(dir, "agentlab.db"), net: newPipes(), foreign: map[int]bool{}, deleted: func(int) {}}
 	srv := &pvetest.Server{
 		Version: kind.version, Scale: 1, NewGuest: newGuest, TaskFail: l.taskFail, CallTime: kind.callTime,
 		TaskTime: map[string]time.Duration{"qmclone": 4 * time.Second, "qmstart": time.Second, "qmstop": time.Second, "qmdestroy": time.Second},
@@ -153,11 +159,11 @@ func (l *lab) start() error {
 	points := failpoint.Watched(d.pass)
 	p := &proxmox.Provisioner{
 		Client: &pve.Client{Transport: points.Transport(t)}, Key: key, Instance: instance, Pool: pvesim.Pool,
-		VMIDs: vmids, Template: pvesim.Template, Channel: func(string) string { return "agent" },
+		VMIDs: vmids, Template: pvesim.Template, PowerOff: l.powerOff, Channel: func(string) string { return "agent" },
 	}
 	d.Manager = &sessions.Manager{
 		Store: points.Store(db), Backends: map[string]provisioner.Provisioner{backend: points.Backend(backend, p)},
-		Profiles: []sessions.Profile{profile()}, Instance: instance, Quota: quota, Now: l.now, ReconcileEvery: 2 * time.Minute,
+		Profiles: []sessions.Profile{l.profile()}, Instance: instance, Quota: quota, Now: l.now, ReconcileEvery: 2 * time.Minute,
 	}
 	l.mu.Lock()
 	l.daemon = d

@@ -13,6 +13,7 @@ import (
 type model struct {
 	boxes  []*box
 	asked  map[string]int // creates of a principal of whose sandbox nothing is known: they go on, failed, or were cut
+	claims int            // of what was in a pool
 	calm   bool           // nothing has gone wrong so far
 	broken []string       // what did not hold
 }
@@ -20,6 +21,7 @@ type model struct {
 // box is a sandbox.
 type box struct {
 	id, owner string
+	counted   bool      // one that was asked for is known to be it
 	ready     bool      // its owner was told so
 	doubt     bool      // it may end before its time: that was asked for, or its machine was slain
 	past      bool      // a clock that was set back since has told that its end has come
@@ -68,6 +70,12 @@ func (m *model) meet(sb sessions.Sandbox) *box {
 	if b == nil {
 		b = &box{id: sb.ID, owner: sb.Owner, due: sb.End}
 		m.boxes = append(m.boxes, b)
+	}
+	if !b.counted && (sb.Keys == 0 || !sb.Ready.IsZero()) { // who was not handed over what they claimed gets another
+		b.counted = true
+		if sb.Keys > 0 {
+			m.claims++
+		}
 		if m.asked[sb.Owner]--; m.asked[sb.Owner] < 0 {
 			m.broke("%s has %s, which was never asked for", sb.Owner, sb.ID)
 		}
@@ -99,10 +107,19 @@ func usable(sb sessions.Sandbox) bool {
 
 // recorded looks whether the records are as they must be, at a time when nothing
 // is being done.
-func (m *model) recorded(all []sessions.Sandbox, now time.Time) {
-	count, named := map[string]int{}, map[string]bool{}
+func (m *model) recorded(all []sessions.Sandbox, pool int, now time.Time) {
+	members, count, named := 0, map[string]int{}, map[string]bool{}
 	seen := map[string]sessions.Sandbox{}
 	for _, sb := range all {
+		if sb.Pooled() {
+			if members++; members > pool+1 || pool == 0 {
+				m.broke("a pool of %d has %d members", pool, members)
+			}
+			if b := m.find(sb.ID); b != nil {
+				m.broke("%s of %s is in a pool", b.id, b.owner)
+			}
+			continue
+		}
 		b := m.meet(sb)
 		seen[sb.ID] = sb
 		if sb.State != sessions.Destroyed {

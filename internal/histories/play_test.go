@@ -123,6 +123,9 @@ func (p *player) happen(s step) {
 		p.jump(s.time)
 	case stop:
 		l.stop()
+	case vary:
+		l.stop()
+		l.cores = 3 - l.cores
 	case intrude:
 		l.intrude(s.n)
 	case kill:

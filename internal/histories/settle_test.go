@@ -44,7 +44,7 @@ func (p *player) look() error {
 	if err != nil {
 		return err
 	}
-	p.recorded(all, p.lab.now())
+	p.recorded(all, max(p.lab.pool, p.lab.kept), p.lab.now())
 	p.lab.mu.Lock()
 	defer p.lab.mu.Unlock()
 	for _, what := range p.lab.touched {
@@ -68,10 +68,18 @@ func (p *player) deleting(id int) {
 	}
 	for _, sb := range all {
 		ours := slices.ContainsFunc(p.lab.machines(sb.ID), func(vm pve.VM) bool { return vm.ID == id })
-		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) && !p.meet(sb).past {
+		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) && !p.passed(sb) {
 			p.broke("the machine %d of %s is deleted, which is %s until %v", id, sb.ID, sb.State, sb.End)
 		}
 	}
+}
+
+// passed says that a clock has told that the end of sb has come, or may have.
+func (p *player) passed(sb sessions.Sandbox) bool {
+	if sb.Pooled() {
+		return p.leaps > 0
+	}
+	return p.meet(sb).past
 }
 
 // calmDown is longer than anything may go on when all trouble is over: what was
@@ -94,12 +102,22 @@ func (p *player) settle() error {
 	if err := p.agree(); err != nil {
 		return err
 	}
+	if err := p.filled(); err != nil {
+		return err
+	}
+	l.stop() // what is in the pool is drained by one that has none
+	l.kept, l.pool = l.pool, 0
+	if err := l.start(); err != nil {
+		return err
+	}
 	for n, b := range slices.Clone(p.boxes) {
 		if n%2 == 0 {
 			p.callAbout(step{do: destroy, who: slices.Index(principals, b.owner)}, b)
 		}
 	}
 	p.under.Wait()
+	time.Sleep(2 * time.Minute)
+	l.kept = 0
 	if err := p.agree(); err != nil {
 		return err
 	}
@@ -119,6 +137,24 @@ func (p *player) settle() error {
 	}
 	p.leaks = append(p.leaks, l.sim.Changed()...)
 	return leaked(p.leaks)
+}
+
+// filled looks whether the pool has what it is to have. The oldest may be being replaced.
+func (p *player) filled() error {
+	all, err := p.records()
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for _, sb := range all {
+		if sb.Pooled() && usable(sb) {
+			ready++
+		}
+	}
+	if ready < p.lab.pool {
+		return fmt.Errorf("a pool of %d has %d members that are READY", p.lab.pool, ready)
+	}
+	return nil
 }
 
 func leaked(what []string) error {
@@ -145,6 +181,9 @@ func (p *player) agree() error {
 			owned[vm.ID] = true
 		}
 		justEnded := sb.State != sessions.Destroyed && !sb.State.Live() && p.lab.now().Sub(sb.Ended) < time.Minute
+		if sb.Pooled() && sb.State.Live() && !usable(sb) {
+			continue // it takes another's place
+		}
 		switch ok := usable(sb) && len(vms) == 1 || sb.State == sessions.Destroyed && len(vms) == 0; {
 		case !ok && !justEnded:
 			p.leaks = append(p.leaks, fmt.Sprintf("%s is %s (%s), with the machines %v", sb.ID, sb.State, sb.Reason, vms))
