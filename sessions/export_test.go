@@ -21,7 +21,7 @@ func (m *Manager) Reconcile(ctx context.Context, backend string) error {
 // LookForIdle is a look for idle sandboxes, of which calls were seen since started.
 func (m *Manager) LookForIdle(ctx context.Context, started time.Time) error {
 	m.init()
-	return m.lookForIdle(ctx, started, make(chan struct{}, 1))
+	return m.lookForIdle(ctx, started, m.now(), make(chan struct{}, 1))
 }
 
 // Settle waits for all that runs between calls.

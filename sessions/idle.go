@@ -47,7 +47,7 @@ func (m *Manager) idle(ctx context.Context) {
 		if wall.Sub(before) > passed+time.Second {
 			started = wall
 		}
-		if err := m.lookForIdle(ctx, started, asks); err != nil && ctx.Err() == nil {
+		if err := m.lookForIdle(ctx, started, wall, asks); err != nil && ctx.Err() == nil {
 			m.Log.Error("look for idle sandboxes", "err", err)
 		}
 	}
@@ -69,15 +69,14 @@ func (m *Manager) idlePeriod() time.Duration {
 
 // lookForIdle asks the guests of sandboxes for which no call came for long, and
 // does not wait for their answers: one that hangs delays none. started is when
-// we began to see calls.
-func (m *Manager) lookForIdle(ctx context.Context, started time.Time, asks chan struct{}) error {
+// we began to see calls. All is judged by the time of this look, now.
+func (m *Manager) lookForIdle(ctx context.Context, started, now time.Time, asks chan struct{}) error {
 	all, err := m.Store.List(ctx, Query{})
 	if err != nil {
 		return err
 	}
 	for _, sb := range all {
 		p, err := m.Profile(sb.Profile)
-		now := m.now()
 		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || sb.over(now) || sb.Pooled() {
 			continue // what is in a pool waits for whom it is made
 		}
@@ -93,7 +92,7 @@ func (m *Manager) lookForIdle(ctx context.Context, started time.Time, asks chan 
 			case <-ctx.Done():
 				return
 			}
-			if err := m.endIfIdle(ctx, sb, since, p.IdleTimeout); err != nil && ctx.Err() == nil {
+			if err := m.endIfIdle(ctx, sb, since, now, p.IdleTimeout); err != nil && ctx.Err() == nil {
 				m.Log.Warn("idle sandbox", "id", sb.ID, "err", err)
 			}
 		})
@@ -103,9 +102,9 @@ func (m *Manager) lookForIdle(ctx context.Context, started time.Time, asks chan 
 
 // endIfIdle ends a sandbox that no call has used since a time, unless a process
 // has, or a call comes now.
-func (m *Manager) endIfIdle(ctx context.Context, sb Sandbox, since time.Time, limit time.Duration) error {
+func (m *Manager) endIfIdle(ctx context.Context, sb Sandbox, since, now time.Time, limit time.Duration) error {
 	if sb.State != Ready { // else nobody has been in it
-		quiet, err := m.quiet(ctx, sb, limit)
+		quiet, err := m.quiet(ctx, sb, now, limit)
 		if !quiet || err != nil {
 			return err
 		}
@@ -123,10 +122,9 @@ func (m *Manager) endIfIdle(ctx context.Context, sb Sandbox, since time.Time, li
 }
 
 // quiet asks the guest whether no process has run in it for that long.
-func (m *Manager) quiet(ctx context.Context, sb Sandbox, limit time.Duration) (bool, error) {
+func (m *Manager) quiet(ctx context.Context, sb Sandbox, now time.Time, limit time.Duration) (bool, error) {
 	l := m.lines.pin(sb.ID)
 	defer m.lines.unpin(sb.ID, l)
-	now := m.now()
 	ran, err := m.lastProcess(ctx, sb, l, now)
 	if err != nil {
 		m.lines.use(sb.ID, l, now.Add(limit/idleDoubts-limit)) // so that it is asked again, and not at each look
