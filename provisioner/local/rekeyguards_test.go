@@ -26,8 +26,19 @@ import (
 
 // door stands before a guest's socket and counts who comes in.
 type door struct {
-	inside sync.WaitGroup
-	came   atomic.Int64
+	came atomic.Int64
+
+	mu     sync.Mutex
+	inside int
+	left   *sync.Cond // on mu
+}
+
+// pass notes who comes in, or leaves with -1.
+func (d *door) pass(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inside += n
+	d.left.Broadcast()
 }
 
 // door puts one before the socket of a machine.
@@ -49,6 +60,7 @@ func (p *place) door(t *testing.T, ref provisioner.Ref) *door {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	d := &door{}
+	d.left = sync.NewCond(&d.mu)
 	go func() {
 		for {
 			nc, err := l.Accept()
@@ -56,7 +68,7 @@ func (p *place) door(t *testing.T, ref provisioner.Ref) *door {
 				return
 			}
 			d.came.Add(1)
-			d.inside.Add(1)
+			d.pass(1)
 			go d.lead(nc, at+"behind")
 		}
 	}()
@@ -65,7 +77,7 @@ func (p *place) door(t *testing.T, ref provisioner.Ref) *door {
 
 // lead joins a connection with one to the guest until either ends.
 func (d *door) lead(nc net.Conn, to string) {
-	defer d.inside.Done()
+	defer d.pass(-1)
 	defer nc.Close()
 	inner, err := net.Dial("unix", to)
 	if err != nil {
@@ -82,7 +94,14 @@ func (d *door) lead(nc net.Conn, to string) {
 func (d *door) wantEmpty(t *testing.T, what string) {
 	t.Helper()
 	gone := make(chan struct{})
-	go func() { d.inside.Wait(); close(gone) }()
+	go func() {
+		defer close(gone)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for d.inside > 0 {
+			d.left.Wait()
+		}
+	}()
 	select {
 	case <-gone:
 	case <-time.After(patience):
