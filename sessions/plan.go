@@ -37,47 +37,12 @@ type action struct {
 // vanished. patience is the longest that making may take, started is when this
 // run began: what it has recorded itself is not from before a machine's.
 func plan(recorded []Sandbox, seen []provisioner.Machine, now, started time.Time, patience time.Duration) []action {
-	machines := make(map[string]provisioner.Machine, len(seen))
-	spare := make(map[string]provisioner.Machine)
-	var dark []provisioner.Machine
-	for _, mach := range seen {
-		switch {
-		case mach.Unread:
-			dark = append(dark, mach)
-		case mach.Spare:
-			spare[mach.Sandbox] = mach // one at a time
-		default:
-			machines[mach.Sandbox] = mach
-		}
-	}
+	w := sight(seen)
 	var todo []action
 	known := make(map[string]bool, len(recorded))
 	for _, sb := range recorded {
 		known[sb.ID] = true
-		mach, there := machines[sb.ID]
-		if sb.Handle == "" {
-			sb.Handle = mach.Handle
-		}
-		// What can't be read now has neither vanished nor died. Without a handle it may be any.
-		unread := !there && slices.ContainsFunc(dark, func(d provisioner.Machine) bool {
-			return sb.Handle == "" || provisioner.SameHandle(d.Handle, sb.Handle)
-		})
-		a := judge(sb, there || unread, mach.Running || unread, now, patience)
-		if there && sb.State.Live() && mach.Papers.Keys > sb.Keys {
-			a = action{do: doTrust, sb: told(mach)}
-		}
-		named := unread && sb.Handle != ""
-		switch {
-		case unread && sb.State.Live() && sb.Pooled() && (named || sb.Created.Before(started)):
-			a = action{do: doLeave, sb: sb}
-		case named && sb.State.making() && a.do != doExpire:
-			a = action{} // it is not gone on with before that can be read
-		}
-		if two, ok := spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
-			sb.Handle = two.Handle
-			a = action{do: doTrim, sb: sb}
-		}
-		if a.do != "" {
+		if a := w.decide(sb, now, started, patience); a.do != "" {
 			todo = append(todo, a)
 		}
 	}
@@ -87,6 +52,55 @@ func plan(recorded []Sandbox, seen []provisioner.Machine, now, started time.Time
 		}
 	}
 	return todo
+}
+
+// sighted are the machines that were seen, by what is known of them.
+type sighted struct {
+	machines map[string]provisioner.Machine // by sandbox
+	spare    map[string]provisioner.Machine // one at a time
+	dark     []provisioner.Machine          // which can't be read now
+}
+
+func sight(seen []provisioner.Machine) sighted {
+	w := sighted{machines: make(map[string]provisioner.Machine, len(seen)), spare: map[string]provisioner.Machine{}}
+	for _, mach := range seen {
+		switch {
+		case mach.Unread:
+			w.dark = append(w.dark, mach)
+		case mach.Spare:
+			w.spare[mach.Sandbox] = mach
+		default:
+			w.machines[mach.Sandbox] = mach
+		}
+	}
+	return w
+}
+
+// decide says what is to be done about a recorded sandbox.
+func (w sighted) decide(sb Sandbox, now, started time.Time, patience time.Duration) action {
+	mach, there := w.machines[sb.ID]
+	if sb.Handle == "" {
+		sb.Handle = mach.Handle
+	}
+	// What can't be read now has neither vanished nor died. Without a handle it may be any.
+	unread := !there && slices.ContainsFunc(w.dark, func(d provisioner.Machine) bool {
+		return sb.Handle == "" || provisioner.SameHandle(d.Handle, sb.Handle)
+	})
+	named := unread && sb.Handle != ""
+	a := judge(sb, there || unread, mach.Running || unread, now, patience)
+	switch {
+	case there && sb.State.Live() && mach.Papers.Keys > sb.Keys:
+		return action{do: doTrust, sb: told(mach)}
+	case unread && sb.State.Live() && sb.Pooled() && (named || sb.Created.Before(started)):
+		return action{do: doLeave, sb: sb}
+	case named && sb.State.making() && a.do != doExpire:
+		return action{} // it is not gone on with before that can be read
+	}
+	if two, ok := w.spare[sb.ID]; ok && a.do == "" && sb.State.Live() && !provisioner.SameHandle(two.Handle, sb.Handle) {
+		sb.Handle = two.Handle
+		return action{do: doTrim, sb: sb}
+	}
+	return a
 }
 
 // judge decides about one recorded sandbox.
