@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,7 @@ func TestAMachineIsMadeElsewhere(t *testing.T) {
 		if err != nil || sb.State != sessions.Ready || sb.Handle != want || l.recorded(t, sb.ID).Handle != want {
 			t.Errorf("Create: %+v, %v; want the handle %s", sb, err, want)
 		}
+		synctest.Wait()
 		if diff := cmp.Diff([]string{want}, l.world.dialled); diff != "" {
 			t.Errorf("handles that were dialled (-want +got):\n%s", diff)
 		}
@@ -74,8 +76,9 @@ func TestIntentOutlivesACrash(t *testing.T) {
 		if _, err := l.Destroy(as(t, "alice"), made.ID); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"", "vm-1", "vm-1"}, l.world.handles); diff != "" {
-			t.Errorf("handles given to create, create and destroy (-want +got):\n%s", diff)
+		synctest.Wait() // whoever was making it may destroy it once more
+		if got := l.world.handles; len(got) < 3 || !slices.Equal(slices.Compact(got), []string{"", "vm-1"}) {
+			t.Errorf("handles given to create, create and destroy: %q", got)
 		}
 	})
 }
