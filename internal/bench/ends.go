@@ -61,21 +61,15 @@ func (b *bench) ends(ctx context.Context) (_ []figure, err error) {
 	if err := p.settle(ctx); err != nil {
 		return nil, err
 	}
-	client, err := st.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	of := &bench{stage: st, client: client}
-	rss, err := p.until(ctx, of.daemonRSS)
-	if err != nil {
-		return nil, err
-	}
 	w, err := dialWire(ctx, st)
 	if err != nil {
 		return nil, err
 	}
 	defer w.Close()
+	rss, err := p.until(ctx, (&bench{stage: st}).daemonRSS)
+	if err != nil {
+		return nil, err
+	}
 	lists, err := w.listPages(ctx, 300) // not before: the daemon reads 10,000 machines at its start
 	if err != nil {
 		return nil, err
