@@ -63,16 +63,11 @@ func (m *Manager) rebuild(ctx context.Context, backend string) (found []Sandbox,
 // extended records the ends of what was made, and perhaps extended, since its
 // record was written.
 func (m *Manager) extended(ctx context.Context, recorded []Sandbox, seen []provisioner.Machine) error {
-	machines := make(map[string]provisioner.Machine, len(seen))
-	for _, mach := range seen {
-		if mach.Running && !mach.Unread && !mach.Spare {
-			machines[mach.Sandbox] = mach
-		}
-	}
+	machines := sight(seen).machines
 	var errs []error
 	for _, sb := range recorded {
 		mach, there := machines[sb.ID]
-		if !there || !sb.State.making() || mach.Papers.Keys != sb.Keys || mach.Papers.End.Equal(sb.End) {
+		if !there || !mach.Running || !sb.State.making() || mach.Papers.Keys != sb.Keys || mach.Papers.End.Equal(sb.End) {
 			continue
 		}
 		alive := earlier(m.now(), sb.End.Add(-1)) // its end has not come if it was moved before
