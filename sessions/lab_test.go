@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -336,6 +337,23 @@ func (l *lab) restartWith(backends map[string]provisioner.Provisioner) {
 	*l = *newLab(l.t, l.world, l.path)
 	l.Backends = backends
 	l.run()
+}
+
+// loseStore takes the store from a lab that is stopped, and puts a backup in its
+// place, if there is one.
+func (l *lab) loseStore(t *testing.T, backup string) {
+	t.Helper()
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	if backup == "" {
+		return
+	}
+	if err := os.Rename(backup, l.path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // as returns a context of that principal's.

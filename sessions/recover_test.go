@@ -147,11 +147,7 @@ func TestLostStoreIsRebuiltFromMachines(t *testing.T) {
 		web := l.create(t, sessions.CreateRequest{Name: "web"})
 		over := l.create(t, sessions.CreateRequest{TTL: 2 * time.Minute})
 		l.stop()
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(l.path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
-			}
-		}
+		l.loseStore(t, "")
 		time.Sleep(2 * time.Minute)
 		l.restart()
 		synctest.Wait()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -255,11 +254,7 @@ func TestLostStoreWithAPool(t *testing.T) {
 		synctest.Wait()
 		members := l.members(t, "")
 		l.stop()
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-		}
+		l.loseStore(t, "")
 		l.again(sessions.Pool{Size: 2}, nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -297,14 +292,7 @@ func TestRestoredBackupWithAPool(t *testing.T) {
 				}
 				web := l.create(t, sessions.CreateRequest{Name: "web"})
 				l.stop()
-				for _, suffix := range []string{"-wal", "-shm"} {
-					if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
-						t.Fatal(err)
-					}
-				}
-				if err := os.Rename(backup, l.path); err != nil {
-					t.Fatal(err)
-				}
+				l.loseStore(t, backup)
 				time.Sleep(tt.later)
 				if tt.edit != nil {
 					tt.edit(l)
@@ -347,11 +335,7 @@ func TestRestoredBackupWithAPool(t *testing.T) {
 func TestLostStoreMakesNoSecondPool(t *testing.T) {
 	inPool(t, sessions.Pool{Size: 3, Burst: 3}, func(t *testing.T, l *lab) {
 		l.stop()
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
-				t.Fatal(err)
-			}
-		}
+		l.loseStore(t, "")
 		most := 0
 		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
 			if op == "list" {

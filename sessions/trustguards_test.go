@@ -3,7 +3,6 @@ package sessions_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -33,23 +32,6 @@ func (u *unsure) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Qu
 		return sb, false, sessions.ErrStoreUnavailable
 	}
 	return u.Store.Add(ctx, sb, quota, ch)
-}
-
-// loseStore takes the store from a lab that is stopped, and puts a backup in its
-// place, if there is one.
-func (l *lab) loseStore(t *testing.T, backup string) {
-	t.Helper()
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Remove(l.path + suffix); err != nil && !os.IsNotExist(err) {
-			t.Fatal(err)
-		}
-	}
-	if backup == "" {
-		return
-	}
-	if err := os.Rename(backup, l.path); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // As long as the store can't keep what the papers of a machine say, its record is
