@@ -221,6 +221,7 @@ func (p *Provisioner) deletion(ctx context.Context, vm pve.VM, call func(context
 func (p *Provisioner) deleteNamed(ctx context.Context, m live, all bool) error {
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
+	named := m.cfg.Volumes()
 	var unnamed []string
 	for _, storage := range m.cfg.Storages() {
 		volumes, err := p.Client.Volumes(call, m.vm.Node, storage, "images", m.vm.ID)
@@ -231,7 +232,7 @@ func (p *Provisioner) deleteNamed(ctx context.Context, m live, all bool) error {
 			return fmt.Errorf("look for its disks on storage %s: %w", storage, err)
 		}
 		for _, v := range volumes {
-			if !slices.Contains(m.cfg.Volumes(), v.ID) {
+			if !slices.Contains(named, v.ID) {
 				unnamed = append(unnamed, v.ID)
 			}
 		}
