@@ -75,7 +75,10 @@ func (st *state) process(pid int) (id string, p process, err error) {
 			id = rest
 		}
 	}
-	if ours, err := st.mayBeOurs(pid); id == "" || !ours {
+	if id == "" {
+		return "", process{}, nil
+	}
+	if ours, err := st.mayBeOurs(pid); !ours {
 		return "", process{}, ignoreGone(err)
 	}
 	p = process{pid: pid, sentry: args[0] == "runsc-sandbox"}
