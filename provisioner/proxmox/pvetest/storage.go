@@ -151,17 +151,20 @@ func listVolumes(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []map[string]any{}
-	for _, id := range slices.Sorted(maps.Keys(c.s.c.Volumes)) {
-		v := c.s.c.Volumes[id]
+	held := map[string]*Volume{}
+	for id, v := range c.s.c.Volumes {
 		switch {
 		case v.Storage != st.ID, !st.Shared && v.Node != "" && v.Node != c.node.Name:
 		case c.p.has("content") && v.Content != c.p.str("content"):
 		case c.p.has("vmid") && v.VMID != c.vmid():
 		case c.volumeAccessible(0, v.ID) != nil:
 		default:
-			out = append(out, v.entry())
+			held[id] = v
 		}
+	}
+	out := make([]map[string]any, 0, len(held))
+	for _, id := range slices.Sorted(maps.Keys(held)) {
+		out = append(out, held[id].entry())
 	}
 	return out, nil
 }
