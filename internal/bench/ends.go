@@ -165,7 +165,7 @@ func (p *population) record(ctx context.Context, db *store.DB) error {
 	for i := range many {
 		sb := sessions.Sandbox{
 			ID: sandboxID(i), Owner: owner(), Profile: "p", Backend: "proxmox", State: sessions.Ready, Handle: fmt.Sprint(firstVM + i),
-			Created: now, Ready: now, End: p.end(i), MaxEnd: now.Add(time.Hour), MemoryMB: 16,
+			Created: now.Add(time.Duration(i)), Ready: now, End: p.end(i), MaxEnd: now.Add(time.Hour), MemoryMB: 16,
 		}
 		if _, _, err := db.Add(ctx, sb, sessions.Quota{}, sessions.Change{At: now}); err != nil {
 			return err
