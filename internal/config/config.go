@@ -66,7 +66,7 @@ type Config struct {
 	Proxmox Proxmox `yaml:",inline"`
 
 	// Profiles are those of the directory profiles beside the file, and the
-	// built-in one unless a file replaces it. DefaultProfile comes first.
+	// built-in ones that no file replaces. DefaultProfile comes first.
 	Profiles []Profile `yaml:"-"`
 }
 

@@ -116,8 +116,15 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 	return "a text", scalar
 }
 
+// hostPathKeys are what other programs call a path of the host that the inside
+// of a machine sees. There is none here, and it must not be taken for a slip.
+var hostPathKeys = []string{"mount", "mounts", "bind", "binds", "volume", "volumes", "device", "devices", "host_path", "hostpath", "shared_dir", "virtiofs"}
+
 func unknownKey(within, key string, known []string) error {
 	key = redact.Text(key)
+	if slices.Contains(hostPathKeys, strings.ToLower(key)) {
+		return fmt.Errorf("unknown key %q: no path of the host is ever mounted into a sandbox; copy files into it, or have them in what it is made from", within+key)
+	}
 	near := slices.MinFunc(known, func(a, b string) int { return distance(key, a) - distance(key, b) })
 	if distance(key, near) <= max(2, len(key)/2) {
 		return fmt.Errorf("unknown key %q; did you mean %q?", within+key, within+near)

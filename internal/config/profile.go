@@ -2,12 +2,8 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,6 +16,8 @@ import (
 // it. The keys below are those of the backend proxmox.
 type Profile struct {
 	sessions.Profile `yaml:",inline"`
+
+	Extends string `yaml:"extends"` // name of the profile whose keys it has that it does not name
 
 	Template string `yaml:"template"` // name or VMID; empty is proxmox_template
 	Clone    string `yaml:"clone"`    // linked or full
@@ -38,61 +36,6 @@ var backendNetworks = map[string][]string{"local": {"none"}, "proxmox": {"none",
 
 // userForm is what useradd takes for a name.
 var userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-
-func builtinProfiles() []Profile {
-	var profiles []Profile
-	for _, p := range sessions.BuiltinProfiles() {
-		profiles = append(profiles, Profile{Profile: p})
-	}
-	return profiles
-}
-
-// loadProfiles reads the *.yaml files of dir, which need not be there, and
-// adds the built-in profiles that none of them replaces.
-func loadProfiles(dir string) ([]Profile, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list profiles: %w", err)
-	}
-	var profiles []Profile
-	var errs []error
-	for _, e := range entries {
-		if filepath.Ext(e.Name()) != ".yaml" {
-			continue
-		}
-		p, err := loadProfile(filepath.Join(dir, e.Name()))
-		profiles, errs = append(profiles, p), append(errs, err)
-	}
-	for _, p := range builtinProfiles() {
-		if !hasProfile(profiles, p.Name) {
-			profiles = append(profiles, p)
-		}
-	}
-	return profiles, errors.Join(errs...)
-}
-
-// loadProfile reads one profile. Its name is that of its file: two places for
-// one name would differ some day.
-func loadProfile(file string) (Profile, error) {
-	name := strings.TrimSuffix(filepath.Base(file), ".yaml")
-	p := Profile{Profile: sessions.Profile{Name: name}}
-	data, _, err := readFile(file)
-	if err != nil {
-		return p, err
-	}
-	if err := decode(file, data, &p); err != nil {
-		return p, err
-	}
-	var ps problems
-	p.checkKeys(&ps)
-	p.Profile = p.WithDefaults()
-	ps.check(p.Name == name, "name: got %q, want that of the file, %q, or no such line", p.Name, name)
-	p.check(&ps)
-	if err := p.Validate(); err != nil {
-		ps = append(ps, err)
-	}
-	return p, within(file, errors.Join(ps...))
-}
 
 // checkKeys adds the keys that are set and that the backend does not have. The
 // defaults must not be filled in yet.
@@ -154,10 +97,12 @@ func order(profiles []Profile, first string) ([]Profile, error) {
 		case b.Name == first:
 			return 1
 		}
-		return cmp.Compare(a.Name, b.Name)
+		return byName(a, b)
 	})
 	return profiles, nil
 }
+
+func byName(a, b Profile) int { return cmp.Compare(a.Name, b.Name) }
 
 func hasProfile(profiles []Profile, name string) bool {
 	return slices.ContainsFunc(profiles, func(p Profile) bool { return p.Name == name })
