@@ -71,13 +71,19 @@ func (m *Manager) idlePeriod() time.Duration {
 // does not wait for their answers: one that hangs delays none. started is when
 // we began to see calls. All is judged by the time of this look, now.
 func (m *Manager) lookForIdle(ctx context.Context, started, now time.Time, asks chan struct{}) error {
-	all, err := m.Store.List(ctx, Query{})
+	var timed []string // not the others, of which there may be thousands
+	for _, p := range m.Profiles {
+		if p.IdleTimeout > 0 {
+			timed = append(timed, p.Name)
+		}
+	}
+	all, err := m.Store.List(ctx, Query{Profile: timed})
 	if err != nil {
 		return err
 	}
 	for _, sb := range all {
 		p, err := m.Profile(sb.Profile)
-		if err != nil || p.IdleTimeout == 0 || !sb.State.usable() || sb.over(now) || sb.Pooled() {
+		if err != nil || !sb.State.usable() || sb.over(now) || sb.Pooled() {
 			continue // what is in a pool waits for whom it is made
 		}
 		since := latest(started, sb.Created, sb.Ready, m.lines.lastUse(sb.ID, now))

@@ -54,7 +54,8 @@ func (s *memStore) List(_ context.Context, q sessions.Query) ([]sessions.Sandbox
 	defer s.mu.Unlock()
 	var list []sessions.Sandbox
 	for _, sb := range s.rows {
-		if sb.State != sessions.Destroyed && (q.Ending || sb.State.Live()) && (q.Backend == "" || sb.Backend == q.Backend) {
+		if sb.State != sessions.Destroyed && (q.Ending || sb.State.Live()) && (q.Backend == "" || sb.Backend == q.Backend) &&
+			(len(q.Profile) == 0 || slices.Contains(q.Profile, sb.Profile)) {
 			list = append(list, sb)
 		}
 	}

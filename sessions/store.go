@@ -95,9 +95,10 @@ type Fit struct {
 type Query struct {
 	Owner   string
 	Backend string
-	Ending  bool // also those that ended but are not DESTROYED yet
-	ByEnd   bool // the soonest end first; otherwise the oldest first
-	After   Mark // only what comes after it, the oldest first
+	Profile []string // one of these
+	Ending  bool     // also those that ended but are not DESTROYED yet
+	ByEnd   bool     // the soonest end first; otherwise the oldest first
+	After   Mark     // only what comes after it, the oldest first
 	Limit   int
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -77,6 +78,13 @@ func (db *DB) List(ctx context.Context, q sessions.Query) ([]sessions.Sandbox, e
 	}
 	if q.Backend != "" {
 		where, args = append(where, "backend = ?"), append(args, q.Backend)
+	}
+	if len(q.Profile) > 0 {
+		names, err := json.Marshal(q.Profile)
+		if err != nil {
+			return nil, wrap("list sandboxes", err)
+		}
+		where, args = append(where, "profile IN (SELECT value FROM json_each(?))"), append(args, string(names))
 	}
 	if q.After.ID != "" {
 		where, args = append(where, "(created_at, id) > (?, ?)"), append(args, stamp(q.After.Created), q.After.ID)

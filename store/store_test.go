@@ -384,6 +384,9 @@ func TestList(t *testing.T) {
 		if id == "sb-c" {
 			sb.Backend = "proxmox"
 		}
+		if id >= "sb-d" {
+			sb.Profile = id
+		}
 		add(t, db, sb)
 	}
 	add(t, db, sandbox("sb-x"), sessions.Timeout)
@@ -395,6 +398,7 @@ func TestList(t *testing.T) {
 		"all":     {sessions.Query{}, "sb-a sb-b sb-c sb-d sb-e"},
 		"owner":   {sessions.Query{Owner: "local:2"}, "sb-b"},
 		"backend": {sessions.Query{Backend: "proxmox"}, "sb-c"},
+		"profile": {sessions.Query{Profile: []string{"sb-e", "none", "sb-d"}}, "sb-d sb-e"},
 		"ending":  {sessions.Query{Backend: "local", Ending: true}, "sb-a sb-x sb-b sb-d sb-e"},
 		"by-end":  {sessions.Query{ByEnd: true, Limit: 2}, "sb-e sb-d"},
 		"after":   {sessions.Query{Owner: "local:1", After: sessions.Mark{Created: noon.Add(2 * time.Second), ID: "sb-c"}}, "sb-d sb-e"},
