@@ -137,9 +137,9 @@ bin/agentlab:
 bin/agentlab-guest:
 	@$(GUEST) -o $@ ./cmd/agentlab-guest
 
-bin/runsc: $(RUNSC_MODULE)/go.mod $(RUNSC_MODULE)/go.sum
+bin/runsc: $(addprefix $(RUNSC_MODULE)/,go.mod go.sum build _systrap/rest.go)
 	@echo 'building gVisor (once, some minutes)' >&2
-	@cd $(RUNSC_MODULE) && $(GUEST) -o ../../../$@.new gvisor.dev/gvisor/runsc
+	@$(RUNSC_MODULE)/build $@.new
 	@mv $@.new $@
 
 internal/e2e/node_modules/.package-lock.json: internal/e2e/package-lock.json

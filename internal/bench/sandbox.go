@@ -42,7 +42,8 @@ func (b *bench) destroy(ctx context.Context, id string) error {
 	return err
 }
 
-// memory measures the daemon before it has a sandbox, and with some.
+// memory measures the daemon before it has a sandbox, and with some, and what
+// these take of the CPUs while nobody uses them.
 func (b *bench) memory(ctx context.Context) ([]figure, error) {
 	const sandboxes = 20
 	idle, err := b.daemonRSS()
@@ -61,12 +62,23 @@ func (b *bench) memory(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
+	const unused = 5 * time.Second
+	before, err := b.stage.MachinesCPU()
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(unused)
+	after, err := b.stage.MachinesCPU()
+	if err != nil {
+		return nil, err
+	}
 	for _, id := range ids {
 		if err := b.destroy(ctx, id); err != nil {
 			return nil, err
 		}
 	}
 	return []figure{
+		size("cpu_per_sandbox", "CPU that an unused sandbox takes", "%", 100*(after-before).Seconds()/unused.Seconds()/sandboxes, 2, sandboxes),
 		size("rss_idle", "daemon RSS, idle", "MB", idle/1024, 40, 1),
 		size("rss_per_sandbox", "daemon RSS, a sandbox more", "kB", (loaded-idle)/sandboxes, 300, sandboxes),
 	}, nil

@@ -19,20 +19,25 @@ type built struct {
 	programs []string  // paths
 }
 
-// program is one that is built.
-type program struct{ name, module, pkg string }
+// program is one that is built by a command, the last argument of which is the
+// path that it gets.
+type program struct {
+	name    string
+	command []string
+}
 
 // server is AgentLab, which needs Linux.
 func server() []program {
-	return []program{
-		{"agentlab", ".", "./cmd/agentlab"},
-		{"agentlab-guest", ".", "./cmd/agentlab-guest"},
-		{"runsc", "provisioner/local/runsc", "gvisor.dev/gvisor/runsc"},
-	}
+	return []program{ours("agentlab"), ours("agentlab-guest"), {"runsc", []string{"provisioner/local/runsc/build"}}}
 }
 
 // bridge is what joins a client to a server elsewhere, and runs anywhere.
-func bridge() []program { return []program{{"agentlab-remote", ".", "./cmd/agentlab-remote"}} }
+func bridge() []program { return []program{ours("agentlab-remote")} }
+
+// ours is a program of this module.
+func ours(name string) program {
+	return program{name, []string{"go", "build", "-C", "cmd/" + name, "-trimpath", "-ldflags=-s -w", "-o"}}
+}
 
 // build builds programs for a platform, "linux/amd64", into dir. They need no C
 // library, so that they run on every distribution; the store is then
@@ -49,8 +54,7 @@ func build(ctx context.Context, dir, platform string, programs []program) (built
 		if goos == "windows" {
 			path += ".exe"
 		}
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, p.pkg)
-		cmd.Dir = p.module
+		cmd := exec.CommandContext(ctx, p.command[0], append(p.command[1:len(p.command):len(p.command)], path)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+arch)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,14 +62,39 @@ func (s *Stage) DaemonPID() (int, error) {
 
 // Machines names the processes with which the stage's sandboxes are run.
 func (s *Stage) Machines() ([]string, error) {
-	all, err := s.processes()
+	all, err := s.machines()
 	var names []string
 	for _, p := range all {
-		if strings.Contains(filepath.Base(p.Exe), "runsc") || strings.Contains(p.Args, "runsc") {
-			names = append(names, fmt.Sprintf("process %d: %s", p.PID, p.Args))
-		}
+		names = append(names, fmt.Sprintf("process %d: %s", p.PID, p.Args))
 	}
 	return names, err
+}
+
+// MachinesCPU returns what the processes of the stage's sandboxes have used.
+func (s *Stage) MachinesCPU() (used time.Duration, err error) {
+	all, err := s.machines()
+	for _, p := range all {
+		proc, perr := procfs.NewProc(p.PID)
+		if perr != nil {
+			return 0, fmt.Errorf("%s: %w", p, perr)
+		}
+		stat, serr := proc.Stat()
+		if serr != nil {
+			return 0, fmt.Errorf("%s: %w", p, serr)
+		}
+		used += time.Duration(stat.CPUTime() * float64(time.Second))
+	}
+	return used, err
+}
+
+func (s *Stage) machines() (found []process, err error) {
+	all, err := s.processes()
+	for _, p := range all {
+		if strings.Contains(filepath.Base(p.Exe), "runsc") || strings.Contains(p.Args, "runsc") {
+			found = append(found, p)
+		}
+	}
+	return found, err
 }
 
 // terminate asks the process to end and waits for it.
