@@ -78,7 +78,7 @@ func (b *bench) memory(ctx context.Context) ([]figure, error) {
 		}
 	}
 	return []figure{
-		size("cpu_per_sandbox", "CPU that an unused sandbox takes", "%", 100*(after-before).Seconds()/unused.Seconds()/sandboxes, 2, sandboxes),
+		size("cpu_per_sandbox", "CPU that an unused sandbox takes", "%", 100*(after-before).Seconds()/unused.Seconds()/sandboxes, 1, sandboxes),
 		size("rss_idle", "daemon RSS, idle", "MB", idle/1024, 40, 1),
 		size("rss_per_sandbox", "daemon RSS, a sandbox more", "kB", (loaded-idle)/sandboxes, 300, sandboxes),
 	}, nil
