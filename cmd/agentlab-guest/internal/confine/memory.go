@@ -1,12 +1,12 @@
 package confine
 
 import (
-	"bytes"
 	"context"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab-guest/internal/proc"
 )
@@ -17,6 +17,11 @@ const (
 	shortLook = 50 * time.Millisecond
 	longLook  = 500 * time.Millisecond
 	fillRate  = 2 << 30
+
+	// room is what may be used beyond the limit before the host ends the machine
+	// (memoryWall of provisioner/local has more): so much later a look may be. In
+	// a small machine looks would else be most of what it does.
+	room = 128 << 20
 
 	// deathLook is between looks whether what was killed has given back its
 	// memory, and deathTime what it may take: it is dead before that is done,
@@ -43,7 +48,7 @@ func guardMemory(ctx context.Context, host *proc.Host, limit int64) {
 		within := time.Now()
 		for !proc.Idle() {
 			left := limit - used()
-			pause := min(max(time.Duration(left)*time.Second/fillRate, shortLook), longLook)
+			pause := min(max(time.Duration(left+room)*time.Second/fillRate, shortLook), longLook)
 			switch now := time.Now(); {
 			case left > 0:
 				within = now
@@ -75,22 +80,11 @@ func awaitRoom(limit, n int64) {
 }
 
 // used returns how many bytes of memory the machine uses, files in memory too;
-// 0 if it can't be read.
+// 0 if it can't be read. It is one system call, since it is made all the time.
 func used() int64 {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
 		return 0
 	}
-	return field(text, "MemTotal:") - field(text, "MemFree:")
-}
-
-// field returns a number of /proc/meminfo, which is in kB, in bytes.
-func field(text []byte, name string) int64 {
-	for line := range bytes.Lines(text) {
-		if f := bytes.Fields(line); len(f) > 1 && string(f[0]) == name {
-			kb, _ := strconv.ParseInt(string(f[1]), 10, 64)
-			return kb << 10
-		}
-	}
-	return 0
+	return int64(info.Totalram-info.Freeram) * int64(info.Unit) //nolint:gosec // of a machine's memory
 }
