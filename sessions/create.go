@@ -172,7 +172,7 @@ func (m *Manager) make(sb Sandbox) *maker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before, slots := m.makers[sb.ID], m.slots[sb.Backend]
-	if before != nil && before.keys == sb.Keys || m.stopped || slots == nil {
+	if before != nil && before.keys == sb.Keys || m.ctx.Err() != nil || slots == nil {
 		return before
 	}
 	line := slots.make

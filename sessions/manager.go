@@ -57,7 +57,6 @@ type Manager struct {
 	pools   map[string]*pool // of profiles
 
 	mu       sync.Mutex
-	stopped  bool
 	tasks    sync.WaitGroup
 	entering map[string]entrant // by the id of the sandbox
 	makers   map[string]*maker
@@ -362,7 +361,7 @@ func (m *Manager) now() time.Time { return m.Now().UTC().Round(0) }
 func (m *Manager) spawn(f func(ctx context.Context)) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stopped {
+	if m.ctx.Err() != nil {
 		return false
 	}
 	m.tasks.Go(func() { f(m.ctx) })

@@ -70,7 +70,7 @@ func (l lane) run(ctx context.Context, limit time.Duration, remove func(context.
 func (m *Manager) remove(sb Sandbox) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.removing[sb.ID] || m.stopped {
+	if m.removing[sb.ID] || m.ctx.Err() != nil {
 		return
 	}
 	m.removing[sb.ID] = true
@@ -209,7 +209,7 @@ func (m *Manager) trim(backend string, spare provisioner.Ref) {
 	key := spare.Sandbox + " " + spare.Handle
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !ok || m.removing[key] || m.stopped {
+	if !ok || m.removing[key] || m.ctx.Err() != nil {
 		return
 	}
 	m.removing[key] = true

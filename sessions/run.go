@@ -39,8 +39,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	m.mu.Lock()
-	m.stopped = true
-	m.stop(errStopping) // together, or what is refused in between is taken for a failure
+	m.stop(errStopping) // so that no task begins once they are waited for
 	m.mu.Unlock()
 	m.lines.endAll(errStopping)
 	m.tasks.Wait()
