@@ -3,10 +3,12 @@ package sessions_test
 import (
 	"context"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -73,5 +75,73 @@ func TestGuestIsAskedOnceAtATime(t *testing.T) {
 		if n := l.world.count("processes"); n != 1 {
 			t.Errorf("asked %d times before it has answered", n)
 		}
+	})
+}
+
+// Of several idle timeouts the shortest says how often to look, in whatever order
+// the profiles are.
+func TestShortestIdleTimeout(t *testing.T) {
+	for _, others := range [][2]time.Duration{{0, 10 * time.Hour}, {10 * time.Hour, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+			l.Profiles[0].IdleTimeout = 20 * time.Second
+			before, after := l.Profiles[1], l.Profiles[1]
+			before.Name, before.IdleTimeout, after.IdleTimeout = "before", others[0], others[1]
+			l.Profiles = []sessions.Profile{before, l.Profiles[0], after}
+			l.run()
+			defer func() { l.stop() }()
+			sb := l.create(t, sessions.CreateRequest{Profile: "small"})
+			time.Sleep(22 * time.Second)
+			synctest.Wait()
+			l.mustBe(t, sb.ID, sessions.Destroyed)
+		})
+	}
+}
+
+// Where no profile has an idle timeout nobody looks.
+func TestNobodyLooksForIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+		l.Store = &spied{Store: l.Store, listed: func(q sessions.Query) {
+			if reflect.DeepEqual(q, sessions.Query{}) {
+				t.Error("all sandboxes were read")
+			}
+		}}
+		l.run()
+		defer func() { l.stop() }()
+		time.Sleep(10 * time.Minute)
+	})
+}
+
+// What is past its end has ended for that, and not for being idle too.
+func TestWhatIsOverIsNotIdle(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{TTL: time.Hour})
+		began := time.Now()
+		l.stop()
+		*l = *newLab(t, l.world, l.path)
+		l.Profiles[0].IdleTimeout = idleTimeout
+		time.Sleep(time.Hour)
+		if err := l.LookForIdle(t.Context(), began); err != nil {
+			t.Error(err)
+		}
+		l.Settle()
+		l.mustBe(t, sb.ID, sessions.Ready) // no reaper runs here
+	})
+}
+
+// A guest whose clock is ahead, by mistake or on purpose, keeps nothing longer than
+// it says so: it is asked again after each timeout.
+func TestGuestWithAnotherClock(t *testing.T) {
+	inIdleLab(t, func(t *testing.T, l *lab) {
+		sb := l.used(t)
+		l.world.runs(sb.ID, guest.Process{ID: "p_1", Started: time.Now().Add(24 * time.Hour)})
+		time.Sleep(idleTimeout + idleLook)
+		synctest.Wait()
+		l.mustBe(t, sb.ID, sessions.Running)
+		l.world.runs(sb.ID, guest.Process{ID: "p_1", Started: time.Now().Add(-time.Hour)})
+		time.Sleep(idleTimeout + idleLook)
+		synctest.Wait()
+		l.mustBe(t, sb.ID, sessions.Destroyed)
 	})
 }

@@ -114,37 +114,3 @@ func TestLateMakingEndsWell(t *testing.T) {
 		l.mustBe(t, sb.ID, sessions.Ready)
 	})
 }
-
-// A pool that has made one again after many failures asks soon after the next one.
-func TestPoolForgetsFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, &world{recipe: "v1"}, filepath.Join(t.TempDir(), "db"))
-		l.Profiles[0].Pool = sessions.Pool{Size: 1}
-		l.world.fail("create", provisioner.ErrExhausted)
-		l.run()
-		defer func() { l.stop() }()
-		time.Sleep(30 * time.Minute)
-		l.world.onStep(nil)
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
-		if n := len(l.members(t, sessions.Ready)); n != 1 {
-			t.Fatalf("%d members", n)
-		}
-		failed := false
-		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
-			if op == "create" && !failed {
-				failed = true
-				return provisioner.ErrExhausted
-			}
-			return do()
-		})
-		if sb := l.create(t, sessions.CreateRequest{}); sb.Keys != 1 {
-			t.Errorf("got %+v", sb)
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if n := len(l.members(t, sessions.Ready)); n != 1 || !failed {
-			t.Errorf("%d members a minute after a failure", n)
-		}
-	})
-}

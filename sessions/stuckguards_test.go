@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -39,5 +40,22 @@ func TestStuckAreShownInOrder(t *testing.T) {
 		if err != nil || !slices.Equal(got, ids) {
 			t.Errorf("stuck, the longest first, %v, %v; want %v", got, err, ids)
 		}
+	})
+}
+
+// Of a removal that is being tried again just now no time is told that is over.
+func TestStuckIsBeingTriedAgain(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		l.world.fail("destroy", errNode)
+		go func() { _, _ = l.Destroy(as(t, "alice"), sb.ID) }() // its answer is another test's
+		synctest.Wait()
+		l.world.hang("destroy", "")
+		time.Sleep(time.Second / 2) // so that it waits as long as the next try hangs, and ends before it
+		_, err := l.Destroy(as(t, "alice"), sb.ID)
+		if _, msg := kind(t, err); !strings.Contains(msg, "; it is being tried again.") || strings.Contains(msg, "next try") {
+			t.Errorf("Destroy: %q", msg)
+		}
+		l.world.onStep(nil)
 	})
 }

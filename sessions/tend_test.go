@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -88,35 +87,6 @@ func TestPoolCountsWhatIsNotRemoved(t *testing.T) {
 			t.Errorf("%d members when they can be removed again", n)
 		}
 	})
-}
-
-// A backend that fails is asked ever less often, and a pool fills when it works
-// again.
-func TestPoolBacksOff(t *testing.T) {
-	for _, op := range []string{"create", "recipe"} {
-		t.Run(op, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := &world{recipe: "v1"}
-				w.fail(op, provisioner.ErrExhausted)
-				l := newLab(t, w, filepath.Join(t.TempDir(), "db"))
-				l.Profiles[0].Pool = sessions.Pool{Size: 2}
-				l.run()
-				defer l.stop()
-				time.Sleep(2 * time.Hour)
-				if n := w.count(op); n < 20 || n > 45 {
-					t.Errorf("asked %d times in two hours", n)
-				}
-				if n := len(l.members(t, "")); n != 0 {
-					t.Errorf("%d failed ones are in the way", n)
-				}
-				w.onStep(nil)
-				time.Sleep(6 * time.Minute)
-				if n := len(l.members(t, sessions.Ready)); n != 2 {
-					t.Errorf("%d members when it works again", n)
-				}
-			})
-		})
-	}
 }
 
 // Those who wait for a machine come before those who might want one.
@@ -370,36 +340,6 @@ func TestBackendWithoutPools(t *testing.T) {
 		l.stop()
 		if text := said.String(); !strings.Contains(text, "profile small has pool.size 3, allowed: 0, since backend \\\"mem\\\"") {
 			t.Errorf("it said:\n%s", text)
-		}
-	})
-}
-
-// What has come to be a member since the pool was looked at counts, too.
-func TestPoolGrowsBehindItsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, &world{recipe: "v1"}, filepath.Join(t.TempDir(), "db"))
-		l.Profiles[0].Pool = sessions.Pool{Size: 1}
-		var once sync.Once
-		l.Store = &spied{Store: l.Store, listed: func(q sessions.Query) {
-			if q.Owner == sessions.PoolOwner("small") {
-				once.Do(func() {
-					for i := range 2 {
-						sb := sessions.Sandbox{
-							ID: fmt.Sprintf("sb-%d", i), Owner: q.Owner, Profile: "small", Backend: "none", State: sessions.Failed,
-							Created: time.Now(), End: time.Now().Add(time.Hour), MaxEnd: time.Now().Add(time.Hour), Ended: time.Now(),
-						}
-						if _, _, err := l.db.Add(t.Context(), sb, sessions.Quota{}, sessions.Change{At: time.Now()}); err != nil {
-							t.Error(err)
-						}
-					}
-				})
-			}
-		}}
-		l.run()
-		defer l.stop()
-		time.Sleep(time.Minute)
-		if n := len(l.members(t, "")); n != 2 {
-			t.Errorf("%d members have machines, want 2", n)
 		}
 	})
 }
