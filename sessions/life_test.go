@@ -192,9 +192,10 @@ func TestExpiryOnAFullDisk(t *testing.T) {
 		defer l.stop()
 		sb := l.create(t, sessions.CreateRequest{})
 		full.set(true)
+		began := time.Now()
 		_, err := l.Destroy(as(t, "alice"), sb.ID)
-		if k, _ := kind(t, err); k != sessions.Unavailable {
-			t.Errorf("Destroy: %v", err)
+		if k, _ := kind(t, err); k != sessions.Unavailable || time.Since(began) != 0 {
+			t.Errorf("Destroy: %v after %v", err, time.Since(began))
 		}
 		if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err == nil {
 			t.Error("first use was not recorded, and went on")

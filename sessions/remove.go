@@ -154,7 +154,7 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 			sb.Handle = cur.Handle
 		}
 		start := m.now()
-		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && cur.ID != "" && !cur.Created.Before(m.started) {
+		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && !cur.Created.Before(m.started) {
 			err = nil // its machine would be on record since before it was made
 		}
 		m.Watch.Destroyed(sb.Backend, removal(err), m.now().Sub(start))
@@ -168,10 +168,10 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 			return err
 		}
 	}
-	if cur.ID == "" || cur.State == Destroyed {
+	if cur.ID == "" {
 		return nil
 	}
-	if _, err := m.move(ctx, sb.ID, Destroyed, Change{}); err != nil && !errors.Is(err, ErrConflict) {
+	if _, err := m.move(ctx, sb.ID, Destroyed, Change{}); !errors.Is(err, ErrConflict) { // else it is already
 		return err
 	}
 	return nil
