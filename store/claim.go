@@ -45,17 +45,18 @@ func oldestReady(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, fit sessi
 		sessions.PoolOwner(sb.Profile), sb.Recipe, stamp(fit.EndsAfter), string(except)))
 }
 
-// handOver makes the member to. What it was made as stays.
+// handOver makes the member to. What it was made as stays. That it is READY and in
+// the pool was read in the same transaction, which is the only one that writes.
 func handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
 	pool := member.Owner
 	kept := member
 	kept.Owner, kept.Name, kept.Created, kept.End, kept.MaxEnd = to.Owner, to.Name, to.Created, to.End, to.MaxEnd
 	kept.State, kept.Begun, kept.Ready, kept.Recipe, kept.Keys = sessions.Booting, to.Created, time.Time{}, "", member.Keys+1
-	res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET owner = ?, name = ?, created_at = ?, begun_at = ?, ends_at = ?, max_end_at = ?,
-		state = ?, ready_at = 0, recipe = '', keys = ? WHERE id = ? AND owner = ? AND state = ?`,
+	_, err := tx.ExecContext(ctx, `UPDATE sandboxes SET owner = ?, name = ?, created_at = ?, begun_at = ?, ends_at = ?, max_end_at = ?,
+		state = ?, ready_at = 0, recipe = '', keys = ? WHERE id = ?`,
 		kept.Owner, kept.Name, stamp(kept.Created), stamp(kept.Begun), stamp(kept.End), stamp(kept.MaxEnd),
-		kept.State, kept.Keys, kept.ID, pool, sessions.Ready)
-	if err := oneRow(res, err); err != nil {
+		kept.State, kept.Keys, kept.ID)
+	if err != nil {
 		return kept, err
 	}
 	return kept, addEvent(ctx, tx, sessions.Event{

@@ -156,10 +156,10 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 			return fmt.Errorf("it may live until %v: %w", sb.End, sessions.ErrConflict)
 		}
 		moved(&sb, to, ch)
-		res, err := tx.ExecContext(ctx, `UPDATE sandboxes SET state = ?, reason = ?, handle = ?, ip = ?, home = ?, os = ?,
-			begun_at = ?, ready_at = ?, ended_at = ? WHERE id = ? AND state = ?`,
-			sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS, stamp(sb.Begun), stamp(sb.Ready), stamp(sb.Ended), id, from)
-		if err := oneRow(res, err); err != nil {
+		_, err = tx.ExecContext(ctx, `UPDATE sandboxes SET state = ?, reason = ?, handle = ?, ip = ?, home = ?, os = ?,
+			begun_at = ?, ready_at = ?, ended_at = ? WHERE id = ?`, // its state is still from: no other transaction writes
+			sb.State, sb.Reason, sb.Handle, sb.IP, sb.Home, sb.OS, stamp(sb.Begun), stamp(sb.Ready), stamp(sb.Ended), id)
+		if err != nil {
 			return err
 		}
 		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "state", From: from, To: to, Detail: ch.Reason})
