@@ -40,32 +40,32 @@ func claim(t *testing.T, db *store.DB, sb sessions.Sandbox, quota sessions.Quota
 	return db.Claim(t.Context(), sb, quota, sessions.Fit{EndsAfter: noon.Add(90 * time.Second), Except: []string{"sb-dark"}}, ch)
 }
 
-// A member becomes what is wanted, but for its id and its machine.
+// The oldest member becomes what is wanted, but for its id and its machine.
 func TestClaim(t *testing.T) {
 	db, path := open(t)
-	member(t, db, "sb-2", time.Second, nil)
-	member(t, db, "sb-1", 0, nil)
+	member(t, db, "sb-1", time.Second, nil)
+	member(t, db, "sb-2", 0, nil)
 	got, existing, err := claim(t, db, wanted(), sessions.Quota{Sandboxes: 1, MemoryMB: 100})
 	if err != nil || existing {
 		t.Fatalf("Claim: existing %v, error %v", existing, err)
 	}
 	want := wanted()
-	want.ID, want.State, want.Begun, want.Recipe, want.Keys = "sb-1", sessions.Booting, want.Created, "", 1
+	want.ID, want.State, want.Begun, want.Recipe, want.Keys = "sb-2", sessions.Booting, want.Created, "", 1
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Claim (-want +got):\n%s", diff)
 	}
-	kept, err := db.Sandbox(t.Context(), "sb-1")
+	kept, err := db.Sandbox(t.Context(), "sb-2")
 	if diff := cmp.Diff(want, kept); diff != "" || err != nil {
 		t.Errorf("record (-want +got):\n%s%v", diff, err)
 	}
-	all := events(t, path, "sb-1")
+	all := events(t, path, "sb-2")
 	if last := all[len(all)-1]; last != "claim READY BOOTING pool:p" {
 		t.Errorf("its event is %q", last)
 	}
-	if _, err := db.Move(t.Context(), "sb-1", sessions.Ready, at(2*time.Minute)); err != nil {
+	if _, err := db.Move(t.Context(), "sb-2", sessions.Ready, at(2*time.Minute)); err != nil {
 		t.Error(err)
 	}
-	if kept, _ := db.Sandbox(t.Context(), "sb-1"); !kept.Ready.Equal(noon.Add(2 * time.Minute)) {
+	if kept, _ := db.Sandbox(t.Context(), "sb-2"); !kept.Ready.Equal(noon.Add(2 * time.Minute)) {
 		t.Errorf("it was READY at %v", kept.Ready)
 	}
 }
@@ -247,5 +247,23 @@ func TestTrust(t *testing.T) {
 	}
 	if _, err := db.Trust(t.Context(), told, at(time.Minute)); !errors.Is(err, sessions.ErrConflict) {
 		t.Errorf("of what has ended: %v", err)
+	}
+}
+
+// When a sandbox was READY first is kept when it is READY once more.
+func TestReadyOnceMore(t *testing.T) {
+	db, _ := open(t)
+	add(t, db, sandbox("sb-1"), sessions.Provisioning, sessions.Booting, sessions.Ready)
+	first, err := db.Sandbox(t.Context(), "sb-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []sessions.State{sessions.Stopped, sessions.Ready} {
+		if _, err := db.Move(t.Context(), "sb-1", to, at(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := db.Sandbox(t.Context(), "sb-1"); err != nil || got.Ready.IsZero() || !got.Ready.Equal(first.Ready) {
+		t.Errorf("it was READY at %v, and first at %v, %v", got.Ready, first.Ready, err)
 	}
 }
