@@ -128,4 +128,6 @@ type Event struct {
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration
+	Tool      string // of a call
+	Arguments string // of a call, as JSON, without what is secret or long
 }

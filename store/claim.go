@@ -19,13 +19,13 @@ func (db *DB) Claim(ctx context.Context, sb sessions.Sandbox, quota sessions.Quo
 		member, err := oldestReady(ctx, tx, sb, fit)
 		if errors.Is(err, sql.ErrNoRows) {
 			sb.Recipe = ""
-			kept, err = insert(ctx, tx, sb, ch)
+			kept, err = db.insert(ctx, tx, sb, ch)
 			return err
 		}
 		if err != nil {
 			return err
 		}
-		kept, err = handOver(ctx, tx, member, sb, ch)
+		kept, err = db.handOver(ctx, tx, member, sb, ch)
 		return err
 	})
 	return kept, existing, err
@@ -47,7 +47,7 @@ func oldestReady(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, fit sessi
 
 // handOver makes the member to. What it was made as stays. That it is READY and in
 // the pool was read in the same transaction, which is the only one that writes.
-func handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
+func (db *DB) handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
 	pool := member.Owner
 	kept := member
 	kept.Owner, kept.Name, kept.Created, kept.End, kept.MaxEnd = to.Owner, to.Name, to.Created, to.End, to.MaxEnd
@@ -59,7 +59,7 @@ func handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sandbox, ch s
 	if err != nil {
 		return kept, err
 	}
-	return kept, addEvent(ctx, tx, sessions.Event{
+	return kept, db.addEvent(ctx, tx, sessions.Event{
 		At: ch.At, Sandbox: kept.ID, Principal: ch.By, What: "claim", From: sessions.Ready, To: kept.State, Detail: pool,
 	})
 }
@@ -88,7 +88,7 @@ func (db *DB) Trust(ctx context.Context, sb sessions.Sandbox, ch sessions.Change
 		if kept, err = find(ctx, tx, sb.ID); err != nil {
 			return err
 		}
-		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, What: "trust", From: was.State, To: sb.State, Detail: ch.Reason})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, What: "trust", From: was.State, To: sb.State, Detail: ch.Reason})
 	})
 	return kept, err
 }

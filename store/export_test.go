@@ -1,7 +1,9 @@
 package store
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"testing"
 )
@@ -23,3 +25,27 @@ func LimitPages(t *testing.T, db *DB, n int) {
 
 // MoveAside is what Open does with a damaged file.
 var MoveAside = moveAside
+
+// Rechain makes the chain after a row anew, as somebody can who has no key.
+func Rechain(ctx context.Context, path string, after int64) error {
+	w := Pool(path)
+	tx, err := w.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	m, _, err := scanMark(tx.QueryRowContext(ctx, selectMark, base))
+	if err != nil {
+		return err
+	}
+	rows, err := rowsAfter(ctx, tx, after, chainBatch)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		m.seq, m.hash = r.seq, r.chained(m.hash)
+		_, uerr := tx.ExecContext(ctx, "UPDATE events SET hash = ? WHERE seq = ?", m.hash, m.seq)
+		err = errors.Join(err, uerr)
+	}
+	_, uerr := tx.ExecContext(ctx, "UPDATE chain SET hash = ? WHERE place = 'head'", m.hash)
+	return errors.Join(err, uerr, tx.Commit(), w.Close())
+}

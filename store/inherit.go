@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
-// Inherit takes over from the database at path what no machine tells: tokens,
-// sandboxes that have ended, which a machine that is still there would bring
+// Inherit takes over from the database at path what no machine tells: events,
+// tokens, sandboxes that have ended, which a machine that is still there would bring
 // back to life, and those that are being made, whose machine may have no papers
 // yet. It brings the schema of that database up to date, as a start does, and
 // changes nothing else of it. Nobody may have it open.
@@ -55,6 +57,8 @@ func inherit(ctx context.Context, conn *sql.Conn) error {
 	}
 	const untold = "ended_at <> 0 OR state IN ('REQUESTED', 'PROVISIONING', 'BOOTING')"
 	for _, copied := range []string{
+		"REPLACE INTO chain (place, seq, hash, seal) SELECT place, seq, hash, seal FROM old.chain",
+		"INSERT INTO events (" + eventColumns + ") SELECT " + eventColumns + " FROM old.events",
 		"INSERT INTO tokens (" + tokenColumns + ") SELECT " + tokenColumns + " FROM old.tokens",
 		"INSERT INTO sandboxes (" + columns + ") SELECT " + columns + " FROM old.sandboxes WHERE " + untold,
 	} {
@@ -82,19 +86,26 @@ func sameInstallation(ctx context.Context, tx *sql.Tx) error {
 // that its key gives it. It is an error if that is another one: records without
 // the key of their machines would all be taken for those of machines that have
 // vanished, and with their own key again for those of machines to be removed.
-func (db *DB) Belong(ctx context.Context, id string) error {
+//
+// From then on the ends of the chain of events are sealed with the key. It comes
+// before all other use of the database.
+func (db *DB) Belong(ctx context.Context, id string, key provisioner.Key) (err error) {
+	if db.sealer, err = newSealer(key); err != nil {
+		return err
+	}
 	return db.tx(ctx, "look whose the database is", func(tx *sql.Tx) error {
 		is, err := installation(ctx, tx, "installation")
 		switch {
 		case err != nil:
 			return err
 		case is == "":
-			_, err = tx.ExecContext(ctx, "INSERT INTO installation (id) VALUES (?)", id)
-			return err
+			if _, err = tx.ExecContext(ctx, "INSERT INTO installation (id) VALUES (?)", id); err != nil {
+				return err
+			}
 		case is != id:
 			return notOf(is, id)
 		}
-		return nil
+		return db.seal(ctx, tx)
 	})
 }
 

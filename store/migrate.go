@@ -14,6 +14,9 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
+// chained is the version from which on events are a chain.
+const chained = 6
+
 // migrate brings the schema up to date, each step in a transaction of its own.
 func migrate(ctx context.Context, w *sql.DB) error {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
@@ -47,6 +50,11 @@ func step(ctx context.Context, w *sql.DB, name string, version int) error {
 	defer tx.Rollback() // after a commit it does nothing
 	if _, err := tx.ExecContext(ctx, string(script)); err != nil {
 		return err
+	}
+	if version == chained {
+		if err := chainAll(ctx, tx); err != nil {
+			return err
+		}
 	}
 	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version)); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
 )
@@ -281,11 +282,11 @@ func TestInheritOfNothing(t *testing.T) {
 // of the same one.
 func TestBelong(t *testing.T) {
 	old, path := open(t)
-	if err := errors.Join(old.Belong(t.Context(), "one"), old.Belong(t.Context(), "one")); err != nil {
+	if err := errors.Join(old.Belong(t.Context(), "one", provisioner.Key{}), old.Belong(t.Context(), "one", provisioner.Key{})); err != nil {
 		t.Fatal(err)
 	}
 	add(t, old, sandbox("sb-ending"), sessions.Destroying)
-	err := old.Belong(t.Context(), "another")
+	err := old.Belong(t.Context(), "another", provisioner.Key{})
 	if err == nil || !strings.Contains(err.Error(), "installation one, and the instance key is that of another") {
 		t.Errorf("Belong: %v", err)
 	}
@@ -294,7 +295,7 @@ func TestBelong(t *testing.T) {
 	}
 	for id, ok := range map[string]bool{"one": true, "another": false} {
 		db := reopen(t, filepath.Join(t.TempDir(), id))
-		if err := db.Belong(t.Context(), id); err != nil {
+		if err := db.Belong(t.Context(), id, provisioner.Key{}); err != nil {
 			t.Fatal(err)
 		}
 		err := db.Inherit(t.Context(), path)

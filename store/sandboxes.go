@@ -24,7 +24,7 @@ func (db *DB) Add(ctx context.Context, sb sessions.Sandbox, quota sessions.Quota
 		if kept, existing, err = admit(ctx, tx, sb, quota); err != nil || existing {
 			return err
 		}
-		kept, err = insert(ctx, tx, sb, ch)
+		kept, err = db.insert(ctx, tx, sb, ch)
 		return err
 	})
 	return kept, existing, err
@@ -47,7 +47,7 @@ func admit(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, quota sessions.
 	return sb, false, err
 }
 
-func insert(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
+func (db *DB) insert(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, ch sessions.Change) (sessions.Sandbox, error) {
 	_, err := tx.ExecContext(ctx, insertSandbox, values(sb)...)
 	if resultCode(err) == codeConstraint {
 		err = fmt.Errorf("%w: %w", sessions.ErrConflict, err)
@@ -55,7 +55,7 @@ func insert(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, ch sessions.Ch
 	if err != nil {
 		return sb, err
 	}
-	return sb, addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: "create", To: sb.State, Detail: ch.Reason})
+	return sb, db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: "create", To: sb.State, Detail: ch.Reason})
 }
 
 // Sandbox returns one record.
@@ -162,7 +162,7 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 		if err != nil {
 			return err
 		}
-		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "state", From: from, To: to, Detail: ch.Reason})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "state", From: from, To: to, Detail: ch.Reason})
 	})
 	return sb, err
 }
@@ -207,7 +207,7 @@ func (db *DB) SetEnd(ctx context.Context, id string, end time.Time, ch sessions.
 		if sb, err = find(ctx, tx, id); err != nil {
 			return err
 		}
-		return addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "extend", Detail: end.Format(time.RFC3339)})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "extend", Detail: end.Format(time.RFC3339)})
 	})
 	return sb, err
 }

@@ -26,8 +26,11 @@ type DB struct {
 	w *sql.DB // one connection: SQLite has one writer, and a queue in Go is better than its busy loop
 	r *sql.DB // read-only, so that long lists don't keep writers waiting
 
-	byID  *sql.Stmt // of r
-	event *sql.Stmt // of w
+	byID *sql.Stmt // of r
+
+	event, mark, setMark *sql.Stmt // of w
+
+	sealer sealer // of the ends of the chain of events; see Belong
 }
 
 var _ sessions.Store = (*DB)(nil)
@@ -70,22 +73,30 @@ func (db *DB) prepare(ctx context.Context) error {
 	if db.byID, err = db.r.PrepareContext(ctx, "SELECT "+columns+" FROM sandboxes WHERE id = ?"); err != nil {
 		return err
 	}
-	db.event, err = db.w.PrepareContext(ctx, insertEvent)
-	return err
+	for text, stmt := range map[string]**sql.Stmt{insertEvent: &db.event, selectMark: &db.mark, putMark: &db.setMark} {
+		if *stmt, err = db.w.PrepareContext(ctx, text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pool returns connections to the file at path, all of them set up alike.
 func pool(path string, size int, pragmas ...string) *sql.DB {
+	return connections(path, "_txlock=immediate", size, append([]string{
+		"PRAGMA busy_timeout = 5000",
+		"PRAGMA synchronous = NORMAL", // with WAL: a power failure may cost the last changes, never the file
+		"PRAGMA foreign_keys = 1",
+	}, pragmas...))
+}
+
+func connections(path, query string, size int, pragmas []string) *sql.DB {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		abs = path
 	}
-	dsn := url.URL{Scheme: "file", Path: abs, RawQuery: "_txlock=immediate"}
-	db := sql.OpenDB(connector{dsn.String(), append([]string{
-		"PRAGMA busy_timeout = 5000",
-		"PRAGMA synchronous = NORMAL", // with WAL: a power failure may cost the last changes, never the file
-		"PRAGMA foreign_keys = 1",
-	}, pragmas...)})
+	dsn := url.URL{Scheme: "file", Path: abs, RawQuery: query}
+	db := sql.OpenDB(connector{dsn.String(), pragmas})
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	return db

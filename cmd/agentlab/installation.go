@@ -166,14 +166,14 @@ func (in *installation) openState(ctx context.Context) (key provisioner.Key, id 
 		return key, "", nil, err
 	}
 	err = in.points.Around("open store", func() (err error) {
-		db, err = in.openStore(ctx, id)
+		db, err = in.openStore(ctx, id, key)
 		return err
 	})
 	return key, id, db, err
 }
 
 // openStore opens the database, if it is about the machines of our key.
-func (in *installation) openStore(ctx context.Context, id string) (*store.DB, error) {
+func (in *installation) openStore(ctx context.Context, id string, key provisioner.Key) (*store.DB, error) {
 	path := cmp.Or(in.database, filepath.Join(in.paths.State, config.DatabaseFile))
 	left, err := store.Tidy(path)
 	if err != nil {
@@ -186,7 +186,7 @@ func (in *installation) openStore(ctx context.Context, id string) (*store.DB, er
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Belong(ctx, id); err != nil {
+	if err := db.Belong(ctx, id, key); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
 	return db, nil

@@ -125,12 +125,12 @@ func newStoreRebuildCommand(locate func() (config.Paths, error)) *cobra.Command 
 		Short: "Make the database anew from the machines that there are",
 		Long: `Make the database anew from the papers of the machines that there are: their
 sandboxes, owners and ends. No machine is touched. The old database is in force
-until the new one is whole, and is kept beside it then; its tokens, what had ended
-and what was being made are taken over if it can be read. If a backend can't be
+until the new one is whole, and is kept beside it then; its events, its tokens,
+what had ended and what was being made are taken over if it can be read. If a backend can't be
 read, or anything else fails, all stays as it was.
 
 No daemon may run. One that finds its database damaged or gone does the same by
-itself, without the tokens.
+itself, without events and tokens.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
