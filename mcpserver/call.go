@@ -29,7 +29,8 @@ func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return toResult(s.perform(ctx, work{
 			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, meta: req.Params.Meta,
-			do: func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
+			do:     func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
+			record: func() (sandbox, arguments string) { return recorded(t, req.Params.RawArguments) },
 		})), nil
 	}
 }
@@ -41,16 +42,19 @@ type work struct {
 	doing      string         // for progress
 	meta       *mcp.Meta      // of the request
 	do         func(ctx context.Context) tools.Result
+	record     func() (sandbox, arguments string) // for the event of it; nil is that it is none
 }
 
 // refusedOutcome is the outcome of what the caller may not do.
 const refusedOutcome = "refused"
 
 // perform is what all work passes: whether the caller may, a deadline, progress,
-// recovery from a panic, and one line in the log, which never has the arguments.
+// recovery from a panic, an event, which is there before the answer, and one line
+// in the log, which never has the arguments.
 func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	start := time.Now()
 	if err := s.allow(ctx, w.name, w.need); err != nil {
+		s.happened(ctx, w, start, "", refusedOutcome)
 		return tools.Result{IsError: true, Outcome: refusedOutcome, Content: []tools.Content{{Text: err.Error()}}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
@@ -64,6 +68,7 @@ func (s *Server) perform(ctx context.Context, w work) tools.Result {
 		outcome = ctx.Err().Error()
 	}
 	took := time.Since(start)
+	s.happened(ctx, w, start, res.Sandbox, outcome)
 	level := slog.LevelInfo
 	if w.kind == looking { // nobody has asked just now
 		level = slog.LevelDebug

@@ -57,7 +57,8 @@ func (s *Server) read(ctx context.Context, kind, uri string, meta *mcp.Meta) too
 	}
 	return s.perform(ctx, work{
 		kind: kind, name: name, need: need, doing: "reading " + name, meta: meta,
-		do: func(ctx context.Context) tools.Result { return s.Resources.Read(ctx, uri) },
+		do:     func(ctx context.Context) tools.Result { return s.Resources.Read(ctx, uri) },
+		record: recordedRead(kind, uri),
 	})
 }
 

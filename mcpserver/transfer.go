@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -144,4 +145,8 @@ func (t *transfer) over() {
 	t.srv.Log.Info("transfer", "direction", direction, "principal", t.ticket.Principal, "sandbox", short(t.ticket.Sandbox),
 		"bytes", t.bytes, "outcome", outcome, "ms", took.Milliseconds())
 	t.srv.Watch.Transfer(direction, outcome, t.bytes, took)
+	t.srv.keep(t.ctx, sessions.Event{
+		At: t.start, Sandbox: short(t.ticket.Sandbox), Principal: t.ticket.Principal, What: "transfer", Detail: outcome, Duration: took,
+		Tool: direction, Arguments: string(mustJSON(map[string]any{"path": redact.Text(t.ticket.Path), "bytes": t.bytes})),
+	})
 }

@@ -163,7 +163,7 @@ func TestClaimOfWhatIsBeingDialled(t *testing.T) {
 		if n := l.world.conns(); n != 1 {
 			t.Errorf("%d channels are open, want 1", n)
 		}
-		if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+		if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err != nil {
 			t.Error(err)
 		}
 	})

@@ -59,7 +59,7 @@ func TestIdleWhenTheClockIsSet(t *testing.T) {
 			sb, live := l.create(t, sessions.CreateRequest{TTL: 4 * time.Hour}), sessions.Ready
 			if use {
 				live = sessions.Running
-				if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+				if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -79,7 +79,7 @@ func TestIdleWhenTheClockIsSet(t *testing.T) {
 func (l *lab) used(t *testing.T) sessions.Sandbox {
 	t.Helper()
 	sb := l.create(t, sessions.CreateRequest{TTL: 4 * time.Hour})
-	if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+	if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err != nil {
 		t.Fatal(err)
 	}
 	return sb
@@ -117,7 +117,7 @@ func TestCallsKeepASandbox(t *testing.T) {
 		sb := l.used(t)
 		for range 3 {
 			time.Sleep(idleTimeout - time.Minute)
-			if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+			if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -126,7 +126,7 @@ func TestCallsKeepASandbox(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(idleTimeout - time.Minute)
-		err := l.Use(as(t, "alice"), sb.ID, "exec", 0, func(context.Context, sessions.Sandbox, guest.Conn) error {
+		err := l.Use(as(t, "alice"), sb.ID, 0, func(context.Context, sessions.Sandbox, guest.Conn) error {
 			time.Sleep(5 * idleTimeout)
 			return nil
 		})
@@ -227,7 +227,7 @@ func TestCallWhileAnIdleSandboxEnds(t *testing.T) {
 		time.Sleep(idleTimeout + idleLook + time.Second) // the end is being written
 		for what, call := range map[string]func() error{
 			"use": func() error {
-				return l.Use(as(t, "alice"), sb.ID, "exec", 0, func(context.Context, sessions.Sandbox, guest.Conn) error {
+				return l.Use(as(t, "alice"), sb.ID, 0, func(context.Context, sessions.Sandbox, guest.Conn) error {
 					t.Error("used while it ends")
 					return nil
 				})

@@ -38,7 +38,7 @@ func TestOthersSandboxReadsLikeNone(t *testing.T) {
 		calls := map[string]func(id string) error{
 			"get":    func(id string) error { _, err := l.Get(bob, id, time.Minute); return err },
 			"extend": func(id string) error { _, err := l.Extend(bob, id, time.Hour); return err },
-			"use":    func(id string) error { return l.Use(bob, id, "exec", time.Minute, nothing) },
+			"use":    func(id string) error { return l.Use(bob, id, time.Minute, nothing) },
 			"destroy": func(id string) error {
 				gone, err := l.Destroy(bob, id)
 				return errors.Join(fmt.Errorf("gone %v", gone), err)
@@ -65,7 +65,7 @@ func TestOthersSandboxReadsLikeNone(t *testing.T) {
 			"get":     func() error { _, err := l.Get(t.Context(), sb.ID, 0); return err },
 			"list":    func() error { _, err := l.List(t.Context()); return err },
 			"extend":  func() error { _, err := l.Extend(t.Context(), sb.ID, time.Hour); return err },
-			"use":     func() error { return l.Use(t.Context(), sb.ID, "exec", 0, nothing) },
+			"use":     func() error { return l.Use(t.Context(), sb.ID, 0, nothing) },
 			"destroy": func() error { _, err := l.Destroy(t.Context(), sb.ID); return err },
 		} {
 			if err := call(); err == nil {
@@ -81,7 +81,7 @@ func TestSandboxEndsExactlyInTime(t *testing.T) {
 		soon := l.create(t, sessions.CreateRequest{TTL: 2 * time.Minute}) // wakes the reaper for a sooner end
 		used := make(chan error)
 		go func() {
-			used <- l.Use(as(t, "alice"), soon.ID, "exec", 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
+			used <- l.Use(as(t, "alice"), soon.ID, 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
 				<-ctx.Done()
 				return ctx.Err()
 			})
@@ -162,7 +162,7 @@ func TestPastItsEndWithoutReaper(t *testing.T) {
 		}
 		_, get := l.Get(alice, sb.ID, 0)
 		_, ext := l.Extend(alice, sb.ID, time.Hour)
-		use := l.Use(alice, sb.ID, "exec", 0, nothing)
+		use := l.Use(alice, sb.ID, 0, nothing)
 		for _, err := range []error{get, ext, use} {
 			if k, msg := kind(t, err); k != sessions.NotFound || !strings.Contains(msg, "ended just now (ttl)") {
 				t.Errorf("%v %q", k, msg)
@@ -197,7 +197,7 @@ func TestExpiryOnAFullDisk(t *testing.T) {
 		if k, _ := kind(t, err); k != sessions.Unavailable || time.Since(began) != 0 {
 			t.Errorf("Destroy: %v after %v", err, time.Since(began))
 		}
-		if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err == nil {
+		if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err == nil {
 			t.Error("first use was not recorded, and went on")
 		}
 		time.Sleep(time.Hour)

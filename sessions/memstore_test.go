@@ -101,8 +101,6 @@ func (s *memStore) SetEnd(_ context.Context, id string, end time.Time, ch sessio
 	return sb, nil
 }
 
-func (s *memStore) Log(context.Context, sessions.Event) error { return nil }
-
 // The same random changes of both must give the same records and errors.
 func TestMemStoreIsTheStore(t *testing.T) {
 	real := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))

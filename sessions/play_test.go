@@ -168,7 +168,7 @@ func (p *play) act(who string) error {
 		_, err := p.Destroy(ctx, id)
 		return err
 	case "use":
-		return p.Use(ctx, id, "exec", 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
+		return p.Use(ctx, id, 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
 			p.noteUse(1)
 			defer p.noteUse(-1)
 			p.wait(ctx, "end of use")

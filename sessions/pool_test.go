@@ -77,7 +77,7 @@ func TestCreateFromThePool(t *testing.T) {
 		if m, _ := l.world.machine(sb.ID); m.Papers != want {
 			t.Errorf("papers (-want +got):\n%s", cmp.Diff(want, m.Papers))
 		}
-		if err := l.Use(as(t, "alice"), sb.ID, "exec", 0, nothing); err != nil {
+		if err := l.Use(as(t, "alice"), sb.ID, 0, nothing); err != nil {
 			t.Error(err)
 		}
 		l.world.mu.Lock() // the next member is being made
@@ -109,7 +109,7 @@ func TestMembersAreNobodys(t *testing.T) {
 		if _, err := l.Get(ctx, id, 0); !isKind(err, sessions.NotFound) {
 			t.Errorf("Get: %v", err)
 		}
-		if err := l.Use(ctx, id, "exec", 0, nothing); !isKind(err, sessions.NotFound) {
+		if err := l.Use(ctx, id, 0, nothing); !isKind(err, sessions.NotFound) {
 			t.Errorf("Use: %v", err)
 		}
 		if _, err := l.Extend(ctx, id, time.Hour); !isKind(err, sessions.NotFound) {

@@ -159,7 +159,7 @@ func TestLostStoreIsRebuiltFromMachines(t *testing.T) {
 		if _, there := l.world.machine(over.ID); there {
 			t.Error("a machine without a record outlives its end")
 		}
-		if err := l.Use(as(t, "alice"), web.ID, "exec", 0, nothing); err != nil {
+		if err := l.Use(as(t, "alice"), web.ID, 0, nothing); err != nil {
 			t.Error(err)
 		}
 		again, existing, err := l.Create(as(t, "alice"), sessions.CreateRequest{Name: "web"})
@@ -470,7 +470,7 @@ func TestStorm(t *testing.T) {
 					return // its namesake was destroyed meanwhile
 				}
 				for range 3 {
-					try("use", func() error { return l.Use(ctx, sb.ID, "exec", time.Second, nothing) })
+					try("use", func() error { return l.Use(ctx, sb.ID, time.Second, nothing) })
 					try("extend", func() error { _, err := l.Extend(ctx, sb.ID, time.Second+rand.N(2*time.Second)); return err })
 				}
 				if i%3 != 0 {

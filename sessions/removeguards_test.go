@@ -120,7 +120,7 @@ func TestUseEndsOnAFullDisk(t *testing.T) {
 		sb := l.used(t)
 		done := make(chan error, 1)
 		go func() {
-			done <- l.Use(as(t, "alice"), sb.ID, "exec", 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
+			done <- l.Use(as(t, "alice"), sb.ID, 0, func(ctx context.Context, _ sessions.Sandbox, _ guest.Conn) error {
 				<-ctx.Done()
 				return ctx.Err()
 			})

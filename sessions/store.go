@@ -124,10 +124,10 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "trust", "state", "extend", or the action of a Use
+	What      string // "create", "claim", "trust", "state", "extend", "token_create", "token_revoke", "call", "read" or "transfer"
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration
-	Tool      string // of a call
-	Arguments string // of a call, as JSON, without what is secret or long
+	Tool      string // that was called; of a read the name of the resource, of a transfer "upload" or "download"
+	Arguments string // of a call, a read or a transfer, as JSON, without contents and secrets
 }

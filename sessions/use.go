@@ -12,11 +12,10 @@ import (
 const dialLimit = 30 * time.Second
 
 // Use gives fn the channel to a sandbox of the caller's, waiting up to wait
-// until it is READY. action names what is done in the event that is kept of it.
-// The ctx of fn ends with the sandbox: what fn returns then is replaced by an
-// error that says how it ended. Errors of the channel become an [Error]; all
-// others that fn returns pass unchanged.
-func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration, fn func(ctx context.Context, sb Sandbox, conn guest.Conn) error) error {
+// until it is READY. The ctx of fn ends with the sandbox: what fn returns then is
+// replaced by an error that says how it ended. Errors of the channel become an
+// [Error]; all others that fn returns pass unchanged.
+func (m *Manager) Use(ctx context.Context, id string, wait time.Duration, fn func(ctx context.Context, sb Sandbox, conn guest.Conn) error) error {
 	m.init()
 	who, err := principal(ctx)
 	if err != nil {
@@ -35,13 +34,7 @@ func (m *Manager) Use(ctx context.Context, id, action string, wait time.Duration
 	default:
 		return Errorf(Exhausted, "sandbox %s has %d calls in progress, the most there may be at a time; try again in 1 s, when one may have ended, and run long commands with wait_seconds=0", id, cap(l.slots))
 	}
-	start := m.now()
-	err = m.use(ctx, l, sb, who, fn)
-	e := Event{At: start, Sandbox: id, Principal: who.Name, What: action, Detail: outcome(err), Duration: m.now().Sub(start)}
-	if lerr := m.Store.Log(context.WithoutCancel(ctx), e); lerr != nil {
-		m.Log.Warn("event lost", "sandbox", id, "action", action, "err", lerr) // what was done is done
-	}
-	return err
+	return m.use(ctx, l, sb, who, fn)
 }
 
 func (m *Manager) use(ctx context.Context, l *line, sb Sandbox, who Principal, fn func(context.Context, Sandbox, guest.Conn) error) error {
@@ -84,7 +77,7 @@ func (m *Manager) usable(ctx context.Context, id string, wait time.Duration) (Sa
 	return sb, nil
 }
 
-// outcome is what an event keeps of an error: its kind, never its text, which
+// outcome is what is told of an error to who counts: its kind, never its text, which
 // may tell what a command or a file contained.
 func outcome(err error) string {
 	var e *Error

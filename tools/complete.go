@@ -123,5 +123,5 @@ func look(ctx context.Context, m *sessions.Manager, id string, fn func(context.C
 	if sb, err := m.Get(ctx, id, 0); err != nil || sb.State != sessions.Running {
 		return err
 	}
-	return m.Use(ctx, id, "complete", 0, fn)
+	return m.Use(ctx, id, 0, fn)
 }

@@ -45,7 +45,7 @@ func (s *service) editFile() Tool {
 			return Result{}, invalid("old_string and new_string are the same")
 		}
 		var res Result
-		err := m.Use(ctx, in.SandboxID, "edit_file", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			name := absolute(sb, in.Path)
 			var err error
 			if res, err = edit(ctx, conn, name, in); err != nil {

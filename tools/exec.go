@@ -24,7 +24,7 @@ func bootWait(then int) time.Duration { return seconds(max(5, 55-then)) }
 // 131,071 bytes.
 type execIn struct {
 	target
-	Command string            `arg:"command,required" bytes:"100000" doc:"Shell command line, run by bash -lc; each call is a new shell"`
+	Command string            `arg:"command,required" bytes:"100000" record:"text" doc:"Shell command line, run by bash -lc; each call is a new shell"`
 	Workdir string            `arg:"workdir" bytes:"4095" doc:"Default home"`
 	Env     map[string]string `arg:"env" bytes:"100000" doc:"Variables to add"`
 	Stdin   string            `arg:"stdin" bytes:"1048576" nul:"ok" doc:"Given to the command, then closed"`
@@ -76,7 +76,7 @@ func (s *service) exec() Tool {
 			return Result{}, err
 		}
 		var res Result
-		err = m.Use(ctx, in.SandboxID, "exec", bootWait(in.Wait), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err = m.Use(ctx, in.SandboxID, bootWait(in.Wait), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			p, out, err := conn.Processes().Start(ctx, guest.Cmd{
 				Args: append(shell(m, sb), in.Command), Env: env, Dir: absolute(sb, in.Workdir), User: in.User,
 			}, guest.StartOptions{

@@ -69,7 +69,7 @@ func (s *service) writeFile() Tool {
 			return Result{}, err
 		}
 		var res Result
-		err = m.Use(ctx, in.SandboxID, "write_file", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err = m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			name := absolute(sb, in.Path)
 			wrote, err := conn.WriteFile(ctx, name, bytes.NewReader(content), guest.WriteOptions{Append: in.Append, Mode: mode})
 			if err != nil {
@@ -216,7 +216,7 @@ func (s *service) listFiles() Tool {
 			return Result{}, invalid("pattern: %q is not a glob: a [ or { is not closed, or it ends with \\", brief(in.Pattern))
 		}
 		var res Result
-		err := m.Use(ctx, in.SandboxID, "list_files", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			name := absolute(sb, in.Path)
 			list, err := conn.ListFiles(ctx, name, guest.ListOptions{Pattern: in.Pattern, Depth: in.depth(), Limit: in.Limit})
 			if err != nil {

@@ -267,7 +267,7 @@ func (s *service) describe(ctx context.Context, m *sessions.Manager, in listIn) 
 	if sb.State == sessions.Running { // one that is READY was never used
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		err := m.Use(ctx, sb.ID, "list_processes", 0, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, sb.ID, 0, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 			list, err := conn.Processes().List(ctx)
 			for _, p := range latest(list) {
 				out.Processes = append(out.Processes, processOut{p.ID, p.Command, state(p), p.Started.UTC().Truncate(time.Second)})

@@ -39,7 +39,7 @@ func (s *service) readProcess() Tool {
 			req.Offset = int64(*in.Offset)
 		}
 		var res Result
-		err := m.Use(ctx, in.SandboxID, "read_process", bootWait(in.Wait), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(in.Wait), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 			p, out, err := readWholeRunes(ctx, conn.Processes(), in.ProcessID, req)
 			if err != nil {
 				return s.processError(ctx, conn, in.ProcessID, err)
@@ -125,7 +125,7 @@ func (s *service) controlProcess() Tool {
 			return Result{}, invalid("nothing to do: give stdin, close_stdin or signal")
 		}
 		var res Result
-		err := m.Use(ctx, in.SandboxID, "control_process", bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 			p, err := conn.Processes().Control(ctx, in.ProcessID, guest.Input{
 				Stdin: []byte(in.Stdin), CloseStdin: in.CloseStdin, Signal: in.Signal,
 			})

@@ -41,7 +41,7 @@ func (s *service) readFile() Tool {
 		Doing:       "reading the file",
 	}, func(ctx context.Context, m *sessions.Manager, in readFileIn) (Result, error) {
 		var res Result
-		err := m.Use(ctx, in.SandboxID, "read_file", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			name := absolute(sb, in.Path)
 			var err error
 			switch {

@@ -172,7 +172,7 @@ func asJSON(v any) (Result, error) {
 // readFileResource reads a file as a whole, or lists a directory.
 func (s *service) readFileResource(ctx context.Context, m *sessions.Manager, at place) (Result, error) {
 	var res Result
-	err := m.Use(ctx, at.sandbox, "read_resource", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+	err := m.Use(ctx, at.sandbox, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 		name := absolute(sb, at.path)
 		c, err := wholeFile(ctx, conn, name)
 		if errors.Is(err, guest.ErrIsDir) {
@@ -228,7 +228,7 @@ func directory(ctx context.Context, conn guest.Conn, name string) (Content, erro
 // of it goes on where it was.
 func (s *service) readLogResource(ctx context.Context, m *sessions.Manager, at place) (Result, error) {
 	var res Result
-	err := m.Use(ctx, at.sandbox, "read_resource", bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+	err := m.Use(ctx, at.sandbox, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 		p, out, err := conn.Processes().Read(ctx, at.process, guest.ReadRequest{Offset: -maxLog, Max: maxLog, Peek: true})
 		if err != nil {
 			return s.processError(ctx, conn, at.process, err)

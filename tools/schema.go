@@ -133,6 +133,7 @@ func jsonType(t reflect.Type) string {
 //	enum     allowed values, separated by |
 //	bytes    longest string
 //	nul      "ok" if the string may hold a NUL byte
+//	record   "text" if it is recorded as it is, however long it may be
 //	of       "profiles" if they say what is allowed
 //
 // A field that is a pointer stays nil when the argument is absent.
@@ -141,6 +142,7 @@ type param struct {
 	index    []int
 	maxBytes int
 	nul      bool
+	shown    bool
 }
 
 type params []param
@@ -154,7 +156,7 @@ func paramsOf[In any](adjust func(*Property)) params {
 			continue
 		}
 		name, opt, _ := strings.Cut(tag, ",")
-		p := param{index: f.Index, nul: f.Tag.Get("nul") == "ok", Property: Property{
+		p := param{index: f.Index, nul: f.Tag.Get("nul") == "ok", shown: f.Tag.Get("record") == "text", Property: Property{
 			Name: name, Type: jsonType(f.Type), Description: f.Tag.Get("doc"), Required: opt == "required",
 			Min: tagInt(f, "min"), Max: tagInt(f, "max"),
 		}}

@@ -39,12 +39,12 @@ type upload struct {
 }
 
 // use gives fn the channel to a ticket's sandbox.
-func (f *Files) use(ctx context.Context, t auth.Ticket, action string, fn func(context.Context, guest.Conn) error) error {
+func (f *Files) use(ctx context.Context, t auth.Ticket, fn func(context.Context, guest.Conn) error) error {
 	m, err := f.Open(ctx)
 	if err != nil {
 		return sessions.Errorf(sessions.Unavailable, "this AgentLab is not usable until its operator mends it")
 	}
-	return m.Use(ctx, t.Sandbox, action, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+	return m.Use(ctx, t.Sandbox, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 		if err := fn(ctx, conn); err != nil {
 			return fileError(ctx, conn, t.Path, err)
 		}
@@ -61,7 +61,7 @@ func Explain(err error) (sessions.Kind, string) { return explain(err) }
 // Errors: also those of reading, before those of serve. The context that serve
 // gets ends with the sandbox.
 func (f *Files) Download(ctx context.Context, t auth.Ticket, serve func(ctx context.Context, size int64, changed time.Time, r io.ReadSeeker) error) error {
-	return f.use(ctx, t, "download", func(ctx context.Context, conn guest.Conn) error {
+	return f.use(ctx, t, func(ctx context.Context, conn guest.Conn) error {
 		r, info, err := conn.ReadFile(ctx, t.Path, 0, 0)
 		if err != nil {
 			return err
@@ -147,7 +147,7 @@ func (f *Files) Upload(ctx context.Context, t auth.Ticket, body Body) (bytes int
 		return 0, err
 	}
 	defer unlock()
-	err = f.use(ctx, t, "upload", func(ctx context.Context, conn guest.Conn) error {
+	err = f.use(ctx, t, func(ctx context.Context, conn guest.Conn) error {
 		wrote, err := conn.WriteFile(ctx, t.Path, body(ctx), guest.WriteOptions{})
 		if err != nil {
 			return err
@@ -185,7 +185,7 @@ func (f *Files) Append(ctx context.Context, t auth.Ticket, p Part, body Body) (h
 		return 0, false, err
 	}
 	defer unlock()
-	err = f.use(ctx, t, "upload", func(ctx context.Context, conn guest.Conn) error {
+	err = f.use(ctx, t, func(ctx context.Context, conn guest.Conn) error {
 		known, begun := f.upload(t)
 		switch {
 		case begun && known.total != p.Total:

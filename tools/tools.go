@@ -39,6 +39,11 @@ type Tool struct {
 	// that it always is.
 	Offered func(ctx context.Context) bool
 
+	// Record returns the sandbox that the arguments of a call name, which may be
+	// made up, and the arguments as they may be kept: without contents and with
+	// what looks like a secret masked. Nil keeps nothing.
+	Record func(args json.RawMessage) (sandbox, arguments string)
+
 	// Call does it. It never fails otherwise than by Result.IsError, and
 	// panics are the caller's to catch.
 	Call func(ctx context.Context, args json.RawMessage) Result
@@ -126,7 +131,8 @@ type body[In any] func(ctx context.Context, m *sessions.Manager, in In) (Result,
 // define completes t with the schema of In and a Call that decodes, runs do,
 // and words what went wrong.
 func define[In any](s *service, t Tool, do body[In]) Tool {
-	t.Input = paramsOf[In](adjust(s.profiles)).schema()
+	shown := paramsOf[In](adjust(s.profiles))
+	t.Input, t.Record = shown.schema(), shown.record
 	var once sync.Once
 	var ps params
 	t.Call = func(ctx context.Context, args json.RawMessage) Result {

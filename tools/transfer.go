@@ -65,7 +65,7 @@ func (s *service) uploadFile() Tool {
 		}
 		defer file.Close()
 		var out uploadOut
-		err = m.Use(ctx, in.SandboxID, "upload_file", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err = m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			out.Path = beneath(absolute(sb, in.Path), in.Path, filepath.Base(in.LocalPath))
 			var stats hosttree.Stats
 			var err error
@@ -212,7 +212,7 @@ func (s *service) downloadFile() Tool {
 	}, func(ctx context.Context, m *sessions.Manager, in downloadIn) (Result, error) {
 		dirs := hostDirs(ctx)
 		var out downloadOut
-		err := m.Use(ctx, in.SandboxID, "download_file", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 			from := absolute(sb, in.Path)
 			out.LocalPath = beneath(in.LocalPath, in.LocalPath, path.Base(from))
 			stats, err := downloadOne(ctx, conn, dirs, from, out.LocalPath, in.Overwrite)

@@ -89,7 +89,7 @@ func (s *service) url(ctx context.Context, m *sessions.Manager, in urlIn, write 
 	if write {
 		out.Method, out.MaxBytes = "PUT", MaxTransfer
 	}
-	err := m.Use(ctx, in.SandboxID, "url", bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+	err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 		out.Path = absolute(sb, in.Path)
 		r, info, err := conn.ReadFile(ctx, out.Path, 0, 0)
 		switch {

@@ -118,6 +118,15 @@ func (in *installation) records(ctx context.Context) (sessions.Store, error) {
 	return m.Store, nil
 }
 
+// record keeps an event.
+func (in *installation) record(ctx context.Context, e sessions.Event) error {
+	db, err := in.records(ctx)
+	if err != nil {
+		return err
+	}
+	return db.Log(ctx, e)
+}
+
 // open opens all. What it may leave open when it fails is the lock.
 func (in *installation) open(ctx context.Context) (*opened, error) {
 	cfg, err := config.Load(in.paths.Config)

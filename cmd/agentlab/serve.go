@@ -227,6 +227,7 @@ func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Wat
 		Version:      version(),
 		Log:          in.log,
 		Grace:        cfg.Grace,
+		Record:       in.record,
 	}
 	watch := obs.New(obs.Daemon{Version: version(), Clients: server, Store: in.records, Stuck: in.stuck, Log: in.log})
 	server.Watch = watch

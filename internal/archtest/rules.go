@@ -78,8 +78,8 @@ func Architecture() Rules {
 			{"internal/failpoint", "internal/auth provisioner provisioner/guest provisioner/proxmox/pve sessions"},
 			{"internal/config", "internal/durable internal/redact provisioner provisioner/proxmox/names sessions"},
 			{"internal/obs", "sessions"},
-			{"tools", "internal/auth internal/hosttree internal/keylock sessions provisioner/guest"},
-			{"mcpserver", "internal/auth internal/hosttree tools sessions"},
+			{"tools", "internal/auth internal/redact internal/hosttree internal/keylock sessions provisioner/guest"},
+			{"mcpserver", "internal/auth internal/redact internal/hosttree tools sessions"},
 			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.

@@ -133,7 +133,7 @@ func (c *call) invalid(ctx context.Context) (string, error) {
 
 // use is Use, and looks at its error.
 func (c *call) use(ctx context.Context, f func(context.Context, guest.Conn) error) error {
-	err := c.daemon.Use(ctx, c.id(), "exec", c.time, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error { return f(ctx, conn) })
+	err := c.daemon.Use(ctx, c.id(), c.time, func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error { return f(ctx, conn) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil {

@@ -8,17 +8,31 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
+	"strings"
 )
 
 const mask = "[redacted]"
 
-// secrets are the forms of secrets that get into the wrong place: the secret of a
-// Proxmox API token after its name or alone, and the password in a URL.
-var secrets = regexp.MustCompile(`(![A-Za-z][A-Za-z0-9._-]*=)[^\s"']+|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|(://)[^/\s"'@]+(@)`)
+// secrets are the forms of secrets that get into the wrong place. What a group
+// holds is left.
+var secrets = regexp.MustCompile(strings.Join([]string{
+	`(![A-Za-z][A-Za-z0-9._-]*=)[^\s"']+`,                                          // the secret of a Proxmox API token after its name
+	`[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}`,                         // or alone
+	`(://)[^/\s"'@]+(@)`,                                                           // a password in a URL
+	`agentlab_[a-z2-7]{10}_[a-z2-7]{8,}`,                                           // a token of ours
+	`eyJ[\w-]{8,}\.[\w-]+\.?[\w-]*`,                                                // a JSON web token
+	`\b(?:gh[a-z]_|github_pat_|glpat-|sk-|xox[a-z]-|npm_|hf_|AKIA|AIza)[\w-]{12,}`, // of services that mark theirs
+	`(?i:(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,})`,                                   // what an HTTP header has
+	`(?i:([\w-]*(?:password|passwd|secret|token|api_?key|access_?key)[\w-]*=)(?:"[^"]*"|'[^']*'|[^\s"'&;]+))`, // an assignment
+	`(?i:(--[\w-]*(?:password|passwd|secret|token|api-?key)[ \t]+)(?:"[^"]*"|'[^']*'|[^\s"'&;-][^\s"'&;]*))`,  // a flag
+	`-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`,
+}, "|"))
 
 // Text masks what looks like a secret in a text that is to be shown, such as a
 // value that somebody put where another was wanted.
-func Text(text string) string { return secrets.ReplaceAllString(text, "${1}${2}"+mask+"${3}") }
+func Text(text string) string {
+	return secrets.ReplaceAllString(text, "${1}${2}${4}${5}${6}"+mask+"${3}")
+}
 
 // String is a secret text.
 type String string

@@ -49,14 +49,42 @@ func TestNeverPrinted(t *testing.T) {
 func TestTextMasksWhatLooksLikeASecret(t *testing.T) {
 	const uuid = "0a1b2c3d-1111-2222-3333-444455556666"
 	for text, want := range map[string]string{
-		`got "agentlab@pve!t1=` + uuid + `", want a name`: `got "agentlab@pve!t1=[redacted]", want a name`,
-		"agentlab@pve!t1=hunter2 and more":                "agentlab@pve!t1=[redacted] and more",
-		"secret " + uuid:                                  "secret [redacted]",
-		"https://root:hunter2@pve:8006/":                  "https://[redacted]@pve:8006/",
-		"root@pve:22 has no node pve-1 at https://pve/x":  "root@pve:22 has no node pve-1 at https://pve/x",
+		`got "agentlab@pve!t1=` + uuid + `", want a name`:                    `got "agentlab@pve!t1=[redacted]", want a name`,
+		"agentlab@pve!t1=hunter2 and more":                                   "agentlab@pve!t1=[redacted] and more",
+		"secret " + uuid:                                                     "secret [redacted]",
+		"https://root:hunter2@pve:8006/":                                     "https://[redacted]@pve:8006/",
+		"a token agentlab_abcdefghij_abcdefghijklmnop here":                  "a token [redacted] here",
+		"curl -H 'Authorization: Bearer abc.def-123' url":                    "curl -H 'Authorization: Bearer [redacted]' url",
+		"AWS_SECRET_ACCESS_KEY=abc/def run; DB_PASSWORD='x y'":               "AWS_SECRET_ACCESS_KEY=[redacted] run; DB_PASSWORD=[redacted]",
+		"login --password hunter2 --token-file path":                         "login --password [redacted] --token-file path",
+		"git push ghp_0123456789abcdefABCD":                                  "git push [redacted]",
+		"jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIx.c2ln":                             "jwt [redacted]",
+		"-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\nafter": "[redacted]\nafter",
+		"cat token.txt; make secret":                                         "cat token.txt; make secret",
+		"root@pve:22 has no node pve-1 at https://pve/x":                     "root@pve:22 has no node pve-1 at https://pve/x",
 	} {
 		if got := redact.Text(text); got != want {
 			t.Errorf("Text(%s) = %s, want %s", text, got, want)
 		}
 	}
+}
+
+// A secret that shows what it is is masked wherever it stands.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"", "--token", "bearer", "password=\"", "://x", "-----BEGIN PRIVATE KEY-----", "a!b=", "eyJ"} {
+		f.Add(s, "")
+		f.Add("x", s)
+	}
+	secrets := []string{
+		"agentlab_abcdefghij_abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefABCD", "glpat-0123-56789abcdef", "AKIAIOSFODNN7EXAMPLE",
+		"eyJhbGciOiJIUzI1.eyJzdWIiOiIx.c2lnbmF0-XJl", "0a1b2c3d-1111-2222-3333-444455556666",
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		for _, s := range secrets {
+			text, rest := before+" "+s+" "+after, s[len(s)/2:]
+			if !strings.Contains(before+after, rest) && strings.Contains(redact.Text(text), rest) {
+				t.Errorf("Text(%q) = %q", text, redact.Text(text))
+			}
+		}
+	})
 }
