@@ -30,7 +30,8 @@ func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 		return toResult(s.perform(ctx, work{
 			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, meta: req.Params.Meta,
 			do:     func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
-			record: func() (sandbox, arguments string) { return recorded(t, req.Params.RawArguments) },
+			record: recordedCall(t, req.Params.RawArguments),
+			quiet:  t.Unrecorded,
 		})), nil
 	}
 }
@@ -43,6 +44,7 @@ type work struct {
 	meta       *mcp.Meta      // of the request
 	do         func(ctx context.Context) tools.Result
 	record     func() (sandbox, arguments string) // for the event of it; nil is that it is none
+	quiet      bool                               // it is one only if it is refused
 }
 
 // refusedOutcome is the outcome of what the caller may not do.

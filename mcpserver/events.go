@@ -11,9 +11,10 @@ import (
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
-// happened keeps the event of work that has ended or was refused.
+// happened keeps the event of work that has ended or was refused, which of what is
+// else no event is one.
 func (s *Server) happened(ctx context.Context, w work, start time.Time, sandbox, outcome string) {
-	if w.record == nil {
+	if w.record == nil || w.quiet && outcome != refusedOutcome {
 		return
 	}
 	what := "call"
@@ -39,12 +40,12 @@ func (s *Server) keep(ctx context.Context, e sessions.Event) {
 	}
 }
 
-// recorded is what is kept of the arguments of a call.
-func recorded(t tools.Tool, args json.RawMessage) (sandbox, arguments string) {
+// recordedCall is what is kept of the arguments of a call.
+func recordedCall(t tools.Tool, args json.RawMessage) func() (sandbox, arguments string) {
 	if t.Record == nil {
-		return "", ""
+		return func() (sandbox, arguments string) { return "", "" }
 	}
-	return t.Record(args)
+	return func() (sandbox, arguments string) { return t.Record(args) }
 }
 
 // maxURI bounds a URI that is kept, in bytes.

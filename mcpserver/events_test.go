@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,7 +43,9 @@ func TestCallsAreEvents(t *testing.T) {
 	made := tools.Result{Outcome: "ok", Sandbox: "sb-made"}
 	for _, tl := range []tools.Tool{
 		tool("works", sessions.ScopeRead, made), tool("fails", sessions.ScopeRead, tools.Result{Outcome: "invalid", IsError: true}),
-		tool("panics", sessions.ScopeRead, tools.Result{}), tool("admins", sessions.ScopeAdmin, made), tool("full", sessions.ScopeRead, made),
+		{Name: "looks", Scope: sessions.ScopeRead, Unrecorded: true, Call: func(context.Context, json.RawMessage) tools.Result { return made }},
+		tool("panics", sessions.ScopeRead, tools.Result{}), tool("admins", sessions.ScopeAdmin, made),
+		{Name: "lookers", Scope: sessions.ScopeAdmin, Unrecorded: true, Record: record}, tool("full", sessions.ScopeRead, made),
 	} {
 		s.Tools = append(s.Tools, tl)
 	}
@@ -55,13 +58,13 @@ func TestCallsAreEvents(t *testing.T) {
 			cancel() // who asked has gone
 		}
 		res, err := s.handler(tl)(ctx, mcp.CallToolRequest{Params: mcp.CallToolParams{RawArguments: json.RawMessage("args")}})
-		if err != nil || res.IsError != (tl.Name != "works" && tl.Name != "full") {
+		if err != nil || res.IsError != !slices.Contains([]string{"works", "looks", "full"}, tl.Name) {
 			t.Errorf("%s: %+v, %v", tl.Name, res, err)
 		}
 	}
 	want := []string{
 		"call|works|token:1|sb-made|ok|ARGS", "call|fails|token:1|sb-said|invalid|ARGS", "call|panics|token:1|sb-said|panic|ARGS",
-		"call|admins|token:1|sb-said|refused|ARGS", "call|full|token:1|sb-made|context canceled|ARGS",
+		"call|admins|token:1|sb-said|refused|ARGS", "call|lookers|token:1|sb-said|refused|ARGS", "call|full|token:1|sb-made|context canceled|ARGS",
 	}
 	if diff := cmp.Diff(want, kept); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)

@@ -79,6 +79,11 @@ type Store interface {
 	// Log appends an event.
 	Log(ctx context.Context, e Event) error
 
+	// Events returns the events that q selects, in the order in which they were
+	// written, and the number of the last one that was looked at: where to go on.
+	// If there is none it waits for one, up to q.Wait.
+	Events(ctx context.Context, q EventQuery) (list []Event, last int64, err error)
+
 	// Prune forgets DESTROYED sandboxes that ended before a time, events from
 	// before it, and all but the latest keepEvents events; a bounded number of
 	// each. more says that there are more to forget.
@@ -118,9 +123,21 @@ type Change struct {
 	Owner   string               // whose it must be, or the change is a conflict; empty is anybody's
 }
 
+// EventQuery selects events. Zero fields select all.
+type EventQuery struct {
+	After     int64 // only those with a higher number
+	Since     time.Time
+	Sandbox   string
+	Principal string
+	Limit     int           // must be positive
+	Wait      time.Duration // for the first
+}
+
 // Event is one line of the record of what happened. It never holds what a
 // command or a file contained.
 type Event struct {
+	Seq       int64  // number, from 1; the store gives it
+	Hash      []byte // of it and all before it; the store makes it
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves

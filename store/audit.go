@@ -102,16 +102,16 @@ func (t *Trail) walk(ctx context.Context, tx *sql.Tx, at mark) (mark, error) {
 		switch {
 		case err != nil:
 			return at, fmt.Errorf("event after %d: %w", at.seq, err)
-		case r.seq <= at.seq:
-			return at, &Broken{r.seq, fmt.Sprintf("was inserted: all up to %d were removed by retention", at.seq)}
-		case r.seq > t.Last && at.seq == t.Last:
-			return at, &Broken{r.seq, fmt.Sprintf("was inserted: the newest is %d", t.Last)}
-		case r.seq > at.seq+1:
+		case r.Seq <= at.seq:
+			return at, &Broken{r.Seq, fmt.Sprintf("was inserted: all up to %d were removed by retention", at.seq)}
+		case r.Seq > t.Last && at.seq == t.Last:
+			return at, &Broken{r.Seq, fmt.Sprintf("was inserted: the newest is %d", t.Last)}
+		case r.Seq > at.seq+1:
 			return at, &Broken{at.seq + 1, "is missing"}
-		case !bytes.Equal(r.hash, r.chained(at.hash)):
-			return at, &Broken{r.seq, "was changed"}
+		case !bytes.Equal(r.Hash, r.chained(at.hash)):
+			return at, &Broken{r.Seq, "was changed"}
 		}
-		at.seq, at.hash = r.seq, r.hash
+		at.seq, at.hash = r.Seq, r.Hash
 		t.Rows++
 	}
 	return at, rows.Err()

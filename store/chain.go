@@ -24,11 +24,7 @@ import (
 // appended or removed: what was found out stays to be found.
 
 // row is a row of events.
-type row struct {
-	seq int64
-	sessions.Event
-	hash []byte
-}
+type row struct{ sessions.Event }
 
 // chained returns the hash of a row that comes after one with the hash prev. It
 // is over the fields in the order of eventColumns: numbers as 8 bytes, the most
@@ -38,7 +34,7 @@ func (r row) chained(prev []byte) []byte {
 	number := func(n int64) { b = binary.BigEndian.AppendUint64(b, uint64(n)) }
 	text := func(s string) { number(int64(len(s))); b = append(b, s...) }
 	text(string(prev))
-	number(r.seq)
+	number(r.Seq)
 	number(stamp(r.At))
 	for _, s := range []string{r.Sandbox, r.Principal, r.What, string(r.From), string(r.To), r.Detail} {
 		text(s)
@@ -148,10 +144,10 @@ func chainAll(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 		for _, r := range rows {
-			done = r.seq
-			r.seq = last.seq + 1
-			r.hash = r.chained(last.hash)
-			last.seq, last.hash = r.seq, r.hash
+			done = r.Seq
+			r.Seq = last.seq + 1
+			r.Hash = r.chained(last.hash)
+			last.seq, last.hash = r.Seq, r.Hash
 			if _, err := add.ExecContext(ctx, eventValues(r)...); err != nil {
 				return err
 			}
@@ -170,8 +166,8 @@ func rowsAfter(ctx context.Context, tx *sql.Tx, seq int64, limit int) ([]row, er
 	return readRows(ctx, tx, selectRows+" WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit)
 }
 
-func readRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (list []row, err error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
+func readRows(ctx context.Context, q queryer, query string, args ...any) (list []row, err error) {
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -190,8 +186,8 @@ func readRows(ctx context.Context, tx *sql.Tx, query string, args ...any) (list 
 func follow(m mark, rows []row) (last mark, sound bool) {
 	last, sound = m, true
 	for _, r := range rows {
-		sound = sound && r.seq == last.seq+1 && bytes.Equal(r.hash, r.chained(last.hash))
-		last.seq, last.hash = r.seq, r.hash
+		sound = sound && r.Seq == last.seq+1 && bytes.Equal(r.Hash, r.chained(last.hash))
+		last.seq, last.hash = r.Seq, r.Hash
 	}
 	return last, sound
 }

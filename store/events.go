@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"sync"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -33,25 +34,99 @@ func (db *DB) addEvent(ctx context.Context, tx *sql.Tx, e sessions.Event) error 
 	if err != nil {
 		return err
 	}
-	r := row{seq: max(last.seq, newest) + 1, Event: e}
-	r.hash = r.chained(last.hash)
+	r := row{e}
+	r.Seq = max(last.seq, newest) + 1
+	r.Hash = r.chained(last.hash)
 	if _, err := tx.StmtContext(ctx, db.event).ExecContext(ctx, eventValues(r)...); err != nil {
 		return err
 	}
-	next := db.sealer.move(head, last, r.seq, r.hash, true)
+	next := db.sealer.move(head, last, r.Seq, r.Hash, true)
 	_, err = tx.StmtContext(ctx, db.setMark).ExecContext(ctx, next.seq, next.hash, next.seal, head)
 	return err
 }
 
 func eventValues(r row) []any {
-	return []any{r.seq, stamp(r.At), r.Sandbox, r.Principal, r.What, r.From, r.To, r.Detail, int64(r.Duration), r.Tool, r.Arguments, r.hash}
+	return []any{r.Seq, stamp(r.At), r.Sandbox, r.Principal, r.What, r.From, r.To, r.Detail, int64(r.Duration), r.Tool, r.Arguments, r.Hash}
 }
 
 func scanRow(rows interface{ Scan(...any) error }) (r row, err error) {
 	var at int64
-	err = rows.Scan(&r.seq, &at, &r.Sandbox, &r.Principal, &r.What, &r.From, &r.To, &r.Detail, &r.Duration, &r.Tool, &r.Arguments, &r.hash)
+	err = rows.Scan(&r.Seq, &at, &r.Sandbox, &r.Principal, &r.What, &r.From, &r.To, &r.Detail, &r.Duration, &r.Tool, &r.Arguments, &r.Hash)
 	r.At = moment(at)
 	return r, err
+}
+
+// Events returns events; see [sessions.Store].
+func (db *DB) Events(ctx context.Context, q sessions.EventQuery) (list []sessions.Event, last int64, err error) {
+	late := time.NewTimer(q.Wait)
+	defer late.Stop()
+	for q.After = max(q.After, 0); ; q.After = last {
+		changed := db.changes.next()
+		if list, last, err = db.events(ctx, q); err != nil || len(list) > 0 {
+			return list, last, wrap("read events", err)
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			return nil, last, nil
+		case <-ctx.Done():
+			return nil, last, ctx.Err()
+		}
+	}
+}
+
+// events returns what there is now.
+func (db *DB) events(ctx context.Context, q sessions.EventQuery) (list []sessions.Event, last int64, err error) {
+	if err := db.r.QueryRowContext(ctx, "SELECT max(?, coalesce(max(seq), 0)) FROM events", q.After).Scan(&last); err != nil {
+		return nil, q.After, err
+	}
+	where, args := " WHERE seq > ? AND seq <= ?", []any{q.After, last}
+	and := func(condition string, arg any) { where, args = where+" AND "+condition, append(args, arg) }
+	if !q.Since.IsZero() {
+		and("time >= ?", stamp(q.Since))
+	}
+	if q.Sandbox != "" {
+		and("sandbox = ?", q.Sandbox)
+	}
+	if q.Principal != "" {
+		and("principal = ?", q.Principal)
+	}
+	rows, err := readRows(ctx, db.r, selectRows+where+" ORDER BY seq LIMIT ?", append(args, q.Limit)...)
+	if err != nil {
+		return nil, q.After, err
+	}
+	for _, r := range rows {
+		list = append(list, r.Event)
+	}
+	if len(list) == q.Limit {
+		last = list[len(list)-1].Seq
+	}
+	return list, last, nil
+}
+
+// changes wakes who waits for a change of the database.
+type changes struct {
+	mu      sync.Mutex
+	waiting chan struct{} // nil: nobody waits
+}
+
+// next returns a channel that is closed at the next change.
+func (c *changes) next() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(chan struct{})
+	}
+	return c.waiting
+}
+
+func (c *changes) publish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting != nil {
+		close(c.waiting)
+		c.waiting = nil
+	}
 }
 
 // Prune forgets what is old; see [sessions.Store].
@@ -85,7 +160,7 @@ func (db *DB) pruneEvents(ctx context.Context, tx *sql.Tx, before time.Time, kee
 		return 0, err
 	}
 	n := 0
-	for n < len(rows) && (rows[n].At.Before(before) || rows[n].seq <= newest-int64(keepEvents)) {
+	for n < len(rows) && (rows[n].At.Before(before) || rows[n].Seq <= newest-int64(keepEvents)) {
 		n++
 	}
 	if n == 0 {

@@ -42,7 +42,7 @@ func Rechain(ctx context.Context, path string, after int64) error {
 		return err
 	}
 	for _, r := range rows {
-		m.seq, m.hash = r.seq, r.chained(m.hash)
+		m.seq, m.hash = r.Seq, r.chained(m.hash)
 		_, uerr := tx.ExecContext(ctx, "UPDATE events SET hash = ? WHERE seq = ?", m.hash, m.seq)
 		err = errors.Join(err, uerr)
 	}

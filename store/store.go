@@ -30,7 +30,8 @@ type DB struct {
 
 	event, mark, setMark *sql.Stmt // of w
 
-	sealer sealer // of the ends of the chain of events; see Belong
+	changes changes
+	sealer  sealer // of the ends of the chain of events; see Belong
 }
 
 var _ sessions.Store = (*DB)(nil)
@@ -162,5 +163,7 @@ func (db *DB) tx(ctx context.Context, doing string, f func(tx *sql.Tx) error) er
 		_ = tx.Rollback() // fails where SQLite has rolled back by itself
 		return wrap(doing, err)
 	}
-	return wrap(doing, tx.Commit())
+	err = tx.Commit()
+	db.changes.publish()
+	return wrap(doing, err)
 }

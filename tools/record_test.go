@@ -25,7 +25,9 @@ func recorder(t *testing.T, name string) func(args json.RawMessage) (sandbox, ar
 }
 
 func TestRecord(t *testing.T) {
-	digest := func(text string) string { return fmt.Sprintf(`"bytes":%d,"sha256":"%x"`, len(text), sha256.Sum256([]byte(text))) }
+	digest := func(text string) string {
+		return fmt.Sprintf(`"bytes":%d,"sha256":"%x"`, len(text), sha256.Sum256([]byte(text)))
+	}
 	long := strings.Repeat("echo 1234;", 200)
 	for _, tt := range []struct{ tool, args, sandbox, want string }{
 		{"exec", `{"sandbox_id":"sb-1","command":"make test","wait_seconds":5,"workdir":null}`, "sb-1", `{"command":"make test","sandbox_id":"sb-1","wait_seconds":5}`},

@@ -44,6 +44,10 @@ type Tool struct {
 	// what looks like a secret masked. Nil keeps nothing.
 	Record func(args json.RawMessage) (sandbox, arguments string)
 
+	// Unrecorded is that a call is no event: it looks at events, and to follow
+	// them would never end.
+	Unrecorded bool
+
 	// Call does it. It never fails otherwise than by Result.IsError, and
 	// panics are the caller's to catch.
 	Call func(ctx context.Context, args json.RawMessage) Result

@@ -81,7 +81,7 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (default $AGENTLAB_CONFIG, else by the XDG rules)")
 	locate := func() (config.Paths, error) { return locate(file) }
-	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate), newAuditCommand(locate), newVersionCommand())
+	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate), newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
 	return root
 }
 
