@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -18,22 +17,29 @@ import (
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
-const (
-	callMost      = 2 * time.Minute // a call is given up after it
-	progressFirst = 2 * time.Second
-	progressEvery = 5 * time.Second
-)
+// callMost is how long a call may take; then it is given up.
+const callMost = 2 * time.Minute
 
 // handler answers the calls of a tool.
 func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return toResult(s.perform(ctx, work{
 			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, meta: req.Params.Meta,
-			do:     func(ctx context.Context) tools.Result { return t.Call(ctx, req.Params.RawArguments) },
+			do: func(ctx context.Context) tools.Result {
+				return t.Call(withBytes(ctx, req.Params.Meta), req.Params.RawArguments)
+			},
 			record: recordedCall(t, req.Params.RawArguments),
 			quiet:  t.Unrecorded,
 		})), nil
 	}
+}
+
+// withBytes tells the tools that the client is a program which moves bytes.
+func withBytes(ctx context.Context, meta *mcp.Meta) context.Context {
+	if meta != nil && meta.AdditionalFields[tools.BytesKey] == true {
+		return tools.WithBytes(ctx)
+	}
+	return ctx
 }
 
 // work is what is done for a request: a call of a tool, the reading of a resource.
@@ -47,17 +53,15 @@ type work struct {
 	quiet      bool                               // it is one only if it is refused
 }
 
-// refusedOutcome is the outcome of what the caller may not do.
-const refusedOutcome = "refused"
-
 // perform is what all work passes: whether the caller may, a deadline, progress,
 // recovery from a panic, an event, which is there before the answer, and one line
 // in the log, which never has the arguments.
 func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	start := time.Now()
 	if err := s.allow(ctx, w.name, w.need); err != nil {
-		s.happened(ctx, w, start, "", refusedOutcome)
-		return tools.Result{IsError: true, Outcome: refusedOutcome, Content: []tools.Content{{Text: err.Error()}}}
+		res := tools.Refused(err.Error())
+		s.happened(ctx, w, start, "", res.Outcome)
+		return res
 	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
@@ -107,37 +111,6 @@ func (s *Server) internal(err error) (ref string) {
 	ref = rand.Text()[:8]
 	s.Log.Error("internal error", "ref", ref, "err", err)
 	return ref
-}
-
-// progress tells the client that the work goes on and how far it is, if it
-// wants to know. It stops when the function that it returns has returned. The
-// work says in the context how far it is.
-func (s *Server) progress(ctx context.Context, w work) (working context.Context, stop func()) {
-	if w.meta == nil || w.meta.ProgressToken == nil {
-		return ctx, func() {}
-	}
-	var step atomic.Pointer[string]
-	working = tools.WithReport(ctx, func(now string) { step.Store(&now) })
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		start := time.Now()
-		for wait := progressFirst; sleep(ctx, wait); wait = progressEvery {
-			elapsed := int(time.Since(start).Seconds())
-			message := fmt.Sprintf("%s, %d s", w.doing, elapsed)
-			if now := step.Load(); now != nil {
-				message = fmt.Sprintf("%s: %s, %d s", w.doing, *now, elapsed)
-			}
-			// An error means that the client reads too slowly: the next one will tell it.
-			_ = s.mcp.SendNotificationToClient(ctx, "notifications/progress", map[string]any{
-				"progressToken": w.meta.ProgressToken,
-				"progress":      elapsed,
-				"message":       message,
-			})
-		}
-	}()
-	return working, func() { cancel(); <-done }
 }
 
 // sleep waits for d and returns false if ctx ended first.

@@ -24,7 +24,9 @@ func TestCallThatHangs(t *testing.T) {
 		s := &Server{Log: slog.New(slog.DiscardHandler)}
 		hang := tools.Tool{Name: "hang", Scope: sessions.ScopeRead, Doing: "hanging", Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
 			tools.Report(ctx, "first step")
-			time.Sleep(10 * time.Second)
+			time.Sleep(time.Second)
+			tools.Report(ctx, "first step, number 2")
+			time.Sleep(9 * time.Second)
 			tools.Report(ctx, "second step")
 			<-ctx.Done()
 			return tools.Result{Outcome: "over"}
@@ -43,14 +45,17 @@ func TestCallThatHangs(t *testing.T) {
 		var got, want []string
 		for n := range client.notes {
 			f := n.Params.AdditionalFields
-			got = append(got, fmt.Sprint(n.Method, " ", f["progressToken"], " ", f["progress"], " ", f["message"]))
+			got = append(got, fmt.Sprintf("%s %v %.1f %v %v", n.Method, f["progressToken"], f["progress"], f["message"], n.Params.Meta))
 		}
-		for at := 2; at < 120; at += 5 {
-			step := "first step"
-			if at > 10 {
-				step = "second step"
-			}
-			want = append(want, fmt.Sprintf("notifications/progress tok %d hanging: %s, %d s", at, step, at))
+		told := func(at int, step, detail string) {
+			want = append(want, fmt.Sprintf("notifications/progress tok %d.0 hanging: %s%s, %d s map[agentlab.dev/step:%s]", at, step, detail, at, step))
+		}
+		told(0, "first step", "")
+		told(2, "first step", ", number 2")
+		told(7, "first step", ", number 2")
+		told(10, "second step", "")
+		for at := 12; at < 120; at += 5 {
+			told(at, "second step", "")
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("progress (-want +got):\n%s", diff)

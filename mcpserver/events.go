@@ -14,7 +14,7 @@ import (
 // happened keeps the event of work that has ended or was refused, which of what is
 // else no event is one.
 func (s *Server) happened(ctx context.Context, w work, start time.Time, sandbox, outcome string) {
-	if w.record == nil || w.quiet && outcome != refusedOutcome {
+	if w.record == nil || w.quiet && outcome != tools.OutcomeRefused {
 		return
 	}
 	what := "call"

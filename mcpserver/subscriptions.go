@@ -10,6 +10,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
 )
 
 const (
@@ -170,7 +171,7 @@ func (c *conn) look(ctx context.Context, uri string) (version string, over bool,
 	}
 	res := c.srv.read(ctx, looking, uri, nil)
 	switch {
-	case res.Outcome == refusedOutcome:
+	case res.Outcome == tools.OutcomeRefused:
 		return "", false, errors.New(res.Content[0].Text)
 	case res.IsError: // the text may tell how long ago something was
 		return res.Outcome, res.Outcome == sessions.NotFound.String() && c.srv.Resources.Over(ctx, uri), nil

@@ -71,10 +71,24 @@ func (s *service) broken(tool string, err error) Result {
 	return failure(sessions.Unavailable, fmt.Sprintf("%s: this AgentLab is not usable until its operator mends it: %v", tool, err))
 }
 
+// failureMeta is what programs are told of an error.
+type failureMeta struct {
+	Kind string `json:"kind"` // [Result.Outcome]
+}
+
+// OutcomeRefused is the outcome of a call that the caller may not make.
+const OutcomeRefused = "refused"
+
+// Refused is the answer to such a call.
+func Refused(text string) Result { return failed(OutcomeRefused, text) }
+
 // failure is a result that tells the caller of an error.
 func failure(kind sessions.Kind, text string) Result {
-	text = strings.ToValidUTF8(text[:min(len(text), maxError)], "")
-	return Result{IsError: true, Outcome: kind.String(), Content: []Content{{Text: text}}}
+	return failed(kind.String(), strings.ToValidUTF8(text[:min(len(text), maxError)], ""))
+}
+
+func failed(outcome, text string) Result {
+	return Result{IsError: true, Outcome: outcome, Meta: failureMeta{outcome}, Content: []Content{{Text: text}}}
 }
 
 // invalid is the error of a request that is wrong.

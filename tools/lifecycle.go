@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,6 +76,7 @@ type sandboxOut struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	Idle      int       `json:"idle_timeout_seconds,omitempty"`
 	IP        string    `json:"ip,omitempty"`
+	VMID      int       `json:"vmid,omitempty"`
 	User      string    `json:"user,omitempty"`
 	Home      string    `json:"home,omitempty"`
 	OS        string    `json:"os,omitempty"`
@@ -89,6 +91,7 @@ type createOut struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	Idle      int       `json:"idle_timeout_seconds,omitempty"`
 	IP        string    `json:"ip,omitempty"`
+	VMID      int       `json:"vmid,omitempty"`
 	User      string    `json:"user,omitempty"`
 	Home      string    `json:"home,omitempty"`
 	OS        string    `json:"os,omitempty"`
@@ -114,8 +117,16 @@ func view(m *sessions.Manager, sb sessions.Sandbox) sandboxOut {
 	return sandboxOut{
 		SandboxID: sb.ID, Name: sb.Name, Profile: sb.Profile, State: strings.ToLower(string(sb.State)), Place: m.Place(sb.ID), Reason: sb.Reason,
 		CreatedAt: sb.Created.UTC().Truncate(time.Second), ExpiresAt: sb.End.UTC().Truncate(time.Second), Idle: int(p.IdleTimeout.Seconds()),
-		IP: sb.IP, User: p.User, Home: sb.Home, OS: sb.OS,
+		IP: sb.IP, VMID: vmid(sb.Handle), User: p.User, Home: sb.Home, OS: sb.OS,
 	}
+}
+
+// vmid is the number by which a backend's handle names a virtual machine, 0 if
+// it names none: what an operator looks for on the server.
+func vmid(handle string) int {
+	number, _, _ := strings.Cut(handle, " ")
+	n, _ := strconv.Atoi(number)
+	return n
 }
 
 // until says how long a sandbox lasts.
@@ -152,7 +163,7 @@ func (s *service) createSandbox() Tool {
 			return Result{Sandbox: sb.ID}, err
 		}
 		v := view(m, sb)
-		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.Idle, v.IP, v.User, v.Home, v.OS, existing, sb.Keys > 0}
+		out := createOut{v.SandboxID, v.Name, v.Profile, v.State, v.Place, v.ExpiresAt, v.Idle, v.IP, v.VMID, v.User, v.Home, v.OS, existing, sb.Keys > 0}
 		res := structured(out, fmt.Sprintf("%s is %s until %s", v.SandboxID, standing(sb.State, v.Place), until(v.ExpiresAt, v.Idle)))
 		res.Sandbox = sb.ID
 		return res, nil

@@ -40,15 +40,25 @@ func (s *service) readProcess() Tool {
 		}
 		var res Result
 		err := m.Use(ctx, in.SandboxID, bootWait(in.Wait), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
-			p, out, err := readWholeRunes(ctx, conn.Processes(), in.ProcessID, req)
-			if err != nil {
+			var err error
+			if res, err = read(ctx, conn.Processes(), in, req); err != nil {
 				return s.processError(ctx, conn, in.ProcessID, err)
 			}
-			res = readResult(p, out, in)
 			return nil
 		})
 		return res, err
 	})
+}
+
+// read answers in the form that the caller wants.
+func read(ctx context.Context, ps guest.Processes, in readProcessIn, req guest.ReadRequest) (Result, error) {
+	if wantsBytes(ctx) {
+		req.Peek = true // a model's own reading goes on where it was
+		p, out, err := ps.Read(ctx, in.ProcessID, req)
+		return bytesResult(p, out), err
+	}
+	p, out, err := readWholeRunes(ctx, ps, in.ProcessID, req)
+	return readResult(p, out, in), err
 }
 
 // readWholeRunes reads output that does not begin or end inside a rune, as long
@@ -124,8 +134,12 @@ func (s *service) controlProcess() Tool {
 		if in.Stdin == "" && !in.CloseStdin && in.Signal == "" {
 			return Result{}, invalid("nothing to do: give stdin, close_stdin or signal")
 		}
+		var err error
+		if in.Stdin, err = stdinOf(ctx, in.Stdin); err != nil {
+			return Result{}, err
+		}
 		var res Result
-		err := m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
+		err = m.Use(ctx, in.SandboxID, bootWait(0), func(ctx context.Context, _ sessions.Sandbox, conn guest.Conn) error {
 			p, err := conn.Processes().Control(ctx, in.ProcessID, guest.Input{
 				Stdin: []byte(in.Stdin), CloseStdin: in.CloseStdin, Signal: in.Signal,
 			})

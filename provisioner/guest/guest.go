@@ -189,6 +189,7 @@ type Process struct {
 type Output struct {
 	Stdout, Stderr Clip
 	Both           []byte
+	Runs           []int // how many bytes of Both came in turn from standard output, error, output, ...; nil if the guest can't say
 	Offset, Next   int64 // where Both begins and ends in the whole output
 	First          int64 // the oldest byte still kept
 	Matched        bool  // ReadRequest.Until matched

@@ -176,6 +176,11 @@ func testReadWaits(t *testing.T, h Harness) {
 	if log := h.sh(t, "cat "+p.LogPath); log != "got one\nend\n" {
 		t.Errorf("log file has %q", log)
 	}
+	for off, want := range map[int64][]int{0: {0, 8, 4}, 5: {0, 3, 4}, 8: {4}, 10: {2}, 12: {0}} { // stderr came first
+		if _, out := h.read(t, p.ID, guest.ReadRequest{Offset: off, Max: 100}); out.Runs != nil && !slices.Equal(out.Runs, want) {
+			t.Errorf("from %d on there are runs of %v, want %v", off, out.Runs, want)
+		}
+	}
 	// Cancelling ends the waiting only.
 	p = h.background(t, "sleep 7332", guest.StartOptions{})
 	ctx, cancel := context.WithTimeout(within(t), 50*time.Millisecond)

@@ -248,6 +248,26 @@ func TestHostileGuest(t *testing.T) {
 	}
 }
 
+// A guest can't say that more came of a stream than came at all.
+func TestRunsAreOfTheOutput(t *testing.T) {
+	for name, tt := range map[string]struct {
+		runs []int
+		ok   bool
+	}{
+		"not_said": {nil, true}, "all": {[]int{0, 2, 1}, true},
+		"longer": {[]int{2, 2}, false}, "shorter": {[]int{2}, false}, "negative": {[]int{4, -1}, false}, "empty": {make([]int, 100), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := hostile{calls: answer(map[string]any{
+				"process": map[string]any{"id": "p_1"}, "output": guest.Output{Both: []byte("abc"), Next: 3, Runs: tt.runs},
+			})}.conn(t)
+			if _, _, err := c.Processes().Read(t.Context(), "p_1", guest.ReadRequest{Max: 10}); (err == nil) != tt.ok {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
 // frozen is a connection whose far side stops reading and writing.
 type frozen struct {
 	net.Conn

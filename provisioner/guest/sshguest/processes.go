@@ -39,7 +39,7 @@ func (p processes) Start(ctx context.Context, cmd guest.Cmd, opt guest.StartOpti
 func (p processes) Read(ctx context.Context, id string, req guest.ReadRequest) (guest.Process, guest.Output, error) {
 	req.Max = wire.Clamp(req.Max)
 	info, out, err := p.call(ctx, wire.OpRead, wire.ReadProcess{ID: id, Req: req})
-	if err == nil && (len(out.Both) > req.Max || out.Next-out.Offset != int64(len(out.Both)) || clipSize(out.Stdout)+clipSize(out.Stderr) > 0) {
+	if err == nil && (len(out.Both) > req.Max || out.Next-out.Offset != int64(len(out.Both)) || !checkRuns(out) || clipSize(out.Stdout)+clipSize(out.Stderr) > 0) {
 		err = errLies("not the output asked for")
 	}
 	return info, out, err
@@ -94,6 +94,19 @@ func checkProcess(w wire.Process) (guest.Process, error) {
 	var err error
 	p.Exit, err = checkExit(p.Exit)
 	return p, err
+}
+
+// checkRuns says whether Runs are those of Both, if there are any: an older
+// guest does not say.
+func checkRuns(out guest.Output) bool {
+	rest := len(out.Both)
+	for _, n := range out.Runs {
+		if n < 0 || n > rest {
+			return false
+		}
+		rest -= n
+	}
+	return out.Runs == nil || rest == 0 && len(out.Runs) <= len(out.Both)+2
 }
 
 func checkExit(e guest.Exit) (guest.Exit, error) {

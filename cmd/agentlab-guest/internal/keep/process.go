@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sort"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +27,7 @@ type process struct {
 	mu      sync.Mutex
 	info    guest.Process
 	log     outputLog
+	turns   []int64       // where in the log the other stream goes on; the first is standard output
 	clips   *[2]clip      // of the streams apart, until Start has answered
 	last    int64         // where the last Read or Start ended
 	changed chan struct{} // closed at the next change; nil if nobody waits
@@ -50,9 +52,40 @@ func (s stream) Write(b []byte) (int, error) {
 	if p.clips != nil {
 		p.clips[s.n].Write(b)
 	}
+	p.turn(s.n)
 	p.log.Write(b)
 	p.wake()
 	return len(b), nil
+}
+
+// maxTurns is how often a process may write to the other stream before the
+// oldest of it counts as one. It is even: an odd number of them would swap the
+// streams.
+const maxTurns = 4096
+
+// turn notes that what comes is of stream n. The caller has the lock.
+func (p *process) turn(n int) {
+	if len(p.turns)%2 == n {
+		return
+	}
+	if len(p.turns) >= maxTurns {
+		p.turns = append(p.turns[:0], p.turns[maxTurns/2:]...)
+	}
+	p.turns = append(p.turns, p.log.size)
+}
+
+// runs says of which stream the output from off to next is; see guest.Output.
+func (p *process) runs(off, next int64) []int {
+	i := sort.Search(len(p.turns), func(i int) bool { return p.turns[i] > off })
+	runs := make([]int, 0, 2)
+	if i%2 == 1 {
+		runs = append(runs, 0)
+	}
+	for ; i < len(p.turns) && p.turns[i] < next; i++ {
+		runs = append(runs, int(p.turns[i]-off))
+		off = p.turns[i]
+	}
+	return append(runs, int(next-off))
 }
 
 // discard drops the output.
@@ -176,7 +209,7 @@ func (p *process) read(off int64, maximum int, peek bool) (guest.Process, guest.
 	if !peek {
 		p.last = next
 	}
-	return p.snapshot(), guest.Output{Both: buf[:n], Offset: off, Next: next, First: p.log.first}
+	return p.snapshot(), guest.Output{Both: buf[:n], Runs: p.runs(off, next), Offset: off, Next: next, First: p.log.first}
 }
 
 // signal sends the named signal to the process group; KILL takes all it started.
