@@ -21,7 +21,10 @@ func TestMain(m *testing.M) {
 		"agentlab": main,
 		"mcp":      mcpMain,
 		"web":      webMain,
+		"sandbox":  sandboxMain,
 		"stranger": strangerMain,
+		"tty":      ttyMain,
+		"upon":     uponMain,
 		"pvesh":    func() { os.Exit(pvetest.PveshMain()) },
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/hosttree"
@@ -64,10 +65,15 @@ token for it from the file of --token-file or from ` + remote.TokenEnv + `.
 		},
 	}
 	cmd.Flags().StringArrayVar(&dirs, "allow-host-dir", nil, "a directory whose files the agent may copy to and from sandboxes; may be repeated")
-	cmd.Flags().StringVar(&far.URL, "server", "", "URL of a server to join instead of this user's daemon")
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with nothing but the token for it")
-	cmd.Flags().StringVar(&far.CA, "ca", "", "file of PEM certificates, one of which must have signed the server's")
+	addServer(cmd.Flags(), &far, &tokenFile)
 	return cmd
+}
+
+// addServer adds the flags that name a server elsewhere.
+func addServer(flags *pflag.FlagSet, far *remote.Server, tokenFile *string) {
+	flags.StringVar(&far.URL, "server", "", "URL of a server to join instead of this user's daemon")
+	flags.StringVar(tokenFile, "token-file", "", "file with nothing but the token for it")
+	flags.StringVar(&far.CA, "ca", "", "file of PEM certificates, one of which must have signed the server's")
 }
 
 // farToken returns what reads the token for a server elsewhere: from the file, or
@@ -120,6 +126,8 @@ type bridge struct {
 	dir   *os.File // paths.Runtime
 	paths config.Paths
 	warn  io.Writer
+
+	onlyJoin bool // start none
 }
 
 // connect returns a connection whose other end has greeted us. A daemon that
@@ -131,7 +139,7 @@ func (b *bridge) connect(ctx context.Context) (*net.UnixConn, error) {
 	for range tries {
 		var conn *net.UnixConn
 		conn, err = dial(ctx, b.dir, b.paths.Socket)
-		if nobodyListens(err) {
+		if nobodyListens(err) && !b.onlyJoin {
 			conn, err = b.start(ctx)
 		}
 		if err != nil {

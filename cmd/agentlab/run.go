@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
@@ -32,24 +33,9 @@ Exit codes:
   5  the daemon did not start, or went away
 `
 
-// failure is an error that a command ended with, and its exit code. Every
-// other error is of the command line.
-type failure struct {
-	code int
-	err  error
-}
-
-func (f failure) Error() string { return f.err.Error() }
-func (f failure) Unwrap() error { return f.err }
-
-// fail gives err an exit code, unless it has one.
-func fail(code int, err error) error {
-	var f failure
-	if err == nil || errors.As(err, &f) {
-		return err
-	}
-	return failure{code, err}
-}
+// fail gives err an exit code, unless it has one. An error without is of the
+// command line.
+func fail(code int, err error) error { return cli.Fail(code, err) }
 
 // run is the program. It returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
@@ -62,11 +48,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	_, _ = fmt.Fprintf(stderr, "agentlab: %v\n", err)
-	if f, ok := errors.AsType[failure](err); ok {
-		return f.code
+	f, ok := errors.AsType[cli.Failure](err)
+	if !ok {
+		f = cli.Failure{Code: exitUsage, Err: err}
 	}
-	return exitUsage
+	if f.Err != nil {
+		_, _ = fmt.Fprintf(stderr, "agentlab: %v\n", err)
+	}
+	return f.Code
 }
 
 func newRootCommand() *cobra.Command {
@@ -81,7 +70,9 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (default $AGENTLAB_CONFIG, else by the XDG rules)")
 	locate := func() (config.Paths, error) { return locate(file) }
-	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate), newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
+	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate),
+		newSandboxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate),
+		newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
 	return root
 }
 

@@ -81,6 +81,7 @@ func Architecture() Rules {
 			{"tools", "internal/auth internal/redact internal/hosttree internal/keylock sessions provisioner/guest"},
 			{"mcpserver", "internal/auth internal/redact internal/hosttree tools sessions"},
 			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
+			{"cmd/agentlab/internal/cli", "mcpserver tools"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
 			{"internal/dist", "sessions tools"},
@@ -94,7 +95,7 @@ func Architecture() Rules {
 		},
 		Owned: []Owned{
 			{"github.com/mark3labs/mcp-go", "mcpserver internal/bench", "MCP stays one package, so that a change of library is a change of one package; bench has its bare handler as the floor below mcpserver"},
-			{"github.com/modelcontextprotocol/go-sdk", "cmd/agentlab cmd/agentlab-remote internal/stage internal/demo internal/bench", "it is the client; the server is mcpserver's"},
+			{"github.com/modelcontextprotocol/go-sdk", "cmd/agentlab cmd/agentlab/internal/cli cmd/agentlab-remote internal/stage internal/demo internal/bench", "it is the client; the server is mcpserver's"},
 			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},
@@ -106,7 +107,8 @@ func Architecture() Rules {
 			{"github.com/MicahParks", "internal/auth", "who asks is found out in one place"},
 			{"github.com/prometheus", "internal/obs", "what is measured is called by its name, not by a library's"},
 			{"pgregory.net/rapid", "internal/histories", "what is random is told and shrunk in one place"},
-			{"github.com/spf13/cobra", "cmd/agentlab", "only the command line has a command line"},
+			{"github.com/jedib0t/go-pretty", "cmd/agentlab/internal/cli", "tables are for people, and those are met on the command line"},
+			{"github.com/spf13/cobra", "cmd/agentlab cmd/agentlab/internal/cli", "only the command line has a command line"},
 		},
 	}
 }

@@ -1,0 +1,131 @@
+// Package cli is the command line of people and scripts who use sandboxes. Each
+// command is an MCP client of the daemon, like an agent, so that there is one
+// API: what a command can't do, a tool is missing for. How the daemon is found
+// and started is not known here.
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Host is what the program around gives the commands.
+type Host struct {
+	// Join connects to the daemon. Start says to start one if there is none;
+	// hostDirs are directories whose files may be copied. What is to be said to the
+	// user goes to warn.
+	Join    func(ctx context.Context, start bool, hostDirs []string, warn io.Writer) (io.ReadWriteCloser, error)
+	Version string
+}
+
+// Exit codes, besides those of the program around.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitLost        = 5
+	exitNotFound    = 6
+	exitRefused     = 7
+	exitUnavailable = 8
+	exitNotRun      = 125 // of exec, whose others are the command's
+	exitSignal      = 128 // and the signal's number
+)
+
+const exitCodes = `
+Exit codes:
+  0    done
+  1    something else went wrong
+  2    the command line is wrong, or a value in it is not accepted
+  4    a directory of ours can't be made or is not safe
+  5    the daemon did not start, or went away
+  6    there is no such sandbox, process or file
+  7    refused: not allowed, a limit is reached, or not possible as things are
+  8    unavailable: the sandbox, its backend or AgentLab can't do it now
+  130  interrupted
+`
+
+// Failure is an error that a command ended with, and its exit code. Every other
+// error is of the command line. Without Err there is nothing to say.
+type Failure struct {
+	Code int
+	Err  error
+}
+
+// Error returns the text of Err.
+func (f Failure) Error() string {
+	if f.Err == nil {
+		return ""
+	}
+	return f.Err.Error()
+}
+
+// Unwrap returns Err.
+func (f Failure) Unwrap() error { return f.Err }
+
+// Fail gives err an exit code, unless it has one.
+func Fail(code int, err error) error {
+	if _, ok := errors.AsType[Failure](err); err == nil || ok {
+		return err
+	}
+	return Failure{code, err}
+}
+
+// NewSandboxCommand returns the command sandbox.
+func NewSandboxCommand(host Host) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "sandbox",
+		Aliases: []string{"sb"},
+		Short:   "Make, use and end sandboxes",
+		Long: `Make, use and end sandboxes: yours, and those of the agents that you run on
+this machine. The daemon of this user does it, and is started if none runs.
+
+    agentlab sandbox new --name test-1 --ttl 1h
+    agentlab sandbox exec sb-... -- uname -a
+` + exitCodes,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(exitFailed, cmd.Help()) },
+	}
+	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host),
+		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host))
+	return cmd
+}
+
+// body is what a command does with a client.
+type body func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error
+
+// run makes the RunE of a command. What interrupts it ends it, and after that
+// interrupted says how things stand.
+func run(host Host, interrupted string, f body) func(*cobra.Command, []string) error {
+	return runWith(host, nil, interrupted, f)
+}
+
+// runWith is run for a command that needs files below directories of this machine.
+func runWith(host Host, hostDirs []string, interrupted string, f body) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		c, err := open(ctx, host, true, hostDirs, cmd.ErrOrStderr())
+		if err == nil {
+			defer c.close()
+			err = f(ctx, cmd, c, args)
+		}
+		if err != nil && ctx.Err() != nil {
+			return Failure{exitSignal + int(syscall.SIGINT), errors.New("interrupted" + interrupted)}
+		}
+		return Fail(exitFailed, err)
+	}
+}
+
+// seconds is a duration as the tools want it.
+func seconds(flag string, d time.Duration) (int, error) {
+	if d < time.Second || d%time.Second != 0 {
+		return 0, errors.New("--" + flag + ": got " + d.String() + ", want whole seconds, such as 90s, 30m or 2h")
+	}
+	return int(d / time.Second), nil
+}

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const cpHelp = `Copy a file or a directory into a sandbox, or out of one. One of the two has the id
+of a sandbox and a colon before it; a path there that is not absolute is below the
+home directory.
+
+    agentlab sandbox cp project sb-...:              # becomes ~/project
+    agentlab sandbox cp sb-...:project/out results   # becomes results/out if results is a directory
+
+Of a directory, what .gitignore files in it name stays where it is, and so does .git. A
+directory that exists is added to. Outside a sandbox nothing is replaced without
+--force. What fails or is interrupted leaves nothing.
+`
+
+// transfer is what cp is asked for.
+type transfer struct {
+	upload  bool
+	local   string // absolute
+	sandbox string
+	remote  string
+}
+
+func newCpCommand(host Host) *cobra.Command {
+	var force, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "cp SOURCE ID:[PATH] | cp ID:PATH TARGET",
+		Short: "Copy files into a sandbox or out of one",
+		Long:  cpHelp + exitCodes,
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, given []string) error {
+			t, err := parseTransfer(given[0], given[1])
+			if err != nil {
+				return err
+			}
+			return runWith(host, []string{filepath.Dir(t.local)}, "", func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+				done, err := t.do(ctx, c, force, cmd.ErrOrStderr())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(cmd.OutOrStdout(), done)
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "files: %v, bytes: %v, left out: %v\n", done["files"], done["bytes"], done["skipped"])
+				return err
+			})(cmd, given)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "replace files that exist outside the sandbox")
+	addJSON(cmd, &asJSON)
+	return cmd
+}
+
+// parseTransfer reads the arguments of cp.
+func parseTransfer(source, target string) (t transfer, err error) {
+	from, fromPath, out := splitRemote(source)
+	to, toPath, in := splitRemote(target)
+	switch {
+	case in == out:
+		return t, errors.New("one of the two must be ID:PATH, with the id of a sandbox, and the other a path on this machine")
+	case out && fromPath == "":
+		return t, fmt.Errorf("%q: want ID:PATH; ID:. is the home directory", source)
+	case in:
+		t = transfer{upload: true, local: source, sandbox: to, remote: toPath}
+	default:
+		t = transfer{local: target, sandbox: from, remote: fromPath}
+	}
+	dir := strings.HasSuffix(t.local, "/")
+	if t.local, err = filepath.Abs(t.local); err != nil {
+		return t, err
+	}
+	info, err := os.Stat(t.local)
+	switch {
+	case t.upload && err != nil:
+		return t, Fail(exitNotFound, err)
+	case !t.upload && (dir || err == nil && info.IsDir()):
+		t.local = filepath.Join(t.local, path.Base(t.remote))
+	}
+	return t, nil
+}
+
+// splitRemote takes ID:PATH apart.
+func splitRemote(arg string) (id, path string, ok bool) {
+	id, path, ok = strings.Cut(arg, ":")
+	return id, path, ok && strings.HasPrefix(id, "sb-") && !strings.Contains(id, "/")
+}
+
+// do copies, and returns what the tool answers.
+func (t transfer) do(ctx context.Context, c *client, force bool, stderr io.Writer) (done map[string]any, err error) {
+	defer patient(stderr)()
+	tool, a := "download_file", args{"sandbox_id": t.sandbox, "path": t.remote, "local_path": t.local, "overwrite": force}
+	if t.upload {
+		tool, a = "upload_file", args{"sandbox_id": t.sandbox, "local_path": t.local, "path": t.remote}
+	}
+	err = c.call(ctx, tool, a, &done)
+	return done, err
+}
+
+// patient tells a person each second how long something has taken, until what
+// it returns is called.
+func patient(stderr io.Writer) (stop func()) {
+	if !isTerminal(stderr) {
+		return func() {}
+	}
+	start := time.Now()
+	tick := time.NewTicker(time.Second)
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		told := false
+		for {
+			select {
+			case <-tick.C:
+				told = true
+				_, _ = fmt.Fprintf(stderr, "\rcopying, %.0f s", time.Since(start).Seconds())
+			case <-end:
+				if told {
+					_, _ = fmt.Fprintln(stderr)
+				}
+				return
+			}
+		}
+	}()
+	return func() { tick.Stop(); close(end); <-ended }
+}

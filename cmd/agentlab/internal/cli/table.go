@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"golang.org/x/term"
+)
+
+// gap is what stands between columns.
+const gap = "  "
+
+// columns are a table: in a terminal as wide as that, with the flexible column
+// cut; else as wide as it is.
+type columns struct {
+	header   []string
+	rows     [][]string
+	flexible int // index of the column that gives way
+}
+
+func (t columns) print(out io.Writer) error {
+	w := table.NewWriter()
+	style := table.StyleDefault
+	style.Options = table.OptionsNoBordersAndSeparators
+	style.Box.PaddingLeft, style.Box.PaddingRight = "", gap
+	w.SetStyle(style)
+	w.SuppressTrailingSpaces()
+	if most := t.room(width(out)); most > 0 {
+		w.SetColumnConfigs([]table.ColumnConfig{{Number: t.flexible + 1, WidthMax: most, WidthMaxEnforcer: cut}})
+	}
+	if t.header != nil {
+		w.AppendHeader(row(t.header))
+	}
+	for _, r := range t.rows {
+		w.AppendRow(row(r))
+	}
+	_, err := fmt.Fprintln(out, w.Render())
+	return err
+}
+
+func row(cells []string) table.Row {
+	r := make(table.Row, len(cells))
+	for i, cell := range cells {
+		r[i] = cell
+	}
+	return r
+}
+
+func cut(cell string, most int) string { return text.Snip(cell, most, "…") }
+
+// room is how wide the flexible column may be so that all fit into total, 0 if
+// it need not be cut.
+func (t columns) room(total int) int {
+	if total == 0 {
+		return 0
+	}
+	const least = 4
+	for i := range t.rows[0] {
+		if i == t.flexible {
+			continue
+		}
+		wide := 0
+		if t.header != nil {
+			wide = len(t.header[i])
+		}
+		for _, r := range t.rows {
+			wide = max(wide, text.StringWidth(r[i]))
+		}
+		total -= wide + len(gap)
+	}
+	return max(least, total)
+}
+
+// width returns how many characters a line of a terminal has, 0 if out is none.
+func width(out io.Writer) int {
+	f, ok := out.(*os.File)
+	if !ok {
+		return 0
+	}
+	cols, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return cols
+}
+
+// Below this width there is no room for a sandbox's profile, and below the next
+// none for its address.
+const (
+	widthOfProfile = 80
+	widthOfAddress = 100
+)
+
+func printSandboxes(out io.Writer, list []sandbox, now time.Time) error {
+	cols := width(out)
+	t := columns{header: []string{"ID", "NAME", "STATE", "ENDS IN"}, flexible: 1}
+	profile, address := cols == 0 || cols >= widthOfProfile, cols == 0 || cols >= widthOfAddress
+	if profile {
+		t.header = append(t.header, "PROFILE")
+	}
+	if address {
+		t.header = append(t.header, "IP")
+	}
+	for _, sb := range list {
+		r := []string{sb.ID, orDash(sb.Name), upper(sb.State), left(sb.Expires.Sub(now))}
+		if profile {
+			r = append(r, sb.Profile)
+		}
+		if address {
+			r = append(r, orDash(sb.IP))
+		}
+		t.rows = append(t.rows, r)
+	}
+	return t.print(out)
+}
+
+// printSandbox prints one, a line for each thing that is known of it.
+func printSandbox(out io.Writer, sb sandbox, now time.Time) error {
+	state := upper(sb.State)
+	if sb.Place > 0 {
+		state += fmt.Sprintf(", number %d in line", sb.Place)
+	}
+	vmid := ""
+	if sb.VMID > 0 {
+		vmid = strconv.Itoa(sb.VMID)
+	}
+	t := columns{flexible: 1, rows: [][]string{
+		{"ID", sb.ID}, {"NAME", orDash(sb.Name)}, {"PROFILE", sb.Profile}, {"STATE", state},
+		{"VMID", orDash(vmid)}, {"IP", orDash(sb.IP)},
+		{"ENDS", sb.Expires.Format(time.RFC3339) + ", in " + left(sb.Expires.Sub(now))},
+	}}
+	if sb.OS != "" {
+		t.rows = append(t.rows, []string{"OS", sb.OS})
+	}
+	if sb.Reason != "" {
+		t.rows = append(t.rows, []string{"REASON", sb.Reason})
+	}
+	return t.print(out)
+}
+
+// process is one of a sandbox as list_sandboxes tells of it.
+type process struct {
+	ID      string    `json:"process_id"`
+	Command string    `json:"command"`
+	State   string    `json:"state"`
+	Started time.Time `json:"started_at"`
+}
+
+func printProcesses(out io.Writer, list []process) error {
+	t := columns{header: []string{"PROCESS", "STATE", "STARTED", "COMMAND"}, flexible: 3}
+	for _, p := range list {
+		t.rows = append(t.rows, []string{p.ID, p.State, p.Started.Local().Format(time.TimeOnly), strconv.Quote(p.Command)})
+	}
+	return t.print(out)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// left says how long something lasts, in few characters.
+func left(d time.Duration) string {
+	switch d = d.Round(time.Second); {
+	case d <= 0:
+		return "0s"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+}

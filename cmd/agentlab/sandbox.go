@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
+	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/internal/remote"
+	"github.com/agentlab-mcp/agentlab/mcpserver"
+)
+
+// newSandboxCommand returns the commands that use sandboxes, joined to the
+// daemon of this user or to a server elsewhere.
+func newSandboxCommand(locate func() (config.Paths, error)) *cobra.Command {
+	var far remote.Server
+	var tokenFile string
+	cmd := cli.NewSandboxCommand(cli.Host{
+		Version: version(),
+		Join: func(ctx context.Context, start bool, hostDirs []string, warn io.Writer) (io.ReadWriteCloser, error) {
+			if far.URL == "" {
+				return joinLocal(ctx, locate, start, mcpserver.Hello{HostDirs: hostDirs}, warn)
+			}
+			if len(hostDirs) > 0 {
+				return nil, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that")
+			}
+			far.Token = farToken(tokenFile)
+			b, err := far.Open()
+			if err != nil {
+				return nil, fail(exitUsage, err)
+			}
+			return joinFar(ctx, b), nil
+		},
+	})
+	addServer(cmd.PersistentFlags(), &far, &tokenFile)
+	return cmd
+}
+
+// joinLocal connects to the daemon of this user, and says hello.
+func joinLocal(ctx context.Context, locate func() (config.Paths, error), start bool, hello mcpserver.Hello, warn io.Writer) (io.ReadWriteCloser, error) {
+	paths, err := locate()
+	if err != nil {
+		return nil, fail(exitFailed, err)
+	}
+	dir, err := config.OpenDir(paths.Runtime, config.RuntimeMode)
+	if err != nil {
+		return nil, fail(exitUnsafe, err)
+	}
+	defer func() { _ = dir.Close() }()
+	b := bridge{dir: dir, paths: paths, warn: warn, onlyJoin: !start}
+	conn, err := b.connect(ctx)
+	if err != nil {
+		return nil, fail(exitLost, err)
+	}
+	if _, err := io.WriteString(conn, hello.Line()); err != nil {
+		return nil, errors.Join(fail(exitLost, err), conn.Close())
+	}
+	return conn, nil
+}
+
+// far is a connection through a bridge to a server elsewhere.
+type far struct {
+	io.Reader
+	io.WriteCloser
+}
+
+// joinFar runs the bridge until it is closed.
+func joinFar(ctx context.Context, b *remote.Bridge) io.ReadWriteCloser {
+	in, toServer := io.Pipe()
+	fromServer, out := io.Pipe()
+	go func() { _ = out.CloseWithError(b.Run(ctx, in, out)) }()
+	return far{fromServer, toServer}
+}
