@@ -11,7 +11,8 @@ import (
 // that what goes to and comes from a process are the bytes as they are: the
 // stdin of control_process is base64 then, and read_process answers in
 // the result's metadata with the streams apart, uncleaned, and without a text of
-// them. A model has no use for it.
+// them. list_sandboxes has larger pages then, without the text that says the
+// same. A model has no use for it.
 const BytesKey = "agentlab.dev/bytes"
 
 type bytesKey struct{}

@@ -180,8 +180,9 @@ func (in listIn) sandboxID() string { return in.SandboxID }
 
 // Limits of one answer.
 const (
-	listPage = 100
-	maxStuck = 20
+	listPage    = 100
+	programPage = 1000 // for a program, which has no context to fill
+	maxStuck    = 20
 )
 
 type listOut struct {
@@ -243,7 +244,11 @@ func (s *service) listSandboxes() Tool {
 		if in.SandboxID != "" {
 			return s.describe(ctx, m, in)
 		}
-		page, next, err := m.Page(ctx, in.After, listPage)
+		most := listPage
+		if wantsBytes(ctx) {
+			most = programPage
+		}
+		page, next, err := m.Page(ctx, in.After, most)
 		if err != nil {
 			return Result{}, err
 		}
@@ -252,6 +257,9 @@ func (s *service) listSandboxes() Tool {
 			if out.Stuck, err = notRemoved(ctx, m); err != nil {
 				return Result{}, err
 			}
+		}
+		if wantsBytes(ctx) {
+			return structured(out, count(len(page), "sandbox", "sandboxes")), nil
 		}
 		return structured(out, out.text()), nil
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,8 +47,8 @@ The daemon of this user tells it, and is started if none runs.
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			err = admin.events(req, since, cmd.OutOrStdout())
+			defer admin.Close()
+			err = admin.events(ctx, req, since, cmd.OutOrStdout())
 			if ctx.Err() != nil { // it is how following ends
 				return nil
 			}
@@ -79,7 +80,7 @@ func sinceTime(since string, now time.Time) (string, error) {
 }
 
 // events shows events, page by page, for ever if they are to be followed.
-func (a *adminClient) events(req eventsRequest, since string, out io.Writer) error {
+func (a adminClient) events(ctx context.Context, req eventsRequest, since string, out io.Writer) error {
 	const wait = 50 // seconds
 	show := showEvent
 	if req.asJSON {
@@ -88,7 +89,7 @@ func (a *adminClient) events(req eventsRequest, since string, out io.Writer) err
 	args := map[string]any{"sandbox": req.sandbox, "principal": req.principal, "since": since}
 	for {
 		var page tools.EventList
-		if err := a.call("event_list", args, &page); err != nil {
+		if err := a.Call(ctx, "event_list", args, &page); err != nil {
 			return err
 		}
 		for _, e := range page.Events {

@@ -25,7 +25,7 @@ func newSandboxCommand(locate func() (config.Paths, error)) *cobra.Command {
 				return joinLocal(ctx, locate, start, mcpserver.Hello{HostDirs: hostDirs}, warn)
 			}
 			if len(hostDirs) > 0 {
-				return nil, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that")
+				return nil, fail(exitUsage, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that"))
 			}
 			far.Token = farToken(tokenFile)
 			b, err := far.Open()

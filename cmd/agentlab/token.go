@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,8 +64,8 @@ sees, also not a later one of the same name.
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			return fail(exitFailed, admin.create(req, cmd.OutOrStdout(), cmd.ErrOrStderr()))
+			defer admin.Close()
+			return fail(exitFailed, admin.create(cmd.Context(), req, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}
 	f := cmd.Flags()
@@ -77,7 +78,7 @@ sees, also not a later one of the same name.
 }
 
 // create makes a token and hands it over. If that fails there is none.
-func (a *adminClient) create(req tokenRequest, stdout, stderr io.Writer) error {
+func (a adminClient) create(ctx context.Context, req tokenRequest, stdout, stderr io.Writer) error {
 	signal.Ignore(syscall.SIGPIPE) // to outlive a reader that is gone, and revoke
 	deliver := func(secret string) error {
 		_, err := fmt.Fprintln(stdout, secret)
@@ -93,7 +94,7 @@ func (a *adminClient) create(req tokenRequest, stdout, stderr io.Writer) error {
 			return errors.Join(err, file.Close())
 		}
 	}
-	made, err := a.createAndDeliver(req, deliver)
+	made, err := a.createAndDeliver(ctx, req, deliver)
 	if err != nil {
 		if req.out != "" {
 			_ = os.Remove(req.out) // ours: it was not there before
@@ -104,8 +105,8 @@ func (a *adminClient) create(req tokenRequest, stdout, stderr io.Writer) error {
 	return nil
 }
 
-func (a *adminClient) createAndDeliver(req tokenRequest, deliver func(secret string) error) (made tools.TokenCreated, err error) {
-	err = a.call("token_create", map[string]any{
+func (a adminClient) createAndDeliver(ctx context.Context, req tokenRequest, deliver func(secret string) error) (made tools.TokenCreated, err error) {
+	err = a.Call(ctx, "token_create", map[string]any{
 		"name": req.name, "scopes": strings.Join(req.scopes, " "), "lifetime_seconds": int(req.ttl / time.Second),
 		"quota_sandboxes": req.quota.Sandboxes, "quota_memory_mb": req.quota.MemoryMB,
 	}, &made)
@@ -114,7 +115,7 @@ func (a *adminClient) createAndDeliver(req tokenRequest, deliver func(secret str
 	}
 	if err := deliver(made.Secret); err != nil {
 		var revoked tools.TokenRevoked
-		return made, errors.Join(fmt.Errorf("hand over the token, which is revoked again: %w", err), a.call("token_revoke", map[string]any{"token": made.TokenID}, &revoked))
+		return made, errors.Join(fmt.Errorf("hand over the token, which is revoked again: %w", err), a.Call(ctx, "token_revoke", map[string]any{"token": made.TokenID}, &revoked))
 	}
 	return made, nil
 }
@@ -130,9 +131,9 @@ func newTokenListCommand(locate func() (config.Paths, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer admin.close()
+			defer admin.Close()
 			var list tools.TokenList
-			if err := admin.call("token_list", map[string]any{}, &list); err != nil {
+			if err := admin.Call(cmd.Context(), "token_list", map[string]any{}, &list); err != nil {
 				return fail(exitFailed, err)
 			}
 			shown := []tools.Token{}
@@ -192,9 +193,9 @@ was revoked before is no error.
 			if err != nil {
 				return err
 			}
-			defer admin.close()
+			defer admin.Close()
 			var done tools.TokenRevoked
-			if err := admin.call("token_revoke", map[string]any{"token": args[0]}, &done); err != nil {
+			if err := admin.Call(cmd.Context(), "token_revoke", map[string]any{"token": args[0]}, &done); err != nil {
 				return fail(exitFailed, err)
 			}
 			text := "was revoked already"

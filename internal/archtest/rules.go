@@ -107,7 +107,6 @@ func Architecture() Rules {
 			{"github.com/MicahParks", "internal/auth", "who asks is found out in one place"},
 			{"github.com/prometheus", "internal/obs", "what is measured is called by its name, not by a library's"},
 			{"pgregory.net/rapid", "internal/histories", "what is random is told and shrunk in one place"},
-			{"github.com/jedib0t/go-pretty", "cmd/agentlab/internal/cli", "tables are for people, and those are met on the command line"},
 			{"github.com/spf13/cobra", "cmd/agentlab cmd/agentlab/internal/cli", "only the command line has a command line"},
 		},
 	}

@@ -97,7 +97,7 @@ this machine. The daemon of this user does it, and is started if none runs.
 }
 
 // body is what a command does with a client.
-type body func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error
+type body func(ctx context.Context, cmd *cobra.Command, c *Client, args []string) error
 
 // run makes the RunE of a command. What interrupts it ends it, and after that
 // interrupted says how things stand.
@@ -112,13 +112,13 @@ func runWith(host Host, hostDirs []string, interrupted string, f body) func(*cob
 		defer stop()
 		c, err := open(ctx, host, true, hostDirs, cmd.ErrOrStderr())
 		if err == nil {
-			defer c.close()
+			defer c.Close()
 			err = f(ctx, cmd, c, args)
 		}
 		if err != nil && ctx.Err() != nil {
 			return Failure{exitSignal + int(syscall.SIGINT), errors.New("interrupted" + interrupted)}
 		}
-		return Fail(exitFailed, err)
+		return inWords(err)
 	}
 }
 

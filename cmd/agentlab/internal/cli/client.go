@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,41 +9,49 @@ import (
 	"io"
 	"strings"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
-// client calls the tools of the daemon.
-type client struct {
+// Client calls the tools of the daemon.
+type Client struct {
 	conn    io.Closer
 	session *mcp.ClientSession
 	step    func(step string) // is told each step of a call; nil is nobody
 }
 
-// open joins the daemon; see Host.Join.
-func open(ctx context.Context, host Host, start bool, hostDirs []string, warn io.Writer) (*client, error) {
-	conn, err := host.Join(ctx, start, hostDirs, warn)
-	if err != nil {
-		return nil, Fail(exitLost, err)
-	}
-	c := &client{conn: conn}
-	lib := mcp.NewClient(&mcp.Implementation{Name: "agentlab", Version: host.Version}, &mcp.ClientOptions{ProgressNotificationHandler: c.progress})
+// NewClient speaks to the daemon at the other end of conn, which is closed with
+// it, also if it fails.
+func NewClient(ctx context.Context, conn io.ReadWriteCloser, version string) (*Client, error) {
+	c := &Client{conn: conn}
+	lib := mcp.NewClient(&mcp.Implementation{Name: "agentlab", Version: version}, &mcp.ClientOptions{ProgressNotificationHandler: c.progress})
+	var err error
 	if c.session, err = lib.Connect(ctx, &mcp.IOTransport{Reader: conn, Writer: conn}, nil); err != nil {
 		_ = conn.Close()
-		return nil, Fail(exitLost, fmt.Errorf("the daemon takes no client: %w", err))
+		return nil, Failure{exitLost, fmt.Errorf("the daemon takes no client: %w", err)}
 	}
 	return c, nil
 }
 
-// close lets go of the daemon.
-func (c *client) close() {
+// open joins the daemon; see Host.Join.
+func open(ctx context.Context, host Host, start bool, hostDirs []string, warn io.Writer) (*Client, error) {
+	conn, err := host.Join(ctx, start, hostDirs, warn)
+	if err != nil {
+		return nil, Fail(exitLost, err)
+	}
+	return NewClient(ctx, conn, host.Version)
+}
+
+// Close lets go of the daemon.
+func (c *Client) Close() {
 	_ = c.conn.Close() // first: there is nothing more to say
 	_ = c.session.Close()
 }
 
-func (c *client) progress(_ context.Context, req *mcp.ProgressNotificationClientRequest) {
+func (c *Client) progress(_ context.Context, req *mcp.ProgressNotificationClientRequest) {
 	if step, ok := req.Params.Meta[mcpserver.StepKey].(string); ok && c.step != nil {
 		c.step(step)
 	}
@@ -51,9 +60,10 @@ func (c *client) progress(_ context.Context, req *mcp.ProgressNotificationClient
 // args are those of a tool.
 type args map[string]any
 
-// call calls a tool. What it answers goes to out: the structured result or, of
-// a tool without one, what its metadata tells programs.
-func (c *client) call(ctx context.Context, tool string, a args, out any) error {
+// Call calls a tool. What it answers goes to out: the structured result or, of
+// a tool without one, what its metadata tells programs. An error says what the
+// tool says, without its name.
+func (c *Client) Call(ctx context.Context, tool string, a args, out any) error {
 	params := &mcp.CallToolParams{Name: tool, Arguments: a, Meta: mcp.Meta{tools.BytesKey: true}}
 	if c.step != nil {
 		params.SetProgressToken(tool)
@@ -62,10 +72,11 @@ func (c *client) call(ctx context.Context, tool string, a args, out any) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, mcp.ErrConnectionClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return Failure{exitLost, errors.New("the daemon went away; sandboxes go on, and running this again starts another")}
 	case err != nil:
-		return Failure{exitRefused, fmt.Errorf("%s: %w", tool, err)}
+		if _, answered := errors.AsType[*jsonrpc.Error](err); answered && !errors.Is(err, mcp.ErrConnectionClosed) {
+			return fmt.Errorf("%s: %w", tool, err)
+		}
+		return Failure{exitLost, errors.New("the daemon went away; sandboxes go on, and running this again starts another")}
 	case res.IsError:
 		return refusal(tool, res)
 	}
@@ -111,13 +122,18 @@ func refusal(tool string, res *mcp.CallToolResult) error {
 	}
 	meta, _ := res.Meta[tools.MetaKey].(map[string]any)
 	kind, _ := meta["kind"].(string)
+	return refused{kind, strings.Join(text, "\n")}
+}
+
+// inWords gives an error of Call its exit code, and the words of the command line.
+func inWords(err error) error {
+	r, ok := errors.AsType[refused](err)
+	if !ok {
+		return Fail(exitFailed, err)
+	}
 	codes := map[string]int{
 		"invalid": exitUsage, "not_found": exitNotFound, "conflict": exitRefused, "exhausted": exitRefused,
 		tools.OutcomeRefused: exitRefused, "unavailable": exitUnavailable,
 	}
-	code := codes[kind]
-	if code == 0 {
-		code = exitFailed
-	}
-	return Failure{code, refused{kind, words().Replace(strings.Join(text, "\n"))}}
+	return Failure{cmp.Or(codes[r.kind], exitFailed), errors.New(words().Replace(err.Error()))}
 }

@@ -15,7 +15,7 @@ const completeTime = time.Second
 
 // complete asks a daemon that runs; it starts none, and says nothing of what
 // goes wrong.
-func complete(cmd *cobra.Command, host Host, ask func(ctx context.Context, c *client) []cobra.Completion) ([]cobra.Completion, cobra.ShellCompDirective) {
+func complete(cmd *cobra.Command, host Host, ask func(ctx context.Context, c *Client) []cobra.Completion) ([]cobra.Completion, cobra.ShellCompDirective) {
 	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()
@@ -29,7 +29,7 @@ func complete(cmd *cobra.Command, host Host, ask func(ctx context.Context, c *cl
 			answers <- nil
 			return
 		}
-		defer c.close()
+		defer c.Close()
 		answers <- ask(ctx, c)
 	}()
 	select {
@@ -47,7 +47,7 @@ func completeSandboxes(host Host, most int) cobra.CompletionFunc {
 		if most > 0 && len(given) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return complete(cmd, host, func(ctx context.Context, c *client) (found []cobra.Completion) {
+		return complete(cmd, host, func(ctx context.Context, c *Client) (found []cobra.Completion) {
 			for _, sb := range sandboxesLike(ctx, c, prefix) {
 				found = append(found, cobra.CompletionWithDesc(sb.ID, strings.TrimSpace(sb.Name+" "+upper(sb.State))))
 			}
@@ -57,7 +57,7 @@ func completeSandboxes(host Host, most int) cobra.CompletionFunc {
 }
 
 // sandboxesLike returns those whose id begins with prefix.
-func sandboxesLike(ctx context.Context, c *client, prefix string) (found []sandbox) {
+func sandboxesLike(ctx context.Context, c *Client, prefix string) (found []sandbox) {
 	list, err := c.all(ctx)
 	if err != nil {
 		return nil
@@ -74,7 +74,7 @@ func sandboxesLike(ctx context.Context, c *client, prefix string) (found []sandb
 // completeProfiles completes with what create_sandbox takes as a profile.
 func completeProfiles(host Host) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return complete(cmd, host, func(ctx context.Context, c *client) (found []cobra.Completion) {
+		return complete(cmd, host, func(ctx context.Context, c *Client) (found []cobra.Completion) {
 			list, err := c.session.ListTools(ctx, nil)
 			if err != nil {
 				return nil

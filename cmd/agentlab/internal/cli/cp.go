@@ -46,7 +46,7 @@ func newCpCommand(host Host) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runWith(host, []string{filepath.Dir(t.local)}, "", func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+			return runWith(host, []string{filepath.Dir(t.local)}, "", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
 				done, err := t.do(ctx, c, force, cmd.ErrOrStderr())
 				if err != nil {
 					return err
@@ -99,13 +99,13 @@ func splitRemote(arg string) (id, path string, ok bool) {
 }
 
 // do copies, and returns what the tool answers.
-func (t transfer) do(ctx context.Context, c *client, force bool, stderr io.Writer) (done map[string]any, err error) {
+func (t transfer) do(ctx context.Context, c *Client, force bool, stderr io.Writer) (done map[string]any, err error) {
 	defer patient(stderr)()
 	tool, a := "download_file", args{"sandbox_id": t.sandbox, "path": t.remote, "local_path": t.local, "overwrite": force}
 	if t.upload {
 		tool, a = "upload_file", args{"sandbox_id": t.sandbox, "local_path": t.local, "path": t.remote}
 	}
-	err = c.call(ctx, tool, a, &done)
+	err = c.Call(ctx, tool, a, &done)
 	return done, err
 }
 

@@ -119,13 +119,13 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 	if err != nil {
 		return notRun(err)
 	}
-	defer c.close()
+	defer c.Close()
 	silent := o.noStdin || isTerminal(cmd.InOrStdin())
 	if silent {
 		a["command"] = a["command"].(string) + " </dev/null"
 	}
 	var p processMeta
-	if err := c.call(ctx, "exec", a, &p); err != nil {
+	if err := c.Call(ctx, "exec", a, &p); err != nil {
 		return notRun(err)
 	}
 	r := &remote{client: c, sandbox: a["sandbox_id"].(string), process: p.ID, stderr: cmd.ErrOrStderr()}
@@ -154,11 +154,13 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 }
 
 // notRun is the error of a command that was not run, or whose end is not known.
-func notRun(err error) error { return Failure{exitNotRun, err} }
+func notRun(err error) error {
+	return Failure{exitNotRun, errors.New(words().Replace(err.Error()))}
+}
 
 // remote is a process in a sandbox.
 type remote struct {
-	client           *client
+	client           *Client
 	sandbox, process string
 	stderr           io.Writer
 	signalled        atomic.Int32
@@ -192,7 +194,7 @@ func (r *remote) copy(ctx context.Context, offset int64, follow bool, stdout, st
 	}
 	for {
 		var p processMeta
-		err := r.client.call(ctx, "read_process", args{
+		err := r.client.Call(ctx, "read_process", args{
 			"sandbox_id": r.sandbox, "process_id": r.process, "offset": offset, "wait_seconds": wait, "max_output_chars": most,
 		}, &p)
 		if err != nil {
@@ -224,7 +226,7 @@ func (r *remote) copy(ctx context.Context, offset int64, follow bool, stdout, st
 func (r *remote) control(ctx context.Context, a args) error {
 	a["sandbox_id"], a["process_id"] = r.sandbox, r.process
 	var p processMeta
-	return r.client.call(ctx, "control_process", a, &p)
+	return r.client.Call(ctx, "control_process", a, &p)
 }
 
 func (r *remote) signal(ctx context.Context, name string) error {

@@ -17,7 +17,7 @@ the last 64 MiB are kept.
 ` + exitCodes,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeSandboxes(host, 1),
-		RunE: run(host, "; the process goes on", func(ctx context.Context, cmd *cobra.Command, c *client, given []string) error {
+		RunE: run(host, "; the process goes on", func(ctx context.Context, cmd *cobra.Command, c *Client, given []string) error {
 			r := &remote{client: c, sandbox: given[0], process: given[1], stderr: cmd.ErrOrStderr()}
 			_, err := r.copy(ctx, 0, follow, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			return err

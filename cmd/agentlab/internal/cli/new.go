@@ -37,7 +37,7 @@ func newNewCommand(host Host) *cobra.Command {
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	do := run(host, "; the sandbox is made nevertheless: agentlab sandbox list shows it", func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	do := run(host, "; the sandbox is made nevertheless: agentlab sandbox list shows it", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
 		return w.make(ctx, c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -81,11 +81,11 @@ func (w wanted) arguments() args {
 const longestWait = 55
 
 // make makes the sandbox and prints it when it is ready.
-func (w wanted) make(ctx context.Context, c *client, stdout, stderr io.Writer) error {
+func (w wanted) make(ctx context.Context, c *Client, stdout, stderr io.Writer) error {
 	steps := newSteps(stderr)
 	c.step = steps.step
 	var told json.RawMessage
-	if err := c.call(ctx, "create_sandbox", w.arguments(), &told); err != nil {
+	if err := c.Call(ctx, "create_sandbox", w.arguments(), &told); err != nil {
 		return err
 	}
 	var sb sandbox
@@ -98,7 +98,7 @@ func (w wanted) make(ctx context.Context, c *client, stdout, stderr io.Writer) e
 			break
 		}
 		var one page
-		if err := c.call(ctx, "list_sandboxes", args{"sandbox_id": sb.ID, "wait_ready_seconds": longestWait}, &one); err != nil {
+		if err := c.Call(ctx, "list_sandboxes", args{"sandbox_id": sb.ID, "wait_ready_seconds": longestWait}, &one); err != nil {
 			return err
 		}
 		if len(one.Sandboxes) != 1 {

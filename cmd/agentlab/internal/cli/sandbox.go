@@ -40,11 +40,11 @@ type page struct {
 }
 
 // all returns the live sandboxes, of all pages.
-func (c *client) all(ctx context.Context) (page, error) {
+func (c *Client) all(ctx context.Context) (page, error) {
 	whole := page{Sandboxes: []json.RawMessage{}}
 	for after := ""; ; {
 		var next page
-		if err := c.call(ctx, "list_sandboxes", args{"after": after}, &next); err != nil {
+		if err := c.Call(ctx, "list_sandboxes", args{"after": after}, &next); err != nil {
 			return page{}, err
 		}
 		whole.Sandboxes = append(whole.Sandboxes, next.Sandboxes...)
@@ -74,7 +74,7 @@ func newListCommand(host Host) *cobra.Command {
 		Short:   "List the live sandboxes, the oldest first",
 		Long:    "List the live sandboxes, the oldest first.\n" + exitCodes,
 		Args:    cobra.NoArgs,
-		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
 			list, err := c.all(ctx)
 			if err != nil {
 				return err
@@ -118,9 +118,9 @@ func newShowCommand(host Host) *cobra.Command {
 		Long:              "Show a sandbox and its processes: the running and the last that ended.\n" + exitCodes,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
-		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *client, ids []string) error {
+		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			var one page
-			if err := c.call(ctx, "list_sandboxes", args{"sandbox_id": ids[0]}, &one); err != nil {
+			if err := c.Call(ctx, "list_sandboxes", args{"sandbox_id": ids[0]}, &one); err != nil {
 				return err
 			}
 			if asJSON {
@@ -157,9 +157,9 @@ func newExtendCommand(host Host) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
 	}
-	do := run(host, "", func(ctx context.Context, cmd *cobra.Command, c *client, ids []string) error {
+	do := run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 		var done map[string]any
-		if err := c.call(ctx, "extend_ttl", args{"sandbox_id": ids[0], "ttl_seconds": int(ttl / time.Second)}, &done); err != nil {
+		if err := c.Call(ctx, "extend_ttl", args{"sandbox_id": ids[0], "ttl_seconds": int(ttl / time.Second)}, &done); err != nil {
 			return err
 		}
 		if asJSON {
@@ -188,10 +188,10 @@ func newDestroyCommand(host Host) *cobra.Command {
 		Long:              "Destroy sandboxes with all that is in them. One that is gone already is no error.\n" + exitCodes,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 0),
-		RunE: run(host, "; a sandbox that is being destroyed goes nevertheless", func(ctx context.Context, cmd *cobra.Command, c *client, ids []string) error {
+		RunE: run(host, "; a sandbox that is being destroyed goes nevertheless", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			for _, id := range ids {
 				var done map[string]any
-				if err := c.call(ctx, "destroy", args{"sandbox_id": id}, &done); err != nil {
+				if err := c.Call(ctx, "destroy", args{"sandbox_id": id}, &done); err != nil {
 					return err
 				}
 				text := " is destroyed"

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
 )
 
@@ -24,34 +26,28 @@ type columns struct {
 }
 
 func (t columns) print(out io.Writer) error {
-	w := table.NewWriter()
-	style := table.StyleDefault
-	style.Options = table.OptionsNoBordersAndSeparators
-	style.Box.PaddingLeft, style.Box.PaddingRight = "", gap
-	w.SetStyle(style)
-	w.SuppressTrailingSpaces()
-	if most := t.room(width(out)); most > 0 {
-		w.SetColumnConfigs([]table.ColumnConfig{{Number: t.flexible + 1, WidthMax: most, WidthMaxEnforcer: cut}})
+	w := tabwriter.NewWriter(out, 0, 0, len(gap), ' ', 0)
+	most := t.room(width(out))
+	for _, r := range append([][]string{t.header}, t.rows...) {
+		if r == nil {
+			continue
+		}
+		if most > 0 {
+			r = slices.Clone(r)
+			r[t.flexible] = cut(r[t.flexible], most)
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(r, "\t")) // Flush has the error
 	}
-	if t.header != nil {
-		w.AppendHeader(row(t.header))
-	}
-	for _, r := range t.rows {
-		w.AppendRow(row(r))
-	}
-	_, err := fmt.Fprintln(out, w.Render())
-	return err
+	return w.Flush()
 }
 
-func row(cells []string) table.Row {
-	r := make(table.Row, len(cells))
-	for i, cell := range cells {
-		r[i] = cell
+// cut shortens a cell to as many characters.
+func cut(cell string, most int) string {
+	if runes := []rune(cell); len(runes) > most {
+		return string(runes[:most-1]) + "…"
 	}
-	return r
+	return cell
 }
-
-func cut(cell string, most int) string { return text.Snip(cell, most, "…") }
 
 // room is how wide the flexible column may be so that all fit into total, 0 if
 // it need not be cut.
@@ -69,7 +65,7 @@ func (t columns) room(total int) int {
 			wide = len(t.header[i])
 		}
 		for _, r := range t.rows {
-			wide = max(wide, text.StringWidth(r[i]))
+			wide = max(wide, utf8.RuneCountInString(r[i]))
 		}
 		total -= wide + len(gap)
 	}
