@@ -41,14 +41,12 @@ func TestCallsAreEvents(t *testing.T) {
 		}}
 	}
 	made := tools.Result{Outcome: "ok", Sandbox: "sb-made"}
-	for _, tl := range []tools.Tool{
+	s.Tools = append(s.Tools,
 		tool("works", sessions.ScopeRead, made), tool("fails", sessions.ScopeRead, tools.Result{Outcome: "invalid", IsError: true}),
-		{Name: "looks", Scope: sessions.ScopeRead, Unrecorded: true, Call: func(context.Context, json.RawMessage) tools.Result { return made }},
+		tools.Tool{Name: "looks", Scope: sessions.ScopeRead, Unrecorded: true, Call: func(context.Context, json.RawMessage) tools.Result { return made }},
 		tool("panics", sessions.ScopeRead, tools.Result{}), tool("admins", sessions.ScopeAdmin, made),
-		{Name: "lookers", Scope: sessions.ScopeAdmin, Unrecorded: true, Record: record}, tool("full", sessions.ScopeRead, made),
-	} {
-		s.Tools = append(s.Tools, tl)
-	}
+		tools.Tool{Name: "lookers", Scope: sessions.ScopeAdmin, Unrecorded: true, Record: record}, tool("full", sessions.ScopeRead, made),
+	)
 	s.build()
 	ctx, cancel := context.WithCancel(sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "token:1", Scopes: []sessions.Scope{sessions.ScopeRead}}))
 	defer cancel()

@@ -147,12 +147,12 @@ func TestPoolGrowsBehindItsBack(t *testing.T) {
 		}}
 		l.run()
 		defer func() { l.stop() }()
-		time.Sleep(time.Second/2 - 1)
+		time.Sleep(time.Second/2 - time.Nanosecond)
 		synctest.Wait()
 		if n := len(l.members(t, "")); n != 2 {
 			t.Errorf("%d members have machines, want 2", n)
 		}
-		time.Sleep(1) // the reconciler sees that they have no machine
+		time.Sleep(time.Nanosecond) // the reconciler sees that they have no machine
 		synctest.Wait()
 		if n := len(l.members(t, sessions.Ready)); n != 1 {
 			t.Errorf("%d members are READY as soon as there is room, want 1", n)

@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"errors"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,9 +47,7 @@ func (l *lab) rebuild(backends map[string]provisioner.Provisioner) ([]sessions.S
 	r := newLab(l.t, l.world, l.path)
 	defer r.stop()
 	r.Backends["mem"] = l.world
-	for name, b := range backends {
-		r.Backends[name] = b
-	}
+	maps.Copy(r.Backends, backends)
 	return r.Rebuild(l.t.Context())
 }
 

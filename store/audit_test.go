@@ -194,7 +194,7 @@ func fields(t *testing.T, path, table, where string) map[string]any {
 	for i := range values {
 		into[i] = &values[i]
 	}
-	if err := rows.Scan(into...); err != nil {
+	if err := errors.Join(rows.Scan(into...), rows.Err()); err != nil {
 		t.Fatal(err)
 	}
 	row := map[string]any{}

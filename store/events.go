@@ -30,18 +30,18 @@ func (db *DB) Log(ctx context.Context, e sessions.Event) error {
 
 // addEvent appends an event in the transaction of the change that it is of.
 func (db *DB) addEvent(ctx context.Context, tx *sql.Tx, e sessions.Event) error {
-	last, newest, err := scanMark(tx.StmtContext(ctx, db.mark).QueryRowContext(ctx, head))
+	last, newest, err := scanMark(tx.StmtContext(ctx, db.mark).QueryRowContext(ctx, head)) //nolint:sqlclosecheck // it is closed with tx
 	if err != nil {
 		return err
 	}
 	r := row{e}
 	r.Seq = max(last.seq, newest) + 1
 	r.Hash = r.chained(last.hash)
-	if _, err := tx.StmtContext(ctx, db.event).ExecContext(ctx, eventValues(r)...); err != nil {
+	if _, err := tx.StmtContext(ctx, db.event).ExecContext(ctx, eventValues(r)...); err != nil { //nolint:sqlclosecheck // it is closed with tx
 		return err
 	}
 	next := db.sealer.move(head, last, r.Seq, r.Hash, true)
-	_, err = tx.StmtContext(ctx, db.setMark).ExecContext(ctx, next.seq, next.hash, next.seal, head)
+	_, err = tx.StmtContext(ctx, db.setMark).ExecContext(ctx, next.seq, next.hash, next.seal, head) //nolint:sqlclosecheck // it is closed with tx
 	return err
 }
 

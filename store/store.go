@@ -74,12 +74,14 @@ func (db *DB) prepare(ctx context.Context) error {
 	if db.byID, err = db.r.PrepareContext(ctx, "SELECT "+columns+" FROM sandboxes WHERE id = ?"); err != nil {
 		return err
 	}
-	for text, stmt := range map[string]**sql.Stmt{insertEvent: &db.event, selectMark: &db.mark, putMark: &db.setMark} {
-		if *stmt, err = db.w.PrepareContext(ctx, text); err != nil {
-			return err
-		}
+	if db.event, err = db.w.PrepareContext(ctx, insertEvent); err != nil {
+		return err
 	}
-	return nil
+	if db.mark, err = db.w.PrepareContext(ctx, selectMark); err != nil {
+		return err
+	}
+	db.setMark, err = db.w.PrepareContext(ctx, putMark)
+	return err
 }
 
 // pool returns connections to the file at path, all of them set up alike.

@@ -95,9 +95,12 @@ func (s profileSet) defaultProfile() Profile {
 
 // finish returns the profile with its defaults filled in.
 func (s profileSet) finish(d draft) (Profile, error) {
+	if d.err != nil {
+		return d.Profile, d.err
+	}
 	p, err := s.extended(d)
-	if d.err != nil || err != nil {
-		return p, errors.Join(d.err, within(d.file, err))
+	if err != nil {
+		return p, within(d.file, err)
 	}
 	var ps problems
 	p.checkKeys(&ps)
@@ -114,7 +117,7 @@ func (s profileSet) finish(d draft) (Profile, error) {
 // of that it has all but the name and the pool, which would cost the memory of
 // another one.
 func (s profileSet) extended(d draft) (Profile, error) {
-	if d.Extends == "" || d.err != nil {
+	if d.Extends == "" {
 		return d.Profile, nil
 	}
 	p, err := s.find(d)
