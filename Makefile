@@ -40,10 +40,12 @@ test: tools build ## run the whole test suite
 
 # Not under the race detector, which would slow the tests and not the daemon that they kill.
 .PHONY: crashes
-crashes: build ## kill the daemon at each fail-point of each operation, and play 500 random histories
+crashes: build ## kill the daemon at each fail-point of each operation; play 500 random histories, and 100,000 schedules
 	@export AGENTLAB_TEST_REPORT=$$(mktemp); start=$$SECONDS; \
 	trap 'cat "$$AGENTLAB_TEST_REPORT"; rm "$$AGENTLAB_TEST_REPORT"; echo "crashes and histories: $$((SECONDS - start)) s"' EXIT; \
-	CGO_ENABLED=0 go test -count=1 -p=2 -timeout=20m -shuffle=on ./internal/crashtest ./internal/histories
+	failed=0; CGO_ENABLED=0 go test -count=1 -p=2 -timeout=20m -shuffle=on ./internal/crashtest ./internal/histories || failed=1; \
+	CGO_ENABLED=0 go test -count=1 -timeout=20m -run='^TestSchedules$$' ./sessions || failed=1; \
+	exit $$failed
 
 .PHONY: load
 load: build ## end the daemon again and again under 100 sandboxes that are used; a minute or two

@@ -10,19 +10,6 @@ import (
 	"time"
 )
 
-// A schedule is one order in which operations on a sandbox take their steps: each
-// waits at every call of the store and the backend until it is let on, and the
-// clock is one more of those that wait. What must hold in all of them:
-//
-//   - no early reap: a machine is destroyed only while its record says that it
-//     has ended or is past its end, and it ends as TIMEOUT only past the end that
-//     its owner was told last, or after nobody used it for the idle timeout;
-//   - no lie: the papers never name an earlier end than the record;
-//   - no immortal: past its last end there is neither a live record nor a machine.
-//
-// The orders of few operations are tried one after the other. Those of more are drawn.
-const schedules = 100_000
-
 // scenario is what happens at once.
 type scenario struct {
 	actors []string        // see play.act
@@ -56,6 +43,17 @@ func scenarios() (small, large []scenario) {
 	return small, large
 }
 
+// A schedule is one order in which operations on a sandbox take their steps: each
+// waits at every call of the store and the backend until it is let on, and the
+// clock is one more of those that wait. What must hold in all of them:
+//
+//   - no early reap: a machine is destroyed only while its record says that it
+//     has ended or is past its end, and it ends as TIMEOUT only past the end that
+//     its owner was told last, or after nobody used it for the idle timeout;
+//   - no lie: the papers never name an earlier end than the record;
+//   - no immortal: past its last end there is neither a live record nor a machine.
+//
+// The orders of few operations are tried one after the other. Those of more are drawn.
 func TestSchedules(t *testing.T) {
 	seed := rand.Uint64()
 	if s := os.Getenv("AGENTLAB_SEED"); s != "" {
@@ -70,14 +68,14 @@ func TestSchedules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlay(t, &memStore{})
 		for _, s := range small {
-			n, all := p.all(s, 5000)
+			n, all := p.all(s, listed)
 			total += n
 			if all {
 				complete++
 			}
 		}
 	})
-	listed := total
+	inOrder := total
 	for chunk := uint64(0); total < schedules && !t.Failed(); chunk++ { // bubbles of their own, which the years would fill
 		synctest.Test(t, func(t *testing.T) {
 			p := newPlay(t, &memStore{})
@@ -91,7 +89,7 @@ func TestSchedules(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("schedules: %d; %d of them one after the other, which are all there are of %d of %d scenarios", total, listed, complete, len(small))
+	t.Logf("schedules: %d; %d of them one after the other, which are all there are of %d of %d scenarios", total, inOrder, complete, len(small))
 }
 
 // Some of them on the real store.
