@@ -62,6 +62,7 @@ func entries() map[string]entry {
 		"tool upload_url":    {write, `{"sandbox_id":"ID","path":"x"}`},
 		"tool download_url":  {read, `{"sandbox_id":"ID","path":"x"}`},
 
+		"tool event_list":   {admin, `{}`},
 		"tool token_create": {admin, `{"name":"new","scopes":"sandbox:read"}`},
 		"tool token_list":   {admin, `{}`},
 		"tool token_revoke": {admin, `{"token":"nobody"}`},
