@@ -55,3 +55,10 @@ func SendMuch(ctx context.Context, s *Server, rw http.ResponseWriter, _ *http.Re
 	_, err := tr.Write(make([]byte, 64<<20))
 	return err
 }
+
+// SendLate sends when ctx has ended, and returns why the transfer went no further.
+func SendLate(ctx context.Context, s *Server, rw http.ResponseWriter) error {
+	tr := s.transfer(ctx, rw, auth.Ticket{})
+	_, _ = tr.Write([]byte("x"))
+	return tr.broken()
+}

@@ -81,6 +81,7 @@ func (t *transfer) WriteHeader(status int) {
 func (t *transfer) Write(b []byte) (int, error) {
 	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(t.srv.writeTimeout())) // fails when closed, as Write then does
 	if !t.ticket.Write && t.ctx.Err() != nil {
+		t.moved(0, context.Cause(t.ctx)) // between two pieces of the file
 		return 0, context.Cause(t.ctx)
 	}
 	n, err := t.ResponseWriter.Write(b)

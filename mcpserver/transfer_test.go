@@ -64,3 +64,14 @@ func TestTransferEndsWithItsContext(t *testing.T) {
 		})
 	}
 }
+
+// A download that must end between two pieces of the file was not a whole one.
+func TestDownloadEndsBetweenPieces(t *testing.T) {
+	gone := errors.New("it is gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	rw := httptest.NewRecorder()
+	if err := mcpserver.SendLate(ctx, &mcpserver.Server{WriteTimeout: time.Hour}, rw); !errors.Is(err, gone) || rw.Body.Len() != 0 {
+		t.Errorf("it went no further since %v, after %d bytes; want %v and none", err, rw.Body.Len(), gone)
+	}
+}
