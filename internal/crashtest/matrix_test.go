@@ -159,6 +159,9 @@ func (s *site) record(t *testing.T, op operation) []string {
 		t.Fatal(err)
 	}
 	s.finish(t, op)
+	if op.do == nil { // then nobody has called but until, which a crash does not come to
+		passed = slices.DeleteFunc(passed, func(point string) bool { return strings.HasPrefix(point, "store log call ") })
+	}
 	if op.brief {
 		passed = slices.DeleteFunc(passed, func(point string) bool { return slices.Contains(s.usual, point) })
 	}
