@@ -123,12 +123,12 @@ func TestDoorNeedsSecret(t *testing.T) {
 			wantEnd(t, nc)
 		})
 	}
-	nc, err := m.join(t, real, wire.Run, run) // the door is not just shut
-	check(t, err)
-	in := wire.NewStreamReader(nc)
 	if _, err := os.Stat(mark); err == nil {
 		t.Error("a stranger's command ran")
 	}
+	nc, err := m.join(t, real, wire.Run, run) // the door is not just shut
+	check(t, err)
+	in := wire.NewStreamReader(nc)
 	if kind, err := in.Next(); err != nil || kind != wire.End {
 		t.Errorf("the host's command: %v, %v", kind, err)
 	}
