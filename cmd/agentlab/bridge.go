@@ -96,24 +96,9 @@ func farToken(file string) func() (redact.String, error) {
 
 // joinDaemon joins standard input and output to the daemon of this user.
 func joinDaemon(cmd *cobra.Command, locate func() (config.Paths, error), allowed hosttree.Dirs) error {
-	paths, err := locate()
+	conn, err := joinLocal(cmd.Context(), locate, true, mcpserver.Hello{HostDirs: allowed.Paths()}, cmd.ErrOrStderr())
 	if err != nil {
-		return fail(exitFailed, err)
-	}
-	dir, err := config.OpenDir(paths.Runtime, config.RuntimeMode)
-	if err != nil {
-		return fail(exitUnsafe, err)
-	}
-	defer func() { _ = dir.Close() }()
-	b := bridge{dir: dir, paths: paths, warn: cmd.ErrOrStderr()}
-	conn, err := b.connect(cmd.Context())
-	if err != nil {
-		return fail(exitLost, err)
-	}
-	if paths := allowed.Paths(); len(paths) > 0 {
-		if _, err := io.WriteString(conn, mcpserver.Hello{HostDirs: paths}.Line()); err != nil {
-			return fail(exitLost, err)
-		}
+		return err
 	}
 	return fail(exitLost, relay(remote.WhileRead(cmd.Context(), os.Stdout), conn, os.Stdin, os.Stdout))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 
 	"github.com/spf13/cobra"
 
@@ -39,8 +40,9 @@ func newSandboxCommand(locate func() (config.Paths, error)) *cobra.Command {
 	return cmd
 }
 
-// joinLocal connects to the daemon of this user, and says hello.
-func joinLocal(ctx context.Context, locate func() (config.Paths, error), start bool, hello mcpserver.Hello, warn io.Writer) (io.ReadWriteCloser, error) {
+// joinLocal connects to the daemon of this user, and says hello if there is more
+// to say than that somebody is there.
+func joinLocal(ctx context.Context, locate func() (config.Paths, error), start bool, hello mcpserver.Hello, warn io.Writer) (*net.UnixConn, error) {
 	paths, err := locate()
 	if err != nil {
 		return nil, fail(exitFailed, err)
@@ -54,6 +56,9 @@ func joinLocal(ctx context.Context, locate func() (config.Paths, error), start b
 	conn, err := b.connect(ctx)
 	if err != nil {
 		return nil, fail(exitLost, err)
+	}
+	if !hello.Admin && len(hello.HostDirs) == 0 {
+		return conn, nil
 	}
 	if _, err := io.WriteString(conn, hello.Line()); err != nil {
 		return nil, errors.Join(fail(exitLost, err), conn.Close())
