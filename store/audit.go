@@ -108,7 +108,7 @@ func (t *Trail) walk(ctx context.Context, tx *sql.Tx, at mark) (mark, error) {
 			return at, &Broken{r.Seq, fmt.Sprintf("was inserted: the newest is %d", t.Last)}
 		case r.Seq > at.seq+1:
 			return at, &Broken{at.seq + 1, "is missing"}
-		case !bytes.Equal(r.Hash, r.chained(at.hash)):
+		case !r.follows(at):
 			return at, &Broken{r.Seq, "was changed"}
 		}
 		at.seq, at.hash = r.Seq, r.Hash

@@ -46,6 +46,11 @@ func (r row) chained(prev []byte) []byte {
 	return sum[:]
 }
 
+// follows says that the row is the one after m, as it was written.
+func (r row) follows(m mark) bool {
+	return r.Seq == m.seq+1 && bytes.Equal(r.Hash, r.chained(m.hash))
+}
+
 // place is an end of the chain.
 type place string
 
@@ -186,7 +191,7 @@ func readRows(ctx context.Context, q queryer, query string, args ...any) (list [
 func follow(m mark, rows []row) (last mark, sound bool) {
 	last, sound = m, true
 	for _, r := range rows {
-		sound = sound && r.Seq == last.seq+1 && bytes.Equal(r.Hash, r.chained(last.hash))
+		sound = sound && r.follows(last)
 		last.seq, last.hash = r.Seq, r.Hash
 	}
 	return last, sound
