@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -155,9 +154,7 @@ var errUnsound = errors.New("something failed; what mends it stands above")
 func report(w io.Writer, results []doctor.Result, asJSON bool) error {
 	failed := slices.ContainsFunc(results, func(r doctor.Result) bool { return r.Status == doctor.Failed })
 	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		err := e.Encode(struct {
+		err := writeJSON(w, struct {
 			OK     bool            `json:"ok"`
 			Checks []doctor.Result `json:"checks"`
 		}{!failed, results})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -62,9 +61,7 @@ func newProfileListCommand(load func() (config.Config, error)) *cobra.Command {
 				list = append(list, profileLine{p.Name, p.Backend, p.Cores, p.MemoryMB, p.DiskMB, p.Network, int(p.TTL / time.Second), p.Description})
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return fail(exitFailed, enc.Encode(map[string]any{"profiles": list}))
+				return fail(exitFailed, writeJSON(cmd.OutOrStdout(), map[string]any{"profiles": list}))
 			}
 			return fail(exitFailed, printProfiles(cmd.OutOrStdout(), list))
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +17,11 @@ import (
 
 // Exit codes, as the help texts tell them.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed = cli.ExitFailed
+	exitUsage  = cli.ExitUsage
 	exitHeld   = 3
 	exitUnsafe = 4
-	exitLost   = 5
+	exitLost   = cli.ExitLost
 )
 
 const exitCodes = `
@@ -74,6 +75,13 @@ func newRootCommand() *cobra.Command {
 		newSandboxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate),
 		newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
 	return root
+}
+
+// writeJSON writes the answer of a command for programs.
+func writeJSON(w io.Writer, answer any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(answer)
 }
 
 // locate finds the directories of whoever runs us. file is the argument of --config.

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -289,9 +288,7 @@ func progress(w io.Writer) func(template.Event) {
 
 func (f *templateFlags) tell(w io.Writer, r template.Result) error {
 	if f.json {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(struct {
+		return writeJSON(w, struct {
 			Name     string          `json:"name"`
 			VMID     int             `json:"vmid"`
 			Node     string          `json:"node"`

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -143,9 +142,7 @@ func newTokenListCommand(locate func() (config.Paths, error)) *cobra.Command {
 				}
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return fail(exitFailed, enc.Encode(tools.TokenList{Tokens: shown}))
+				return fail(exitFailed, writeJSON(cmd.OutOrStdout(), tools.TokenList{Tokens: shown}))
 			}
 			return fail(exitFailed, printTokens(cmd.OutOrStdout(), shown))
 		},

@@ -25,11 +25,16 @@ type Host struct {
 	Version string
 }
 
-// Exit codes, besides those of the program around.
+// Exit codes that all commands share, also those of the program around, which has
+// more.
 const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitLost        = 5
+	ExitFailed = 1
+	ExitUsage  = 2
+	ExitLost   = 5
+)
+
+// Exit codes of these commands alone.
+const (
 	exitNotFound    = 6
 	exitRefused     = 7
 	exitUnavailable = 8
@@ -89,7 +94,7 @@ this machine. The daemon of this user does it, and is started if none runs.
     agentlab sandbox exec sb-... -- uname -a
 ` + exitCodes,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(exitFailed, cmd.Help()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(ExitFailed, cmd.Help()) },
 	}
 	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host),
 		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host))

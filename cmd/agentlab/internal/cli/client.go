@@ -31,7 +31,7 @@ func NewClient(ctx context.Context, conn io.ReadWriteCloser, version string) (*C
 	var err error
 	if c.session, err = lib.Connect(ctx, &mcp.IOTransport{Reader: conn, Writer: conn}, nil); err != nil {
 		_ = conn.Close()
-		return nil, Failure{exitLost, fmt.Errorf("the daemon takes no client: %w", err)}
+		return nil, Failure{ExitLost, fmt.Errorf("the daemon takes no client: %w", err)}
 	}
 	return c, nil
 }
@@ -40,7 +40,7 @@ func NewClient(ctx context.Context, conn io.ReadWriteCloser, version string) (*C
 func open(ctx context.Context, host Host, start bool, hostDirs []string, warn io.Writer) (*Client, error) {
 	conn, err := host.Join(ctx, start, hostDirs, warn)
 	if err != nil {
-		return nil, Fail(exitLost, err)
+		return nil, Fail(ExitLost, err)
 	}
 	return NewClient(ctx, conn, host.Version)
 }
@@ -76,7 +76,7 @@ func (c *Client) Call(ctx context.Context, tool string, a args, out any) error {
 		if _, answered := errors.AsType[*jsonrpc.Error](err); answered && !errors.Is(err, mcp.ErrConnectionClosed) {
 			return fmt.Errorf("%s: %w", tool, err)
 		}
-		return Failure{exitLost, errors.New("the daemon went away; sandboxes go on, and running this again starts another")}
+		return Failure{ExitLost, errors.New("the daemon went away; sandboxes go on, and running this again starts another")}
 	case res.IsError:
 		return refusal(tool, res)
 	}
@@ -129,11 +129,11 @@ func refusal(tool string, res *mcp.CallToolResult) error {
 func inWords(err error) error {
 	r, ok := errors.AsType[refused](err)
 	if !ok {
-		return Fail(exitFailed, err)
+		return Fail(ExitFailed, err)
 	}
 	codes := map[string]int{
-		"invalid": exitUsage, "not_found": exitNotFound, "conflict": exitRefused, "exhausted": exitRefused,
+		"invalid": ExitUsage, "not_found": exitNotFound, "conflict": exitRefused, "exhausted": exitRefused,
 		tools.OutcomeRefused: exitRefused, "unavailable": exitUnavailable,
 	}
-	return Failure{cmp.Or(codes[r.kind], exitFailed), errors.New(words().Replace(err.Error()))}
+	return Failure{cmp.Or(codes[r.kind], ExitFailed), errors.New(words().Replace(err.Error()))}
 }

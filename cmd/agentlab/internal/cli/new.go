@@ -36,17 +36,15 @@ func newNewCommand(host Host) *cobra.Command {
 		Long:              newHelp + exitCodes,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	do := run(host, "; the sandbox is made nevertheless: agentlab sandbox list shows it", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
-		return w.make(ctx, c, cmd.OutOrStdout(), cmd.ErrOrStderr())
-	})
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if cmd.Flags().Changed("ttl") {
-			if _, err := seconds("ttl", w.ttl); err != nil {
-				return err
+		PreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if cmd.Flags().Changed("ttl") {
+				_, err = seconds("ttl", w.ttl)
 			}
-		}
-		return do(cmd, args)
+			return err
+		},
+		RunE: run(host, "; the sandbox is made nevertheless: agentlab sandbox list shows it", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
+			return w.make(ctx, c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		}),
 	}
 	f := cmd.Flags()
 	f.StringVar(&w.profile, "profile", "", "what it is made from")

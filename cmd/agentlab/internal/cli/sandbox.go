@@ -149,6 +149,7 @@ func newShowCommand(host Host) *cobra.Command {
 
 func newExtendCommand(host Host) *cobra.Command {
 	var ttl time.Duration
+	var whole int // ttl in seconds
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:               "extend ID",
@@ -156,23 +157,21 @@ func newExtendCommand(host Host) *cobra.Command {
 		Long:              "Move the end of a sandbox to --ttl from now, at most to what its profile allows.\n" + exitCodes,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
-	}
-	do := run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
-		var done map[string]any
-		if err := c.Call(ctx, "extend_ttl", args{"sandbox_id": ids[0], "ttl_seconds": int(ttl / time.Second)}, &done); err != nil {
+		PreRunE: func(*cobra.Command, []string) (err error) {
+			whole, err = seconds("ttl", ttl)
 			return err
-		}
-		if asJSON {
-			return writeJSON(cmd.OutOrStdout(), done)
-		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s lives until %v, at most until %v\n", ids[0], done["expires_at"], done["max_expires_at"])
-		return err
-	})
-	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
-		if _, err := seconds("ttl", ttl); err != nil {
+		},
+		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+			var done map[string]any
+			if err := c.Call(ctx, "extend_ttl", args{"sandbox_id": ids[0], "ttl_seconds": whole}, &done); err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), done)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s lives until %v, at most until %v\n", ids[0], done["expires_at"], done["max_expires_at"])
 			return err
-		}
-		return do(cmd, ids)
+		}),
 	}
 	cmd.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long from now")
 	addJSON(cmd, &asJSON)

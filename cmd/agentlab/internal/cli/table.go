@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -103,12 +104,12 @@ func printSandboxes(out io.Writer, list []sandbox, now time.Time) error {
 		t.header = append(t.header, "IP")
 	}
 	for _, sb := range list {
-		r := []string{sb.ID, orDash(sb.Name), upper(sb.State), left(sb.Expires.Sub(now))}
+		r := []string{sb.ID, cmp.Or(sb.Name, "-"), upper(sb.State), left(sb.Expires.Sub(now))}
 		if profile {
 			r = append(r, sb.Profile)
 		}
 		if address {
-			r = append(r, orDash(sb.IP))
+			r = append(r, cmp.Or(sb.IP, "-"))
 		}
 		t.rows = append(t.rows, r)
 	}
@@ -126,8 +127,8 @@ func printSandbox(out io.Writer, sb sandbox, now time.Time) error {
 		vmid = strconv.Itoa(sb.VMID)
 	}
 	t := columns{flexible: 1, rows: [][]string{
-		{"ID", sb.ID}, {"NAME", orDash(sb.Name)}, {"PROFILE", sb.Profile}, {"STATE", state},
-		{"VMID", orDash(vmid)}, {"IP", orDash(sb.IP)},
+		{"ID", sb.ID}, {"NAME", cmp.Or(sb.Name, "-")}, {"PROFILE", sb.Profile}, {"STATE", state},
+		{"VMID", cmp.Or(vmid, "-")}, {"IP", cmp.Or(sb.IP, "-")},
 		{"ENDS", sb.Expires.Format(time.RFC3339) + ", in " + left(sb.Expires.Sub(now))},
 	}}
 	if sb.OS != "" {
@@ -153,13 +154,6 @@ func printProcesses(out io.Writer, list []process) error {
 		t.rows = append(t.rows, []string{p.ID, p.State, p.Started.Local().Format(time.TimeOnly), strconv.Quote(p.Command)})
 	}
 	return t.print(out)
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // left says how long something lasts, in few characters.
