@@ -84,9 +84,13 @@ func (db *DB) prepare(ctx context.Context) error {
 	return err
 }
 
+// options of a connection. To parse a statement takes as long as to execute it, so
+// each connection keeps those that it has parsed, where the driver can.
+const options = "_txlock=immediate&_stmt_cache_size=64"
+
 // pool returns connections to the file at path, all of them set up alike.
 func pool(path string, size int, pragmas ...string) *sql.DB {
-	return connections(path, "_txlock=immediate", size, append([]string{
+	return connections(path, options, size, append([]string{
 		"PRAGMA busy_timeout = 5000",
 		"PRAGMA synchronous = NORMAL", // with WAL: a power failure may cost the last changes, never the file
 		"PRAGMA foreign_keys = 1",
