@@ -227,24 +227,38 @@ const draftLink = papersLink + ".new"
 // relabel puts other papers in force, or leaves those that are, also if the host
 // dies.
 func (p *Provisioner) relabel(st *state, papers provisioner.Papers) error {
+	if err := p.draft(st, papers); err != nil {
+		return err
+	}
+	return st.nameDraft(papers.Sandbox)
+}
+
+// draft writes papers that are not in force yet.
+func (p *Provisioner) draft(st *state, papers provisioner.Papers) error {
 	sealed, err := p.Key.Seal(papers)
 	if err != nil {
 		return err
 	}
-	dir := st.machineDir(papers.Sandbox)
-	draft := filepath.Join(dir, draftLink)
-	if err := ignoreGone(os.Remove(draft)); err != nil {
+	if err := st.dropDraft(papers.Sandbox); err != nil {
 		return err
 	}
-	if err := st.step("local write papers", func() error { return os.Symlink(sealed, draft) }); err != nil {
-		return err
-	}
-	err = st.step("local name papers", func() error { return os.Rename(draft, filepath.Join(dir, papersLink)) })
+	return st.step("local write papers", func() error { return os.Symlink(sealed, st.draftOf(papers.Sandbox)) })
+}
+
+// nameDraft puts the papers of a machine in force that were drafted.
+func (st *state) nameDraft(id string) error {
+	err := st.step("local name papers", func() error {
+		return os.Rename(st.draftOf(id), filepath.Join(st.machineDir(id), papersLink))
+	})
 	if err != nil {
-		return errors.Join(err, ignoreGone(os.Remove(draft)))
+		return errors.Join(err, st.dropDraft(id))
 	}
 	return nil
 }
+
+func (st *state) draftOf(id string) string { return filepath.Join(st.machineDir(id), draftLink) }
+
+func (st *state) dropDraft(id string) error { return ignoreGone(os.Remove(st.draftOf(id))) }
 
 // noSpace marks an error of a full disk as what it is to a caller.
 func noSpace(err error) error {

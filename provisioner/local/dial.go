@@ -76,6 +76,11 @@ func (p *Provisioner) channel(st *state, id string, n int) (sshguest.Config, err
 	if err != nil {
 		return sshguest.Config{}, err
 	}
+	return st.channel(id, keys)
+}
+
+// channel returns how machine id is reached that has those keys.
+func (st *state) channel(id string, keys channelKeys) (sshguest.Config, error) {
 	hostKey, err := ssh.NewPublicKey(keys.host.Public())
 	if err != nil {
 		return sshguest.Config{}, fmt.Errorf("host key: %w", err)

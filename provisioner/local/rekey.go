@@ -49,15 +49,20 @@ func (p *Provisioner) rekey(ctx context.Context, ref provisioner.Ref, spec provi
 		return nil, err
 	}
 	var next *sshguest.Conn
+	var drafted error
+	draft := func() { drafted = p.draft(st, spec.Papers) } // while the guest works
 	err = st.step("local rekey guest", func() (err error) {
-		next, err = p.rekeyGuest(ctx, st, spec, conn)
+		next, err = p.rekeyGuest(ctx, st, spec, conn, draft)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, st.dropDraft(ref.Sandbox))
 	}
-	if err := p.relabel(st, spec.Papers); err != nil {
-		return nil, errors.Join(err, next.Close())
+	if drafted == nil {
+		drafted = st.nameDraft(ref.Sandbox)
+	}
+	if drafted != nil {
+		return nil, errors.Join(drafted, next.Close())
 	}
 	return next, nil
 }
@@ -73,12 +78,16 @@ func (b bundle) mayBecome(spec provisioner.Spec) error {
 
 // rekeyGuest re-keys the guest over conn or, where that is none or broken, over
 // a channel with the new keys, or with those from before.
-func (p *Provisioner) rekeyGuest(ctx context.Context, st *state, spec provisioner.Spec, conn guest.Conn) (*sshguest.Conn, error) {
+func (p *Provisioner) rekeyGuest(ctx context.Context, st *state, spec provisioner.Spec, conn guest.Conn, meanwhile func()) (*sshguest.Conn, error) {
 	id, n := spec.Papers.Sandbox, spec.Papers.Keys
 	before, errBefore := p.channel(st, id, n-1)
-	after, errAfter := p.channel(st, id, n)
-	to, err := p.handover(spec)
-	if err := errors.Join(errBefore, errAfter, err); err != nil {
+	keys, err := p.channelKeys(id, n)
+	if err := errors.Join(errBefore, err); err != nil {
+		return nil, err
+	}
+	after, errAfter := st.channel(id, keys)
+	to, err := p.handover(spec, keys)
+	if err := errors.Join(errAfter, err); err != nil {
 		return nil, err
 	}
 	ways := []*sshguest.Conn{sshguest.New(after), sshguest.New(before)}
@@ -93,7 +102,7 @@ func (p *Provisioner) rekeyGuest(ctx context.Context, st *state, spec provisione
 	}
 	var errs []error
 	for _, c := range ways {
-		next, err := c.Rekey(ctx, to, after)
+		next, err := c.Rekey(ctx, to, after, meanwhile)
 		if err == nil {
 			return next, nil
 		}
@@ -110,13 +119,10 @@ func isOf(c *sshguest.Conn, cfg sshguest.Config) bool {
 	return bytes.Equal(c.HostKey().Marshal(), cfg.HostKey.Marshal())
 }
 
-// handover returns what the guest of a machine that is handed over by spec is told.
-func (p *Provisioner) handover(spec provisioner.Spec) (guest.Rekey, error) {
+// handover returns what the guest of a machine that is handed over by spec is
+// told, whose new keys are those.
+func (p *Provisioner) handover(spec provisioner.Spec, keys channelKeys) (guest.Rekey, error) {
 	id, n := spec.Papers.Sandbox, spec.Papers.Keys
-	keys, err := p.channelKeys(id, n)
-	if err != nil {
-		return guest.Rekey{}, err
-	}
 	machineID, err := p.Key.MachineID(id, n)
 	if err != nil {
 		return guest.Rekey{}, err

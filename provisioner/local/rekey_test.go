@@ -91,7 +91,7 @@ func TestGuestGuardsItsKeys(t *testing.T) {
 		"earlier-generation":         func(to *guest.Rekey) { to.Generation = -1 },
 		"same-generation-other-keys": func(to *guest.Rekey) { to.Generation = 0 },
 		"same-host-key-other-client": func(to *guest.Rekey) {
-			of, err := p.handover(now)
+			of, err := p.told(t, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,19 +101,19 @@ func TestGuestGuardsItsKeys(t *testing.T) {
 		"short-client-key": func(to *guest.Rekey) { to.ClientKey = to.ClientKey[1:] },
 	} {
 		t.Run(name, func(t *testing.T) {
-			to, err := p.handover(claim(ref))
+			to, err := p.told(t, claim(ref))
 			if err != nil {
 				t.Fatal(err)
 			}
 			edit(&to)
-			_, err = conn.Rekey(t.Context(), to, after)
+			_, err = conn.Rekey(t.Context(), to, after, func() {})
 			p.wantRefused(t, conn, err, "keys")
 			if got, _ := p.sh(t, ref, names); got != before {
 				t.Errorf("it was\n%s\nand is\n%s", before, got)
 			}
 		})
 	}
-	to, err := p.handover(now)
+	to, err := p.told(t, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestGuestGuardsItsKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := conn.Rekey(t.Context(), to, same)
+	again, err := conn.Rekey(t.Context(), to, same, func() {})
 	if err != nil {
 		t.Fatalf("the same generation with the same keys: %v", err)
 	}
@@ -325,5 +325,30 @@ func TestPapersThatWereChanged(t *testing.T) {
 	}
 	if err := errors.Join(os.Remove(link), os.Symlink(sealed, link)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// told is what the guest of a machine that is handed over by spec is told.
+func (p *place) told(t *testing.T, spec provisioner.Spec) (guest.Rekey, error) {
+	t.Helper()
+	keys, err := p.channelKeys(spec.Papers.Sandbox, spec.Papers.Keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.handover(spec, keys)
+}
+
+// A machine-id that was longer, as that of another root may be, leaves nothing.
+func TestRekeyReplacesALongerMachineID(t *testing.T) {
+	p := newPlace(t, programs(t))
+	ref := p.pooled(t, "sb-longer")
+	if _, exit := p.sh(t, ref, "seq 100 > /etc/machine-id"); exit.Code != 0 {
+		t.Fatal(exit)
+	}
+	next := p.rekey(t, ref, claim(ref), nil)
+	var out strings.Builder
+	exit, err := next.Run(t.Context(), guest.Cmd{Args: []string{"cat", "/etc/machine-id"}}, guest.Streams{Stdout: &out})
+	if id, tail, _ := strings.Cut(out.String(), "\n"); err != nil || exit.Code != 0 || len(id) != 32 || tail != "" {
+		t.Errorf("machine-id %q, exit %+v, %v: want one line of 32", out.String(), exit, err)
 	}
 }

@@ -121,7 +121,7 @@ func everything(ctx context.Context, c *sshguest.Conn) map[string]error {
 	_, _, errs["Read"] = c.Processes().Read(ctx, "p_1", guest.ReadRequest{Max: 1})
 	_, errs["Control"] = c.Processes().Control(ctx, "p_1", guest.Input{Signal: "INT"})
 	_, errs["List"] = c.Processes().List(ctx)
-	_, errs["Rekey"] = c.Rekey(ctx, guest.Rekey{Hostname: "x"}, sshguest.Config{})
+	_, errs["Rekey"] = c.Rekey(ctx, guest.Rekey{Hostname: "x"}, sshguest.Config{}, func() {})
 	return errs
 }
 
@@ -312,7 +312,7 @@ func TestRekeyedGuestIsAsked(t *testing.T) {
 		`machine-id "z",`: {Hostname: "x", MachineID: "z"},
 	} {
 		h := hostile{calls: answer(says)}
-		next, err := h.conn(t).Rekey(t.Context(), guest.Rekey{Hostname: "x", MachineID: "y"}, sshguest.Config{})
+		next, err := h.conn(t).Rekey(t.Context(), guest.Rekey{Hostname: "x", MachineID: "y"}, sshguest.Config{}, func() {})
 		if want == "" && err == nil {
 			check(t, next.Close())
 			continue

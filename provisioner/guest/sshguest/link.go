@@ -191,9 +191,9 @@ func (l *link) receive() {
 	}
 }
 
-// exchange sends one short call and waits for its answer. When ctx ends first
-// it tells the guest so.
-func (l *link) exchange(ctx context.Context, op string, args any) (json.RawMessage, error) {
+// exchange sends one short call, does what is to be done meanwhile, and waits for
+// the answer. When ctx ends first it tells the guest so.
+func (l *link) exchange(ctx context.Context, op string, args any, meanwhile ...func()) (json.RawMessage, error) {
 	text, err := json.Marshal(args)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", op, err)
@@ -214,6 +214,9 @@ func (l *link) exchange(ctx context.Context, op string, args any) (json.RawMessa
 			return nil, ctx.Err()
 		}
 		return nil, errNotSent
+	}
+	for _, do := range meanwhile {
+		do()
 	}
 	return l.await(ctx, id, answer)
 }
@@ -268,10 +271,10 @@ func call[T any](ctx context.Context, c *Conn, op string, args any) (T, error) {
 	}
 }
 
-// callOn makes one short call over a connection.
-func callOn[T any](ctx context.Context, l *link, op string, args any) (result T, err error) {
+// callOn makes one short call over a connection; see exchange.
+func callOn[T any](ctx context.Context, l *link, op string, args any, meanwhile ...func()) (result T, err error) {
 	l.begin()
-	text, err := l.exchange(ctx, op, args)
+	text, err := l.exchange(ctx, op, args, meanwhile...)
 	l.done()
 	if errors.Is(err, errNotSent) {
 		err = fmt.Errorf("%w: %w", errNotSent, l.cause())

@@ -19,16 +19,18 @@ func (c *Conn) HostKey() ssh.PublicKey { return c.cfg.HostKey }
 // guest was told, and has answered, is the first of that session: nobody but the
 // guest has it. Of c nothing more can be expected, and it is still to be closed.
 //
+// Meanwhile is called when the guest was told and has not answered yet.
+//
 // It can be repeated, on a channel with the keys from before or with the new
 // ones: with guest.ErrUnreachable the guest may have done it or not.
-func (c *Conn) Rekey(ctx context.Context, to guest.Rekey, cfg Config) (*Conn, error) {
+func (c *Conn) Rekey(ctx context.Context, to guest.Rekey, cfg Config, meanwhile func()) (*Conn, error) {
 	session := wire.MakeSession()
 	to.Session = session.Payload()
 	l, err := c.link(ctx)
 	if err != nil {
 		return nil, err
 	}
-	got, err := callOn[wire.RekeyResult](ctx, l, wire.OpRekey, to)
+	got, err := callOn[wire.RekeyResult](ctx, l, wire.OpRekey, to, meanwhile)
 	if err != nil {
 		return nil, err
 	}
