@@ -69,15 +69,19 @@ func (s *Server) Rehearse() error {
 	if err != nil {
 		return err
 	}
-	_, err = call(wire.Request{Op: wire.OpRekey, Args: text}, func(to guest.Rekey) (any, error) {
+	result, err := call(wire.Request{Op: wire.OpRekey, Args: text}, func(to guest.Rekey) (any, error) {
 		g, err := newGeneration(s.ctx, to.Generation, keys{to.HostKey, to.ClientKey, to.Session})
 		if err != nil {
 			return nil, err
 		}
 		g.end()
-		_, err = writeMachineID(to.MachineID)
-		return nil, errors.Join(err, stir(to.Random))
+		id, err := writeMachineID(to.MachineID)
+		return wire.RekeyResult{MachineID: id}, errors.Join(err, stir(to.Random))
 	})
+	if err != nil {
+		return err
+	}
+	_, err = encode(wire.Answer{}, result)
 	return err
 }
 
@@ -104,9 +108,10 @@ func (s *Server) identify(to guest.Rekey) (got wire.RekeyResult, err error) {
 
 // writeMachineID returns what the file holds then. It is written in place, since
 // nobody is there who could read a part, and with no call of the system that can
-// be spared: in gVisor they are what a re-key takes.
+// be spared: in gVisor they are what a re-key takes. Most of all to cut the file
+// off before it is written, which gives its page back and takes another.
 func writeMachineID(id string) (got string, err error) {
-	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC | unix.O_CLOEXEC
+	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC
 	fd, err := unix.Open(machineIDFile, flags, 0o444)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(machineIDFile), 0o755); err != nil {
@@ -117,9 +122,13 @@ func writeMachineID(id string) (got string, err error) {
 	if err != nil {
 		return "", err
 	}
-	text := make([]byte, 2*len(id))
-	_, err = unix.Write(fd, []byte(id+"\n"))
+	line := id + "\n"
+	text := make([]byte, len(line)+1) // one more, to see what is longer
+	_, err = unix.Write(fd, []byte(line))
 	n, rerr := unix.Pread(fd, text, 0)
+	if n > len(line) {
+		n, rerr = len(line), errors.Join(rerr, unix.Ftruncate(fd, int64(len(line))))
+	}
 	return strings.TrimSpace(string(text[:max(n, 0)])), errors.Join(err, rerr, unix.Close(fd))
 }
 
