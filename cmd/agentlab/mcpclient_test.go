@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -54,11 +55,28 @@ func mcpMain() {
 	}
 }
 
-func connect(ctx context.Context, args ...string) (*mcp.ClientSession, error) {
+// bridged is a client with the bridge that it has launched.
+type bridged struct {
+	*mcp.ClientSession
+	bridge *os.Process
+}
+
+func connect(ctx context.Context, args ...string) (bridged, error) {
 	cmd := exec.Command("agentlab", append([]string{"mcp"}, args...)...)
 	cmd.Stderr = os.Stderr
 	client := mcp.NewClient(&mcp.Implementation{Name: "script", Version: "1"}, nil)
-	return client.Connect(ctx, &mcp.CommandTransport{Command: cmd}, nil)
+	s, err := client.Connect(ctx, &mcp.CommandTransport{Command: cmd, TerminateDuration: 2 * stuckAfter}, nil)
+	return bridged{s, cmd.Process}, err
+}
+
+// stuckAfter is how long a bridge may take to end that has nothing more to do.
+const stuckAfter = 30 * time.Second
+
+// Close waits until the bridge has ended. One that is stuck says where.
+func (b bridged) Close() error {
+	timer := time.AfterFunc(stuckAfter, func() { _ = b.bridge.Signal(syscall.SIGQUIT) })
+	defer timer.Stop()
+	return b.ClientSession.Close()
 }
 
 // clients starts n of them at once; each must be served.
@@ -93,7 +111,7 @@ func cancelFirst(ctx context.Context, args []string, until *regexp.Regexp) error
 	first, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- call(first, s, args[0], args[1], new(strings.Builder)) }()
+	go func() { ended <- call(first, s.ClientSession, args[0], args[1], new(strings.Builder)) }()
 	if err := calls(ctx, "", args[2:], until); err != nil {
 		return err
 	}
@@ -124,7 +142,7 @@ func calls(ctx context.Context, allow string, args []string, until *regexp.Regex
 	for {
 		var out strings.Builder
 		for i := 0; i+1 < len(args); i += 2 {
-			if err := call(ctx, s, args[i], args[i+1], &out); err != nil {
+			if err := call(ctx, s.ClientSession, args[i], args[i+1], &out); err != nil {
 				return err
 			}
 		}

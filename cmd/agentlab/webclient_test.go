@@ -94,7 +94,7 @@ func asBridgedClient(ctx context.Context, token string, args []string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(webCalls(ctx, s, args), s.Close())
+	return errors.Join(webCalls(ctx, s.ClientSession, args), s.Close())
 }
 
 // webURL is where the daemon listens, as its log says last.
