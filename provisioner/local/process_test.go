@@ -10,21 +10,25 @@ import (
 	"testing"
 )
 
-// Only the bundle says whose a process is, however it is named.
+// Only the bundle says whose a process is, however it is named, and only if it runs
+// as the user that our machines run as: anybody can name a bundle.
 func TestProcessOfMachine(t *testing.T) {
 	st := &state{dir: t.TempDir(), uid: os.Geteuid()}
 	bundle := filepath.Join(st.machinesDir(), "sb-1")
 	for _, tt := range []struct {
 		name, want string
 		args       []string
+		user       int // ours, counted from that of the process
 	}{
-		{"joined", "sb-1", []string{"run", "--bundle=" + bundle, "sb-1"}},
-		{"apart", "sb-1", []string{"gofer", "--bundle", bundle, "--spec-fd=3"}},
-		{"other-place", "", []string{"run", "--bundle=/elsewhere/sb-1"}},
-		{"below", "", []string{"run", "--bundle=" + bundle + "/sub"}},
-		{"mentioned", "", []string{"run", bundle}},
+		{"joined", "sb-1", []string{"run", "--bundle=" + bundle, "sb-1"}, 0},
+		{"apart", "sb-1", []string{"gofer", "--bundle", bundle, "--spec-fd=3"}, 0},
+		{"other-place", "", []string{"run", "--bundle=/elsewhere/sb-1"}, 0},
+		{"below", "", []string{"run", "--bundle=" + bundle + "/sub"}, 0},
+		{"mentioned", "", []string{"run", bundle}, 0},
+		{"of-another-user", "", []string{"run", "--bundle=" + bundle, "sb-1"}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			st := &state{dir: st.dir, uid: st.uid + tt.user}
 			cmd := exec.Command("sh", append([]string{"-c", "read line; exit", "runsc"}, tt.args...)...)
 			in, err := cmd.StdinPipe()
 			if err != nil {
@@ -112,4 +116,25 @@ func execAgain(t *testing.T) {
 		}()
 	}
 	t.Fatal(<-failed)
+}
+
+// The number of a process that has ended may be another's by the time that it is
+// to be killed.
+func TestKillLooksWhoseTheProcessIs(t *testing.T) {
+	st := &state{dir: t.TempDir(), uid: os.Geteuid()}
+	other := exec.Command("sh", "-c", "read line; exit 7", "runsc", "--bundle="+filepath.Join(st.machinesDir(), "sb-2"))
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.kill(t.Context(), "sb-1", other.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	_ = in.Close()
+	if _ = other.Wait(); other.ProcessState.ExitCode() != 7 {
+		t.Errorf("the process of another machine: %v", other.ProcessState)
+	}
 }
