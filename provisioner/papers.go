@@ -25,7 +25,8 @@ type Papers struct {
 	End      time.Time `json:"end"`     // when it is to be destroyed
 	MaxEnd   time.Time `json:"max_end"` // End never moves past it
 	MemoryMB int       `json:"memory_mb"`
-	Keys     int       `json:"keys,omitempty"` // generation of its channel's keys: how often it was re-keyed
+	Keys     int       `json:"keys,omitempty"`    // generation of its channel's keys: how often it was re-keyed
+	Stopped  bool      `json:"stopped,omitempty"` // if it is off, that is since its owner wants it so, and not half made
 }
 
 // HandOver returns ErrInvalid if a machine with papers p can't be handed over by

@@ -89,6 +89,39 @@ type Trimmer interface {
 	Trim(ctx context.Context, ref Ref) error
 }
 
+// Stopper is the ability to switch a machine off and on again. What is on its
+// disk stays, and so do its papers and the keys of its channel; what ran in it and
+// its channels end.
+type Stopper interface {
+	// Stop switches the machine off: its guest is asked to shut down, and if that
+	// takes too long, the power is taken away. It returns nil if the machine is off
+	// already. If ctx ends first, it may be off or not.
+	//
+	// Errors: ErrNotFound, ErrNotOurs, ErrUnavailable.
+	Stop(ctx context.Context, ref Ref) error
+
+	// Start switches the machine on; its guest may still be booting then. It
+	// returns nil if the machine runs already.
+	//
+	// Errors: ErrNotFound, ErrNotOurs, ErrExhausted, ErrUnavailable; ErrInvalid of a
+	// machine that was never made to the end.
+	Start(ctx context.Context, ref Ref) error
+}
+
+// Suspender is the ability to hold a machine still in memory and let it go on.
+type Suspender interface {
+	// Pause holds the machine still, with all that runs in it. It returns nil if
+	// that is so already.
+	//
+	// Errors: ErrNotFound, ErrNotOurs, ErrUnavailable, also of a machine that is off.
+	Pause(ctx context.Context, ref Ref) error
+
+	// Resume lets the machine go on. It returns nil if it was not paused.
+	//
+	// Errors: those of Pause.
+	Resume(ctx context.Context, ref Ref) error
+}
+
 // Pooler is the ability to hand a machine that was made ahead of demand to the
 // owner who claims it.
 type Pooler interface {

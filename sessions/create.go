@@ -311,12 +311,7 @@ func (m *Manager) build(ctx context.Context, mk *maker, sb Sandbox) error {
 	if err != nil {
 		return err
 	}
-	// A guest that is only slow is asked again: a loaded host costs no sandbox.
-	err = m.greet(ctx, sb)
-	for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		m.Log.Warn("a new sandbox is slow to answer", "id", sb.ID, "err", err)
-		err = m.greet(ctx, sb)
-	}
+	err = m.greetPatiently(ctx, sb)
 	switch {
 	case errors.Is(err, guest.ErrNoCommand):
 		return &Error{Unavailable, fmt.Sprintf("the root of profile %s has no program %q, so it can't be used until the operator mends it", sb.Profile, firstCommand), err}
@@ -386,7 +381,7 @@ func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
 func (m *Manager) papers(sb Sandbox) provisioner.Papers {
 	return provisioner.Papers{
 		Instance: m.Instance, Sandbox: sb.ID, Owner: sb.Owner, Name: sb.Name, Profile: sb.Profile,
-		Created: sb.Created, End: sb.End, MaxEnd: sb.MaxEnd, MemoryMB: sb.MemoryMB, Keys: sb.Keys,
+		Created: sb.Created, End: sb.End, MaxEnd: sb.MaxEnd, MemoryMB: sb.MemoryMB, Keys: sb.Keys, Stopped: sb.State.off(),
 	}
 }
 

@@ -83,4 +83,7 @@ func (m *Manager) detach(sb Sandbox) {
 	if mk := m.makers[sb.ID]; mk != nil {
 		mk.cancel()
 	}
+	if pw := m.powering[sb.ID]; pw != nil {
+		pw.cancel()
+	}
 }

@@ -61,7 +61,8 @@ type Manager struct {
 	entering map[string]entrant // by the id of the sandbox
 	makers   map[string]*maker
 	removing map[string]bool
-	stuck    map[string]Stuck // by id
+	powering map[string]*powering // by the id of the sandbox
+	stuck    map[string]Stuck     // by id
 }
 
 // Quota limits what one principal has at a time. Zero is no limit.
@@ -101,8 +102,8 @@ func (m *Manager) Get(ctx context.Context, id string, wait time.Duration) (Sandb
 	if err != nil {
 		return Sandbox{}, err
 	}
-	if sb.State.making() {
-		sb, err = m.await(ctx, id, wait, func(sb Sandbox) bool { return !sb.State.making() })
+	if sb.State.coming() {
+		sb, err = m.await(ctx, id, wait, func(sb Sandbox) bool { return !sb.State.coming() })
 		if err != nil {
 			return Sandbox{}, internal(id, err)
 		}
@@ -333,7 +334,7 @@ func (m *Manager) init() {
 		m.ctx, m.stop = context.WithCancelCause(context.Background())
 		m.alarm.ring = make(chan struct{}, 1)
 		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]bool{}, map[string]Stuck{}
-		m.entering = map[string]entrant{}
+		m.entering, m.powering = map[string]entrant{}, map[string]*powering{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)

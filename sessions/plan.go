@@ -19,6 +19,10 @@ const (
 	doFinish verb = "finish" // DESTROYED: there is no machine
 	doAdopt  verb = "adopt"  // record a sandbox for the machine
 	doTrust  verb = "trust"  // record what the machine's papers say: the record is from before
+	doStop   verb = "stop"   // go on switching it off, unless somebody does
+	doStart  verb = "start"  // go on switching it on
+	doHalt   verb = "halt"   // STOPPED: its machine was switched off, and not by us
+	doWake   verb = "wake"   // READY, if it answers: its machine was switched on, and not by us
 	doLeave  verb = "leave"  // the record of a member of a pool may be from before: its machine can't be read
 )
 
@@ -35,14 +39,15 @@ type action struct {
 // every sandbox that is not DESTROYED and those of the machines in seen; it
 // must have been read before seen was, or a sandbox born between the two looks
 // vanished. patience is the longest that making may take, started is when this
-// run began: what it has recorded itself is not from before a machine's.
-func plan(recorded []Sandbox, seen []provisioner.Machine, now, started time.Time, patience time.Duration) []action {
+// run began: what it has recorded itself is not from before a machine's. restarts
+// says that a machine which is off can be started again.
+func plan(recorded []Sandbox, seen []provisioner.Machine, now, started time.Time, patience time.Duration, restarts bool) []action {
 	w := sight(seen)
 	var todo []action
 	known := make(map[string]bool, len(recorded))
 	for _, sb := range recorded {
 		known[sb.ID] = true
-		if a := w.decide(sb, now, started, patience); a.do != "" {
+		if a := w.decide(sb, now, started, patience, restarts); a.do != "" {
 			todo = append(todo, a)
 		}
 	}
@@ -77,7 +82,7 @@ func sight(seen []provisioner.Machine) sighted {
 }
 
 // decide says what is to be done about a recorded sandbox.
-func (w sighted) decide(sb Sandbox, now, started time.Time, patience time.Duration) action {
+func (w sighted) decide(sb Sandbox, now, started time.Time, patience time.Duration, restarts bool) action {
 	mach, there := w.machines[sb.ID]
 	if sb.Handle == "" {
 		sb.Handle = mach.Handle
@@ -88,11 +93,16 @@ func (w sighted) decide(sb Sandbox, now, started time.Time, patience time.Durati
 	})
 	named := unread && sb.Handle != ""
 	a := judge(sb, there || unread, mach.Running || unread, now, patience)
+	if a.do == doHalt && (!restarts || sb.Pooled()) {
+		a.do, a.reason = doFail, "failed: its machine died"
+	}
 	switch {
 	case there && sb.State.Live() && mach.Papers.Keys > sb.Keys:
 		return action{do: doTrust, sb: told(mach)}
 	case unread && sb.State.Live() && sb.Pooled() && (named || sb.Created.Before(started)):
 		return action{do: doLeave, sb: sb}
+	case unread && a.do == doWake:
+		return action{}
 	case named && sb.State.making() && a.do != doExpire:
 		return action{} // it is not gone on with before that can be read
 	}
@@ -122,8 +132,14 @@ func judge(sb Sandbox, there, runs bool, now time.Time, patience time.Duration) 
 		return action{do: doMake, sb: sb}
 	case !there:
 		return action{do: doFail, sb: sb, reason: "failed: its machine vanished", doubt: true}
-	case s.usable() && !runs:
-		return action{do: doFail, sb: sb, reason: "failed: its machine died", doubt: true}
+	case s == Stopping:
+		return action{do: doStop, sb: sb}
+	case s == Starting:
+		return action{do: doStart, sb: sb}
+	case s == Stopped && runs:
+		return action{do: doWake, sb: sb, doubt: true}
+	case s != Stopped && !runs:
+		return action{do: doHalt, sb: sb, doubt: true}
 	}
 	return action{}
 }
@@ -137,7 +153,7 @@ func orphan(mach provisioner.Machine, now time.Time, patience time.Duration) act
 		return action{do: doRemove, sb: sb}
 	case mach.Running:
 		sb.Ready = now
-	case now.Sub(p.Created) < patience: // it was being made
+	case !p.Stopped && now.Sub(p.Created) < patience: // it was being made
 		sb.State = Requested
 	default:
 		sb.State = Stopped

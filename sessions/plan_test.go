@@ -3,6 +3,7 @@ package sessions
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,9 +43,25 @@ func TestPlan(t *testing.T) {
 		"destroyed-there-later": {rec(Destroyed), there, time.Hour, "remove DESTROYED"},
 		"destroyed-absent":      {rec(Destroyed), absent, time.Hour, ""},
 		"nothing":               {nil, nil, 0, ""},
-		"ready-dead":            {rec(Ready), dead, time.Minute, "fail READY doubt"},
-		"running-dead":          {rec(Running), dead, time.Minute, "fail RUNNING doubt"},
 		"stopped-dead":          {rec(Stopped), dead, time.Minute, ""},
+		"stopped-there":         {rec(Stopped), there, time.Minute, "wake STOPPED doubt"},
+	}
+	// What can be started again is not lost when it is off.
+	for _, s := range []State{Ready, Running, Suspended} {
+		rows[fmt.Sprintf("%s-dead", s)] = row{rec(s), dead, time.Minute, "halt " + string(s) + " doubt"}
+		rows[fmt.Sprintf("no-restart-%s-dead", s)] = row{rec(s), dead, time.Minute, "fail " + string(s) + " doubt"}
+		member := rec(s)
+		member[0].Owner = PoolOwner("p")
+		rows[fmt.Sprintf("member-%s-dead", s)] = row{member, dead, time.Minute, "fail " + string(s) + " doubt"}
+	}
+	off := mach(false)
+	off[0].Papers.Stopped = true
+	rows["orphan-stopped-young"] = row{nil, off, time.Minute, "adopt STOPPED"}
+	// What was begun goes on, whether it was done or not.
+	for s, do := range map[State]string{Stopping: "stop", Starting: "start"} {
+		rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Minute, do + " " + string(s)}
+		rows[fmt.Sprintf("%s-dead", s)] = row{rec(s), dead, time.Minute, do + " " + string(s)}
+		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Minute, "fail " + string(s) + " doubt"}
 	}
 	for _, s := range []State{Requested, Provisioning, Booting} {
 		rows[fmt.Sprintf("%s-young-there", s)] = row{rec(s), there, patience - 1, "make " + string(s)}
@@ -58,7 +75,9 @@ func TestPlan(t *testing.T) {
 		rows[fmt.Sprintf("%s-late-absent", s)] = row{rec(s), absent, patience, late}
 	}
 	for _, s := range []State{Ready, Running, Stopped, Suspended} {
-		rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Hour - 1, ""}
+		if s != Stopped {
+			rows[fmt.Sprintf("%s-there", s)] = row{rec(s), there, time.Hour - 1, ""}
+		}
 		rows[fmt.Sprintf("%s-absent", s)] = row{rec(s), absent, time.Hour - 1, "fail " + string(s) + " doubt"}
 	}
 	for s := range next {
@@ -135,6 +154,8 @@ func TestPlan(t *testing.T) {
 	for s := range next {
 		want := "trim " + string(s)
 		switch {
+		case s.off(): // when the first is as it is to be
+			want = map[State]string{Stopping: "stop STOPPING", Starting: "start STARTING", Stopped: "wake STOPPED doubt"}[s]
 		case s.making():
 			want = "make " + string(s)
 		case !s.Live():
@@ -151,7 +172,7 @@ func TestPlan(t *testing.T) {
 	for name, tt := range rows {
 		t.Run(name, func(t *testing.T) {
 			var got string
-			for _, a := range plan(tt.recorded, tt.seen, noon.Add(tt.after), noon, patience) {
+			for _, a := range plan(tt.recorded, tt.seen, noon.Add(tt.after), noon, patience, !strings.HasPrefix(name, "no-restart-")) {
 				got += string(a.do) + " " + string(a.sb.State)
 				if a.doubt {
 					got += " doubt"
@@ -180,7 +201,7 @@ func TestAdoptedRecord(t *testing.T) {
 			Instance: "i", Sandbox: "sb-1", Owner: "o", Name: "n", Profile: "p",
 			Created: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,
 		},
-	}}, noon, noon, time.Minute)
+	}}, noon, noon, time.Minute, true)
 	want := []action{{do: doAdopt, sb: Sandbox{
 		ID: "sb-1", Name: "n", Owner: "o", Profile: "p", State: Ready, Handle: "h", IP: "ip", Home: "/w", OS: "os",
 		Created: noon, Begun: noon, Ready: noon, End: noon.Add(1), MaxEnd: noon.Add(2), MemoryMB: 5,

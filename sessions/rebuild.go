@@ -46,7 +46,7 @@ func (m *Manager) rebuild(ctx context.Context, backend string) (found []Sandbox,
 		}
 	}
 	err = errors.Join(err, m.extended(ctx, recorded, seen))
-	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout) {
+	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout, true) {
 		if a.do != doAdopt {
 			continue
 		}

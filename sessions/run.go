@@ -131,7 +131,8 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	}
 	fresh, trusted := map[string]bool{}, true
 	var left []string
-	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout) {
+	_, restarts := provisioner.As[provisioner.Stopper](p)
+	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout, restarts) {
 		if a.doubt && !doubts[a.sb.ID] {
 			fresh[a.sb.ID] = true
 			continue
@@ -247,6 +248,8 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 		err = m.adopt(ctx, a.sb)
 	case doTrust:
 		err = m.trust(ctx, a.sb)
+	case doStop, doStart, doHalt, doWake:
+		err = m.followPower(ctx, a)
 	case doLeave: // it only has to be known
 	}
 	if errors.Is(err, ErrConflict) {

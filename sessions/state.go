@@ -12,9 +12,11 @@ const (
 	Booting      State = "BOOTING"      // the machine is started
 	Ready        State = "READY"        // a command was run in the guest
 	Running      State = "RUNNING"      // its owner has used it
-	Stopped      State = "STOPPED"
-	Suspended    State = "SUSPENDED"
-	Timeout      State = "TIMEOUT" // its time was up
+	Stopping     State = "STOPPING"     // the machine is being switched off
+	Stopped      State = "STOPPED"      // it is off, and its disk is kept
+	Starting     State = "STARTING"     // it is being switched on again
+	Suspended    State = "SUSPENDED"    // it is held still in memory
+	Timeout      State = "TIMEOUT"      // its time was up
 	Failed       State = "FAILED"
 	Destroying   State = "DESTROYING"
 	Destroyed    State = "DESTROYED" // its machine is gone, too
@@ -25,10 +27,12 @@ var next = map[State][]State{
 	Requested:    {Provisioning, Timeout, Failed, Destroying},
 	Provisioning: {Booting, Timeout, Failed, Destroying},
 	Booting:      {Ready, Timeout, Failed, Destroying},
-	Ready:        {Running, Stopped, Suspended, Timeout, Failed, Destroying},
-	Running:      {Stopped, Suspended, Timeout, Failed, Destroying},
-	Stopped:      {Ready, Timeout, Failed, Destroying},
-	Suspended:    {Ready, Timeout, Failed, Destroying},
+	Ready:        {Running, Stopping, Stopped, Suspended, Timeout, Failed, Destroying}, // STOPPED: not by us
+	Running:      {Stopping, Stopped, Suspended, Timeout, Failed, Destroying},
+	Stopping:     {Stopped, Timeout, Failed, Destroying},
+	Stopped:      {Starting, Ready, Timeout, Failed, Destroying}, // READY: not by us
+	Starting:     {Ready, Stopping, Timeout, Failed, Destroying},
+	Suspended:    {Ready, Stopping, Stopped, Timeout, Failed, Destroying},
 	Timeout:      {Destroying, Destroyed},
 	Failed:       {Destroying, Destroyed},
 	Destroying:   {Destroyed},
@@ -47,3 +51,9 @@ func (s State) making() bool { return s == Requested || s == Provisioning || s =
 
 // usable says that commands can be run in it.
 func (s State) usable() bool { return s == Ready || s == Running }
+
+// coming says that it will be usable, or over, if one waits.
+func (s State) coming() bool { return s.making() || s == Starting }
+
+// off says that its owner wants its machine off, or that it is not on again yet.
+func (s State) off() bool { return s == Stopping || s == Stopped || s == Starting }

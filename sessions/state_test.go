@@ -7,19 +7,21 @@ import (
 
 // The whole table, written down a second time: rows are from, columns are to.
 func TestEveryPairOfStates(t *testing.T) {
-	states := []State{Requested, Provisioning, Booting, Ready, Running, Stopped, Suspended, Timeout, Failed, Destroying, Destroyed}
+	states := []State{Requested, Provisioning, Booting, Ready, Running, Stopping, Stopped, Starting, Suspended, Timeout, Failed, Destroying, Destroyed}
 	const table = `
-		. x . . . . . x x x .
-		. . x . . . . x x x .
-		. . . x . . . x x x .
-		. . . . x x x x x x .
-		. . . . . x x x x x .
-		. . . x . . . x x x .
-		. . . x . . . x x x .
-		. . . . . . . . . x x
-		. . . . . . . . . x x
-		. . . . . . . . . . x
-		. . . . . . . . . . .`
+		. x . . . . . . . x x x .
+		. . x . . . . . . x x x .
+		. . . x . . . . . x x x .
+		. . . . x x x . x x x x .
+		. . . . . x x . x x x x .
+		. . . . . . x . . x x x .
+		. . . x . . . x . x x x .
+		. . . x . x . . . x x x .
+		. . . x . x x . . x x x .
+		. . . . . . . . . . . x x
+		. . . . . . . . . . . x x
+		. . . . . . . . . . . . x
+		. . . . . . . . . . . . .`
 	cells := strings.Fields(table)
 	if len(next) != len(states) || len(cells) != len(states)*len(states) {
 		t.Fatalf("%d states in the map, %d cells", len(next), len(cells))
@@ -30,7 +32,7 @@ func TestEveryPairOfStates(t *testing.T) {
 				t.Errorf("%s to %s: %v, want %v", from, to, !want, want)
 			}
 		}
-		if live := i < 7; from.Live() != live {
+		if live := i < 9; from.Live() != live {
 			t.Errorf("%s: Live() = %v", from, !live)
 		}
 		if from != Destroyed && from != Destroying && !from.CanMove(Destroying) {

@@ -72,7 +72,7 @@ func (m *Manager) usable(ctx context.Context, id string, wait time.Duration) (Sa
 	case sb.State.making():
 		return Sandbox{}, Errorf(Unavailable, "sandbox %s is still being made (%s); try again, or wait for it with list_sandboxes", id, sb.State)
 	case !sb.State.usable():
-		return Sandbox{}, Errorf(Conflict, "sandbox %s is %s; it can't be used until it is started again", id, sb.State)
+		return Sandbox{}, atRest(sb)
 	}
 	return sb, nil
 }

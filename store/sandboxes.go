@@ -179,7 +179,7 @@ func moved(sb *sessions.Sandbox, to sessions.State, ch sessions.Change) {
 		sb.Ready = ch.At
 	}
 	sb.State = to
-	if ch.Reason != "" {
+	if ch.Reason != "" || to == sessions.Ready { // what was the matter is over
 		sb.Reason = ch.Reason
 	}
 	if m := ch.Machine; m != nil {

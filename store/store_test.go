@@ -153,8 +153,8 @@ func TestRecordSurvivesReopening(t *testing.T) {
 }
 
 var allStates = []sessions.State{
-	sessions.Requested, sessions.Provisioning, sessions.Booting, sessions.Ready, sessions.Running, sessions.Stopped,
-	sessions.Suspended, sessions.Timeout, sessions.Failed, sessions.Destroying, sessions.Destroyed,
+	sessions.Requested, sessions.Provisioning, sessions.Booting, sessions.Ready, sessions.Running, sessions.Stopping,
+	sessions.Stopped, sessions.Starting, sessions.Suspended, sessions.Timeout, sessions.Failed, sessions.Destroying, sessions.Destroyed,
 }
 
 // The store must refuse every illegal move, and write no event of it.
