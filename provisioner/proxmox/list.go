@@ -42,11 +42,13 @@ func sign(r pve.Resource) string {
 	return strings.Join([]string{r.Node, string(r.Tags), string(r.Pool), r.Lock}, "\x00")
 }
 
-// remember notes what was just written to a machine.
-func (p *Provisioner) remember(vm pve.VM, papers provisioner.Papers, description string) {
+// remember notes what was just written to a machine, and says whether it is off.
+func (p *Provisioner) remember(vm pve.VM, papers provisioner.Papers, description string) (off bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.known[vm.ID] = entry{vm: vm, mark: p.mark(description), read: time.Now(), ours: true, papers: papers, stage: whole}
+	off = p.known[vm.ID].stopped
+	p.known[vm.ID] = entry{vm: vm, mark: p.mark(description), read: time.Now(), ours: true, papers: papers, stage: whole, stopped: off}
+	return off
 }
 
 // bury notes that a machine is gone, which an inventory may not know yet.
@@ -301,16 +303,15 @@ func (p *Provisioner) all(sandbox string) []pve.VM {
 }
 
 // powered finds out which machines run. The inventory may be older than a
-// start, so where it does not say that a machine runs, its node is asked; once,
-// if the machine stays off.
+// start or a stop, so where it does not say what was known before, the node is
+// asked.
 func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry) ([]provisioner.Machine, error) {
 	runs := map[int]bool{}
 	var doubtful []pve.Resource
 	for _, e := range found {
 		r, _ := inv.vm(e.vm.ID)
 		switch {
-		case r.Status == "running":
-			p.setStopped(e.vm.ID, false)
+		case r.Status == "running" && !e.stopped:
 			runs[e.vm.ID] = true
 		case r.Status == "stopped" && e.stopped, e.stage == draft:
 		default:
@@ -385,13 +386,4 @@ func (p *Provisioner) statuses(ctx context.Context, node string, list []pve.Reso
 		}
 	}
 	return nil
-}
-
-func (p *Provisioner) setStopped(id int, stopped bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if cur, ok := p.known[id]; ok && cur.stopped != stopped {
-		cur.stopped = stopped
-		p.known[id] = cur
-	}
 }

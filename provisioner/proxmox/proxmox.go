@@ -102,6 +102,8 @@ var (
 	_ provisioner.Checker     = (*Provisioner)(nil)
 	_ provisioner.Trimmer     = (*Provisioner)(nil)
 	_ provisioner.Pooler      = (*Provisioner)(nil)
+	_ provisioner.Stopper     = (*Provisioner)(nil)
+	_ provisioner.Suspender   = (*Provisioner)(nil)
 )
 
 // Range is the VMIDs from First to Last.
@@ -228,8 +230,9 @@ func (p *Provisioner) relabel(ctx context.Context, m live, papers provisioner.Pa
 		p.forget(m.vm.ID) // it may have been changed all the same
 		return err
 	}
-	p.remember(m.vm, papers, text)
-	p.arm(m.vm, papers)
+	if off := p.remember(m.vm, papers, text); !off {
+		p.arm(m.vm, papers)
+	}
 	return nil
 }
 

@@ -133,6 +133,9 @@ type Status struct {
 // Running reports whether the machine runs, paused or not.
 func (s Status) Running() bool { return s.Status == "running" }
 
+// Paused reports whether the machine is held still in memory.
+func (s Status) Paused() bool { return s.QMPStatus == "paused" }
+
 // Status returns what a machine does now; unlike [Client.Resources] it is never stale.
 func (c *Client) Status(ctx context.Context, vm VM) (Status, error) {
 	var s Status
