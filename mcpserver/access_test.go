@@ -39,6 +39,8 @@ func entries() map[string]entry {
 		"tool create_sandbox":       {write, `{"wait_seconds":0}`},
 		"tool list_sandboxes":       {read, `{"sandbox_id":"ID"}`},
 		"tool extend_ttl":           {write, `{"sandbox_id":"ID"}`},
+		"tool stop_sandbox":         {write, `{"sandbox_id":"ID"}`},
+		"tool start_sandbox":        {write, `{"sandbox_id":"ID"}`},
 		"tool destroy":              {write, `{"sandbox_id":"ID"}`},
 		"tool exec":                 {write, `{"sandbox_id":"ID","command":"true"}`},
 		"tool read_process":         {read, `{"sandbox_id":"ID","process_id":"p_1"}`},

@@ -104,7 +104,7 @@ func (m *Manager) stopper(ctx context.Context, sb Sandbox) (provisioner.Stopper,
 	s, ok := provisioner.As[provisioner.Stopper](m.Backends[sb.Backend])
 	if !ok {
 		return nil, Errorf(Conflict, "sandbox %s can't be stopped and started: what is on the disk of a machine of backend %q ends with it; "+
-			"keep it running, or copy its files away before its end", sb.ID, sb.Backend)
+			"let it run or pause it, or copy its files away and destroy it", sb.ID, sb.Backend)
 	}
 	return s, nil
 }

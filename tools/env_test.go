@@ -187,7 +187,7 @@ func newEnv(t testing.TB) *env {
 	profile := sessions.BuiltinProfiles()[0]
 	profile.User = "agent"
 	m := &sessions.Manager{
-		Store: db, Backends: map[string]provisioner.Provisioner{"local": b},
+		Store: db, Backends: map[string]provisioner.Provisioner{"local": switchable{b}},
 		Profiles: []sessions.Profile{profile}, Instance: "test", Log: log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

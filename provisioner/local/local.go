@@ -51,6 +51,7 @@ var (
 	_ provisioner.Checker     = (*Provisioner)(nil)
 	_ provisioner.Guarder     = (*Provisioner)(nil)
 	_ provisioner.Pooler      = (*Provisioner)(nil)
+	_ provisioner.Suspender   = (*Provisioner)(nil)
 )
 
 const (

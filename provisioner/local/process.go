@@ -3,7 +3,6 @@ package local
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -165,16 +164,9 @@ func (st *state) running(id string) (bool, error) {
 // starting it. The number of the process is runsc's word; that it is this
 // machine's, its own. Errors: ErrUnavailable.
 func (st *state) sandbox(id string) (pid int, err error) {
-	data, err := os.ReadFile(st.runscState(id, "state"))
-	if err != nil {
-		return 0, unread(id, ignoreGone(err))
-	}
-	var s struct {
-		Status  string
-		Sandbox struct{ Pid int }
-	}
-	if json.Unmarshal(data, &s) != nil || s.Status != "running" {
-		return 0, nil //nolint:nilerr // runsc is about to write it
+	s, err := st.says(id)
+	if err != nil || s.Status != statusRunning && s.Status != statusPaused {
+		return 0, err
 	}
 	got, proc, err := st.process(s.Sandbox.Pid)
 	if err != nil || got != id || !proc.sentry {

@@ -66,6 +66,9 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"RekeyAfterCrash", rekeyAfterCrash},
 		{"RekeyIsRefused", rekeyRefused},
 		{"RekeyUnknown", rekeyUnknown},
+		{"Stop", stop},
+		{"Pause", pause},
+		{"SwitchingIsRefused", switchingRefused},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)

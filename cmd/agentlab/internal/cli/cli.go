@@ -98,6 +98,7 @@ this machine. The daemon of this user does it, and is started if none runs.
 	}
 	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host),
 		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host))
+	cmd.AddCommand(newPowerCommands(host)...)
 	return cmd
 }
 
