@@ -56,8 +56,10 @@ func TestCrash(t *testing.T) {
 			sum := &tally{}
 			t.Cleanup(func() { sum.tell(t, "crashes, backend "+name) })
 			groups := map[string][]operation{"inside": inside(), "pool": pools()}
-			for _, op := range slices.Concat(operations(), starts()) {
-				groups[op.name] = []operation{op}
+			for _, op := range slices.Concat(operations(), starts(), switches()) {
+				if op.of == "" || op.of == name {
+					groups[op.name] = []operation{op}
+				}
 			}
 			for group, ops := range groups {
 				t.Run(group, func(t *testing.T) {

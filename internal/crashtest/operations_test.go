@@ -16,6 +16,8 @@ import (
 // operation is something that the daemon does, in the course of which it is killed.
 type operation struct {
 	name string
+	// of names the only backend that has it; empty is each.
+	of string
 	// before makes what it begins with. It is done anew for each fail-point.
 	before func(t *testing.T, s *site)
 	// do does it. Nil is for what a daemon does by itself when it starts.
@@ -199,7 +201,8 @@ func starts() []operation {
 		{name: "resume", before: then((*site).halfMade), until: then((*site).ready), after: then((*site).createAgain), brief: true},
 		{name: "adopt", before: then((*site).lost), until: then((*site).ready), after: then((*site).intact), brief: true},
 		{name: "reap-late", before: then((*site).late), until: then((*site).over), ends: true, brief: true},
-		{name: "bury", before: then((*site).dead), until: then((*site).over), ends: true, brief: true},
+		{name: "bury", of: "local", before: then((*site).dead), until: then((*site).over), ends: true, brief: true},
+		{name: "halt", of: "proxmox", before: then((*site).dead), until: then((*site).halted), after: then((*site).startAgain), brief: true},
 	}
 }
 
