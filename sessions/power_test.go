@@ -60,15 +60,28 @@ func (w *world) behind(id string, running bool) {
 }
 
 // inPowerLab is inLab with machines that can be switched.
-func inPowerLab(t *testing.T, f func(t *testing.T, l *lab)) {
+func inPowerLab(t *testing.T, f func(t *testing.T, l *powerLab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "agentlab.db"))
+		l := &powerLab{lab: newLab(t, &world{}, filepath.Join(t.TempDir(), "agentlab.db"))}
 		l.Backends["mem"] = switchable{l.world}
 		l.run()
 		defer func() { l.stop() }()
 		f(t, l)
 	})
+}
+
+// powerLab is a lab in which something goes on.
+type powerLab struct {
+	*lab
+	done chan struct{} // closed when it is done
+}
+
+// later begins something, and returns when that waits.
+func (l *powerLab) later(f func()) {
+	l.done = make(chan struct{})
+	go func() { defer close(l.done); f() }()
+	synctest.Wait()
 }
 
 // reopen restarts with machines that can be switched.
@@ -85,7 +98,7 @@ func (l *lab) wantPower(t *testing.T, id string, want sessions.State, running bo
 }
 
 func TestStopAndStart(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		if err := l.Use(ctx, sb.ID, 0, nothing); err != nil {
@@ -135,12 +148,12 @@ func TestStopAndStart(t *testing.T) {
 
 // Whoever works in a sandbox is told that it was stopped.
 func TestStopCutsTheLine(t *testing.T) {
-	for name, stop := range map[string]func(l *lab, ctx context.Context, id string) (sessions.Sandbox, error){
-		"STOPPING":  func(l *lab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Stop(ctx, id) },
-		"SUSPENDED": func(l *lab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Pause(ctx, id) },
+	for name, stop := range map[string]func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error){
+		"STOPPING":  func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Stop(ctx, id) },
+		"SUSPENDED": func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Pause(ctx, id) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inPowerLab(t, func(t *testing.T, l *lab) {
+			inPowerLab(t, func(t *testing.T, l *powerLab) {
 				ctx := as(t, "alice")
 				sb := l.create(t, sessions.CreateRequest{})
 				working := make(chan struct{})
@@ -166,27 +179,26 @@ func TestStopCutsTheLine(t *testing.T) {
 
 // A stopped or paused sandbox ends at its time, and as its owner wants.
 func TestEndAtRest(t *testing.T) {
-	for name, tt := range map[string]func(l *lab, ctx context.Context, id string) error{
-		"stopped": func(l *lab, ctx context.Context, id string) error { _, err := l.Stop(ctx, id); return err },
-		"paused":  func(l *lab, ctx context.Context, id string) error { _, err := l.Pause(ctx, id); return err },
-		"stopping": func(l *lab, _ context.Context, id string) error {
+	for name, tt := range map[string]func(l *powerLab, ctx context.Context, id string) error{
+		"stopped": func(l *powerLab, ctx context.Context, id string) error { _, err := l.Stop(ctx, id); return err },
+		"paused":  func(l *powerLab, ctx context.Context, id string) error { _, err := l.Pause(ctx, id); return err },
+		"stopping": func(l *powerLab, _ context.Context, id string) error {
 			l.world.hang("stop", id)
-			go func() { _, _ = l.Stop(as(l.t, "alice"), id) }()
-			synctest.Wait()
+			l.later(func() { _, _ = l.Stop(as(l.t, "alice"), id) })
 			return nil
 		},
-		"starting": func(l *lab, ctx context.Context, id string) error {
+		"starting": func(l *powerLab, ctx context.Context, id string) error {
 			_, err := l.Stop(ctx, id)
 			l.world.hang("start", id)
-			go func() { _, _ = l.Start(as(l.t, "alice"), id, time.Minute) }()
-			synctest.Wait()
+			l.later(func() { _, _ = l.Start(as(l.t, "alice"), id, time.Minute) })
 			return err
 		},
 	} {
 		for _, how := range []string{"ttl", "destroy"} {
 			t.Run(name+"-"+how, func(t *testing.T) {
-				inPowerLab(t, func(t *testing.T, l *lab) {
+				inPowerLab(t, func(t *testing.T, l *powerLab) {
 					ctx := as(t, "alice")
+					l.later(func() {})
 					sb := l.create(t, sessions.CreateRequest{TTL: 90 * time.Second})
 					if err := tt(l, ctx, sb.ID); err != nil {
 						t.Fatal(err)
@@ -197,6 +209,10 @@ func TestEndAtRest(t *testing.T) {
 					if how == "destroy" {
 						if _, err := l.Destroy(ctx, sb.ID); err != nil {
 							t.Fatal(err)
+						}
+						<-l.done // nobody goes on with it
+						if age := time.Since(sb.Created); age > time.Second {
+							t.Errorf("whoever switched it was told after %v", age)
 						}
 					}
 					time.Sleep(2 * time.Minute)
@@ -214,7 +230,7 @@ func TestSwitchingGoesOnAfterACrash(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			name := op + map[bool]string{false: "-before", true: "-after"}[after]
 			t.Run(name, func(t *testing.T) {
-				inPowerLab(t, func(t *testing.T, l *lab) {
+				inPowerLab(t, func(t *testing.T, l *powerLab) {
 					ctx := as(t, "alice")
 					sb := l.create(t, sessions.CreateRequest{})
 					begin := func() { _, _ = l.Stop(ctx, sb.ID) }
@@ -259,7 +275,7 @@ func TestSwitchingGoesOnAfterACrash(t *testing.T) {
 func TestStartFails(t *testing.T) {
 	for op, why := range map[string]string{"start": "the server has no room: no memory", "run": "it does not answer"} {
 		t.Run(op, func(t *testing.T) {
-			inPowerLab(t, func(t *testing.T, l *lab) {
+			inPowerLab(t, func(t *testing.T, l *powerLab) {
 				ctx := as(t, "alice")
 				sb := l.create(t, sessions.CreateRequest{})
 				if _, err := l.Stop(ctx, sb.ID); err != nil {
@@ -285,7 +301,7 @@ func TestStartFails(t *testing.T) {
 
 // A backend that can't stop a machine now is asked again.
 func TestStopFails(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		l.world.fail("stop", provisioner.ErrUnavailable)
@@ -305,7 +321,7 @@ func TestStopFails(t *testing.T) {
 
 // What happens to a machine behind our back is seen, and said.
 func TestSwitchedBehindOurBack(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		if err := l.Use(ctx, sb.ID, 0, nothing); err != nil {
@@ -318,8 +334,8 @@ func TestSwitchedBehindOurBack(t *testing.T) {
 		if _, msg := kind(t, l.Use(ctx, sb.ID, 0, nothing)); !strings.Contains(msg, "is STOPPED (its machine was switched off, but not by AgentLab)") {
 			t.Errorf("Use: %s", msg)
 		}
-		if mach, _ := l.world.machine(sb.ID); !mach.Papers.Stopped {
-			t.Error("its papers do not say that it is off")
+		if mach, _ := l.world.machine(sb.ID); !mach.Papers.Stopped || l.world.conns() != 0 {
+			t.Errorf("its papers say that it is off: %v; %d channels to it are open", mach.Papers.Stopped, l.world.conns())
 		}
 		l.world.behind(sb.ID, true)
 		time.Sleep(time.Minute)
@@ -338,10 +354,35 @@ func TestSwitchedBehindOurBack(t *testing.T) {
 	})
 }
 
+// What seems switched off by others may just have been by its owner.
+func TestHaltAfterAStop(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		looks := 0
+		l.world.onStep(func(ctx context.Context, op, id string, do func() error) error {
+			if op == "list" {
+				l.world.behind(sb.ID, false)
+				if looks++; looks == 2 {
+					if _, err := l.db.Move(ctx, sb.ID, sessions.Stopping, sessions.Change{At: time.Now(), Reason: "its owner"}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			return do()
+		})
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		l.wantPower(t, sb.ID, sessions.Stopped, false)
+		if got := l.recorded(t, sb.ID); got.Reason != "its owner" || looks < 2 {
+			t.Errorf("after %d looks the reason is %q", looks, got.Reason)
+		}
+	})
+}
+
 // A look that is older than a stop, or than a start, changes nothing: a machine
 // that seems to run must answer, and one that seems off be seen so twice.
 func TestOldLooksAtPower(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		if _, err := l.Stop(ctx, sb.ID); err != nil {
@@ -385,7 +426,7 @@ func TestOldLooksAtPower(t *testing.T) {
 
 // A store that is lost costs no sandbox its disk, however young it is.
 func TestStoppedIsAdopted(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		if _, err := l.Stop(ctx, sb.ID); err != nil {
@@ -434,7 +475,7 @@ func TestIdleAtRest(t *testing.T) {
 }
 
 func TestPauseAndResume(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		if got, err := l.Pause(ctx, sb.ID); err != nil || got.State != sessions.Suspended {
@@ -478,7 +519,7 @@ func TestPauseAndResume(t *testing.T) {
 
 // What may not be, is refused before anything is recorded.
 func TestSwitchingIsRefused(t *testing.T) {
-	inPowerLab(t, func(t *testing.T, l *lab) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		sb := l.create(t, sessions.CreateRequest{})
 		calls := map[string]func(ctx context.Context) error{
 			"stop":   func(ctx context.Context) error { _, err := l.Stop(ctx, sb.ID); return err },

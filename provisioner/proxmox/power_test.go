@@ -85,24 +85,37 @@ func (l *lab) wantRunning(t *testing.T, p *Provisioner, running bool) {
 // What the inventory says of a machine is up to 10 s old. What we have done since
 // is known, also if its papers were changed in between.
 func TestListAfterSwitching(t *testing.T) {
-	l := newLab(t, &pvetest.Server{Staleness: time.Hour})
+	l := newLab(t, &pvetest.Server{Staleness: -1})
 	p := l.provisioner()
 	m, _ := makeOne(t, p, 1)
+	var old *inventory
+	want := func(running bool) {
+		t.Helper()
+		list, err := p.powered(t.Context(), old, p.ours(old))
+		if err != nil || len(list) != 1 || list[0].Running != running {
+			t.Errorf("by an old look: %+v, %v; want it running: %v", list, err, running)
+		}
+		l.wantRunning(t, p, running)
+	}
 	for _, running := range []bool{false, true, false} {
 		change := p.Stop
 		if running {
 			change = p.Start
 		}
+		var err error
+		if old, err = p.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if err := change(t.Context(), m.Ref); err != nil {
 			t.Fatal(err)
 		}
-		l.wantRunning(t, p, running)
+		want(running)
 		papers := m.Papers
 		papers.Stopped = !running
 		if err := p.Relabel(t.Context(), m.Ref, papers); err != nil {
 			t.Fatal(err)
 		}
-		l.wantRunning(t, p, running)
+		want(running)
 	}
 }
 
