@@ -166,6 +166,7 @@ type Machine struct {
 	IP      string // empty if it has none, or if it will only be learnt when it is dialled
 	Home    string // directory where a user starts
 	OS      string // for people: "Debian GNU/Linux 12 (gVisor)"
+	Place   string // of a backend that has several: in which it is now, such as the node of a cluster
 
 	// Unread: the machine is there, but what it is can't be read now, such as
 	// that of a node which is down. Of the rest only Handle is set, and nothing

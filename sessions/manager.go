@@ -63,6 +63,7 @@ type Manager struct {
 	removing map[string]bool
 	powering map[string]*powering // by the id of the sandbox
 	stuck    map[string]Stuck     // by id
+	places   map[string]places    // by backend
 }
 
 // Quota limits what one principal has at a time. Zero is no limit.
@@ -335,6 +336,7 @@ func (m *Manager) init() {
 		m.alarm.ring = make(chan struct{}, 1)
 		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]bool{}, map[string]Stuck{}
 		m.entering, m.powering = map[string]entrant{}, map[string]*powering{}
+		m.places = map[string]places{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)

@@ -555,3 +555,36 @@ func TestSwitchingIsRefused(t *testing.T) {
 		l.world.onStep(nil)
 	})
 }
+
+// That a machine was moved is recorded once, also if it could not be read in
+// between.
+func TestMovedBehindOurBack(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		sb := l.create(t, sessions.CreateRequest{})
+		at := func(place string) {
+			l.world.mu.Lock()
+			defer l.world.mu.Unlock()
+			m := l.world.machines[sb.ID]
+			m.Place = place
+			l.world.machines[sb.ID] = m
+		}
+		look := func() {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		at("pve1")
+		look()
+		at("pve2")
+		look()
+		l.world.hide(sb.ID)
+		look()
+		at("pve3")
+		look()
+		l.world.hide("")
+		look()
+		events := l.events(t, sb.ID)
+		if !strings.HasSuffix(events, "migrate   from pve1 to pve2, but not by AgentLab 0s\nmigrate   from pve2 to pve3, but not by AgentLab 0s\n") || strings.Count(events, "migrate") != 2 {
+			t.Errorf("events:\n%s", events)
+		}
+	})
+}

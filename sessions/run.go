@@ -129,6 +129,7 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 	if err != nil {
 		return nil, err
 	}
+	m.tellMoved(ctx, name, seen)
 	fresh, trusted := map[string]bool{}, true
 	var left []string
 	_, restarts := provisioner.As[provisioner.Stopper](p)

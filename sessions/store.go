@@ -141,7 +141,7 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "trust", "state", "extend", "token_create", "token_revoke", "call", "read" or "transfer"
+	What      string // "create", "claim", "trust", "state", "extend", "migrate", "token_create", "token_revoke", "call", "read" or "transfer"
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration

@@ -33,7 +33,7 @@ func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisi
 				return provisioner.Machine{}, err
 			}
 			if s.Running() {
-				return p.describe(vm.ID, m.papers, true), nil
+				return p.describe(vm, m.papers, true), nil
 			}
 		}
 		left = append(left, vm)

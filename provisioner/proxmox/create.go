@@ -135,7 +135,7 @@ func (p *Provisioner) makeAt(ctx context.Context, spec provisioner.Spec, s site)
 		return provisioner.Machine{}, &step{"start", err}
 	}
 	p.setTimes(vm.ID, time.Now(), time.Time{})
-	m := p.describe(vm.ID, spec.Papers, true)
+	m := p.describe(vm, spec.Papers, true)
 	if spec.Started == nil {
 		return m, nil
 	}

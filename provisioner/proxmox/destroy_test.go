@@ -138,6 +138,7 @@ func TestAMigratedMachineIsFound(t *testing.T) {
 	m, id := makeOne(t, p, 1)
 	l.addNodes(1)
 	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Node = "pve2" })
+	m.Place = "pve2"
 	for _, p := range []*Provisioner{p, l.provisioner()} {
 		p.Channel = func(string) string { return channelAgent }
 		conn, err := p.Dial(t.Context(), m.Ref)

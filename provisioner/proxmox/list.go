@@ -269,7 +269,7 @@ func (p *Provisioner) spares(inv *inventory, found []entry) (all []provisioner.M
 	defer p.mu.Unlock()
 	for _, r := range inv.vms {
 		if e := p.known[int(r.VMID)]; e.ours && e.stage == draft && own[e.papers.Sandbox] {
-			m := p.describe(e.vm.ID, e.papers, false)
+			m := p.describe(e.vm, e.papers, false)
 			m.Spare = true
 			all = append(all, m)
 		}
@@ -327,7 +327,7 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 	})
 	machines := make([]provisioner.Machine, 0, len(found))
 	for _, e := range found {
-		machines = append(machines, p.describe(e.vm.ID, e.papers, runs[e.vm.ID]))
+		machines = append(machines, p.describe(e.vm, e.papers, runs[e.vm.ID]))
 		if runs[e.vm.ID] && slices.Contains(p.all(e.papers.Sandbox), e.vm) { // else it was destroyed meanwhile
 			p.arm(e.vm, e.papers)
 		}

@@ -169,10 +169,10 @@ func (p *Provisioner) home(profile string) string {
 }
 
 // describe returns the machine that has these papers.
-func (p *Provisioner) describe(id int, papers provisioner.Papers, running bool) provisioner.Machine {
+func (p *Provisioner) describe(vm pve.VM, papers provisioner.Papers, running bool) provisioner.Machine {
 	return provisioner.Machine{
-		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: id}.String()},
-		Papers: papers, Running: running, Home: p.home(papers.Profile), OS: osName,
+		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: vm.ID}.String()},
+		Papers: papers, Running: running, Home: p.home(papers.Profile), OS: osName, Place: vm.Node,
 		IP: p.ways.ip(papers.Sandbox),
 	}
 }

@@ -1,0 +1,46 @@
+package sessions
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/agentlab-mcp/agentlab/provisioner"
+)
+
+// places are where the machines of a backend were at the last look, by sandbox.
+type places map[string]string
+
+// tellMoved records which machines are in another place than at the last look of
+// this run: whoever has moved them, it was not us. One that could not be read in
+// between may be found again somewhere else.
+func (m *Manager) tellMoved(ctx context.Context, backend string, seen []provisioner.Machine) {
+	m.mu.Lock()
+	before := m.places[backend]
+	m.mu.Unlock()
+	now := places{}
+	if slices.ContainsFunc(seen, func(mach provisioner.Machine) bool { return mach.Unread }) {
+		for id, place := range before {
+			now[id] = place
+		}
+	}
+	for _, mach := range seen {
+		if mach.Unread || mach.Spare || mach.Place == "" {
+			continue
+		}
+		now[mach.Sandbox] = mach.Place
+		was := before[mach.Sandbox]
+		if was == "" || was == mach.Place {
+			continue
+		}
+		detail := fmt.Sprintf("from %s to %s, but not by AgentLab", was, mach.Place)
+		m.Log.Info("machine was moved", "id", mach.Sandbox, "from", was, "to", mach.Place)
+		if err := m.Store.Log(ctx, Event{At: m.now(), Sandbox: mach.Sandbox, What: "migrate", Detail: detail}); err != nil {
+			m.Log.Warn("record that a machine was moved", "id", mach.Sandbox, "err", err)
+			now[mach.Sandbox] = was // and tell it with the next look
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.places[backend] = now
+}
