@@ -188,7 +188,7 @@ func (m *Manager) make(sb Sandbox) *maker {
 		if before != nil { // who has made it READY and is about to go
 			<-before.done
 		}
-		mk.err = m.bringUp(ctx, mk, sb.ID)
+		mk.err = m.bringUp(ctx, mk, sb)
 		mk.turn.Done()
 		m.tell(sb, mk.err)
 		m.mu.Lock()
@@ -225,19 +225,19 @@ func (m *Manager) Place(id string) int {
 }
 
 // bringUp makes the machine and sees to what is left if that fails.
-func (m *Manager) bringUp(ctx context.Context, mk *maker, id string) error {
-	err := mk.turn.Wait(ctx)
+func (m *Manager) bringUp(ctx context.Context, mk *maker, sb Sandbox) error {
+	id := sb.ID
+	err := m.step(ctx, sb.Backend, "wait", mk.turn.Wait)
 	mk.begin(time.Now().Add(m.MakeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, m.MakeTimeout)
 	defer cancel()
-	var sb Sandbox
 	if err == nil {
 		sb, err = m.Store.Sandbox(ctx, id)
 	}
 	switch {
 	case err != nil:
 	case sb.claimed():
-		err = m.handOver(ctx, sb)
+		err = m.step(ctx, sb.Backend, "handover", func(ctx context.Context) error { return m.handOver(ctx, sb) })
 	case sb.State.making():
 		err = m.build(ctx, mk, sb)
 	}
@@ -306,13 +306,16 @@ func (m *Manager) provision(ctx context.Context, sb Sandbox) (_ Sandbox, machine
 // build does the steps from REQUESTED to READY, those done before a crash too:
 // [provisioner.Provisioner.Create] adopts what they left.
 func (m *Manager) build(ctx context.Context, mk *maker, sb Sandbox) error {
-	sb, machine, err := m.provision(ctx, sb)
+	var machine provisioner.Machine
+	err := m.step(ctx, sb.Backend, "provision", func(ctx context.Context) (err error) {
+		sb, machine, err = m.provision(ctx, sb)
+		return err
+	})
 	mk.turn.Done() // the guest boots without us
 	if err != nil {
 		return err
 	}
-	err = m.greetPatiently(ctx, sb)
-	switch {
+	switch err = m.step(ctx, sb.Backend, "boot", func(ctx context.Context) error { return m.awaitGuest(ctx, sb) }); {
 	case errors.Is(err, guest.ErrNoCommand):
 		return &Error{Unavailable, fmt.Sprintf("the root of profile %s has no program %q, so it can't be used until the operator mends it", sb.Profile, firstCommand), err}
 	case err != nil:
@@ -320,28 +323,6 @@ func (m *Manager) build(ctx context.Context, mk *maker, sb Sandbox) error {
 	}
 	_, err = m.move(ctx, sb.ID, Ready, Change{Machine: &machine})
 	return err
-}
-
-// firstCommand is what a guest must have beside the shell of its profile.
-const firstCommand = "true"
-
-// greet runs a command over the channel that will be used: only that shows
-// that a sandbox is READY.
-func (m *Manager) greet(ctx context.Context, sb Sandbox) error {
-	l := m.lines.pin(sb.ID)
-	defer m.lines.unpin(sb.ID, l)
-	conn, err := m.lines.conn(ctx, l, m.MakeTimeout, m.dial(sb))
-	if err != nil {
-		return fmt.Errorf("dial: %w", err)
-	}
-	exit, err := conn.Run(ctx, guest.Cmd{Args: []string{firstCommand}}, guest.Streams{})
-	if err != nil {
-		return fmt.Errorf("first command: %w", err)
-	}
-	if exit.Code != 0 {
-		return fmt.Errorf("first command: exit code %d", exit.Code)
-	}
-	return nil
 }
 
 // makeError words a failed making, of which ctx was the context. A step may

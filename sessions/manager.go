@@ -245,6 +245,10 @@ func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (San
 		return Sandbox{}, fmt.Errorf("move %s to %s: %w", id, to, err)
 	}
 	m.hub.publish(id)
+	m.Watch.Moved(sb.Backend, to)
+	if to != Destroyed && sb.Ended.Equal(ch.At) { // by this change
+		m.Watch.Ended(sb.Backend, to, ch.At.Sub(sb.Created))
+	}
 	if to == Destroyed {
 		m.freed(id)
 	}

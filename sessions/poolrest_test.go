@@ -199,6 +199,7 @@ type told struct {
 	sessions.Watcher
 	mu      sync.Mutex
 	created []string
+	all     []string // of the rest
 }
 
 func (w *told) Created(_, outcome string, _ time.Duration) {

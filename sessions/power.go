@@ -283,7 +283,7 @@ func (m *Manager) switchOn(ctx context.Context, sb Sandbox) error {
 func (m *Manager) isBack(ctx context.Context, sb Sandbox, reason string) error {
 	l := m.lines.pin(sb.ID)
 	defer m.lines.unpin(sb.ID, l)
-	if err := m.greetPatiently(ctx, sb); err != nil {
+	if err := m.awaitGuest(ctx, sb); err != nil {
 		return &Error{Unavailable, "it does not answer", err}
 	}
 	m.lines.use(sb.ID, l, m.now()) // it was at rest, and not idle
@@ -294,17 +294,6 @@ func (m *Manager) isBack(ctx context.Context, sb Sandbox, reason string) error {
 		m.Log.Warn("papers say that a sandbox may be off, which is READY", "id", sb.ID, "err", err)
 	}
 	return nil
-}
-
-// greetPatiently is greet that asks a guest again which is only slow: a loaded
-// host costs no sandbox.
-func (m *Manager) greetPatiently(ctx context.Context, sb Sandbox) error {
-	err := m.greet(ctx, sb)
-	for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		m.Log.Warn("a sandbox is slow to answer", "id", sb.ID, "err", err)
-		err = m.greet(ctx, sb)
-	}
-	return err
 }
 
 // repaper writes on the machine what is recorded of it.

@@ -157,7 +157,7 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && !cur.Created.Before(m.started) {
 			err = nil // its machine would be on record since before it was made
 		}
-		m.Watch.Destroyed(sb.Backend, removal(err), m.now().Sub(start))
+		m.Watch.Destroyed(sb.Backend, ofMachine(err), m.now().Sub(start))
 		return err
 	})
 	if err != nil {

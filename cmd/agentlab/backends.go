@@ -119,7 +119,7 @@ func (c counted) Do(ctx context.Context, r pve.Request) (json.RawMessage, error)
 	case err != nil:
 		outcome = string(pve.Failed)
 	}
-	c.watch.Request("proxmox", r.Method, outcome, time.Since(start))
+	c.watch.Request("proxmox", r.Name(), outcome, time.Since(start))
 	return res, err
 }
 

@@ -283,6 +283,15 @@ func (in *installation) stuck() []sessions.Stuck {
 	return o.manager.AllStuck()
 }
 
+// load returns how busy the backends are. A broken installation has none.
+func (in *installation) load() []sessions.Load {
+	o := in.opened.Load()
+	if o == nil {
+		return nil
+	}
+	return o.manager.Load()
+}
+
 // close lets go of all. Sandboxes go on.
 func (in *installation) close() error {
 	var errs []error

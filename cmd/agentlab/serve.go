@@ -229,7 +229,9 @@ func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Wat
 		Grace:        cfg.Grace,
 		Record:       in.record,
 	}
-	watch := obs.New(obs.Daemon{Version: version(), Clients: server, Store: in.records, Stuck: in.stuck, Log: in.log})
+	watch := obs.New(obs.Daemon{
+		Version: version(), Clients: server, Store: in.records, Stuck: in.stuck, Load: in.load, State: in.paths.State, Log: in.log,
+	})
 	server.Watch = watch
 	in.revoked, in.watch = server.End, watch
 	return server, watch

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -103,19 +102,5 @@ type transport struct {
 }
 
 func (t transport) Do(ctx context.Context, r pve.Request) (json.RawMessage, error) {
-	return around(t.points, "pve "+callName(r), func() (json.RawMessage, error) { return t.Transport.Do(ctx, r) })
-}
-
-// callName names a call without what differs from one run to the next: nodes,
-// the ids of machines, tasks and volumes.
-func callName(r pve.Request) string {
-	var words []string
-	for i, word := range r.Path {
-		switch {
-		case i > 0 && r.Path[i-1] == "nodes", strings.Trim(word, "0123456789") == "", strings.Contains(word, ":"):
-		default:
-			words = append(words, word)
-		}
-	}
-	return r.Method + " " + strings.Join(words, "/")
+	return around(t.points, "pve "+r.Name(), func() (json.RawMessage, error) { return t.Transport.Do(ctx, r) })
 }

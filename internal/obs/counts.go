@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 // counts are what is counted when it happens.
@@ -13,6 +15,9 @@ type counts struct {
 	moved     *prometheus.CounterVec
 	creates   measured
 	destroys  measured
+	steps     measured
+	moves     *prometheus.CounterVec
+	lives     *prometheus.HistogramVec
 	requests  measured
 	refusals  *prometheus.CounterVec
 	strangers *prometheus.CounterVec
@@ -30,6 +35,7 @@ type measured struct {
 var (
 	callBuckets     = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 	transferBuckets = []float64{.01, .1, 1, 10, 60, 300, 1800}
+	lifeBuckets     = []float64{60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600}
 	machineBuckets  = []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
 )
 
@@ -40,12 +46,17 @@ func newCounts(r *prometheus.Registry) counts {
 		moved:     count("agentlab_transfer_bytes_total", "Bytes of files that were moved by URL.", "direction"),
 		creates:   measure(r, "agentlab_sandbox_create", "Makings of sandboxes", machineBuckets, "backend"),
 		destroys:  measure(r, "agentlab_sandbox_destroy", "Tries to remove the machine of a sandbox", machineBuckets, "backend"),
-		requests:  measure(r, "agentlab_backend_request", "Calls of the API of a backend", callBuckets, "backend", "method"),
+		requests:  measure(r, "agentlab_backend_request", "Calls of the API of a backend", callBuckets, "backend", "call"),
+		steps:     measure(r, "agentlab_sandbox_step", "Steps of the making of sandboxes", machineBuckets, "backend", "step"),
+		moves:     count("agentlab_sandbox_state_changes_total", "Changes of the state of sandboxes.", "backend", "state"),
+		lives: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "agentlab_sandbox_lifetime_seconds", Help: "From the request for a sandbox to its end.", Buckets: lifeBuckets,
+		}, []string{"backend", "state"}),
 		refusals:  count("agentlab_limit_refusals_total", "Requests refused for a limit of who asks.", "limit"),
 		strangers: count("agentlab_authentication_failures_total", "Requests over HTTP of somebody unknown.", "reason"),
 		claims:    count("agentlab_pool_claims_total", "Requests that a machine made ahead would do for.", "profile", "outcome"),
 	}
-	r.MustRegister(c.moved, c.refusals, c.strangers, c.claims)
+	r.MustRegister(c.moves, c.lives, c.moved, c.refusals, c.strangers, c.claims)
 	return c
 }
 
@@ -106,7 +117,23 @@ func (w *Watch) Claimed(profile, outcome string) {
 	w.counts.claims.WithLabelValues(profile, outcome).Inc()
 }
 
-// Request counts a call of a backend's API. The method is that of HTTP.
-func (w *Watch) Request(backend, method, outcome string, took time.Duration) {
-	w.counts.requests.add(outcome, took, backend, method)
+// Stepped counts a step of the making of a sandbox.
+func (w *Watch) Stepped(backend, step, outcome string, took time.Duration) {
+	w.counts.steps.add(outcome, took, backend, step)
+}
+
+// Moved counts a change of state.
+func (w *Watch) Moved(backend string, to sessions.State) {
+	w.counts.moves.WithLabelValues(backend, string(to)).Inc()
+}
+
+// Ended counts a sandbox that has left the live states.
+func (w *Watch) Ended(backend string, to sessions.State, lived time.Duration) {
+	w.counts.lives.WithLabelValues(backend, string(to)).Observe(lived.Seconds())
+}
+
+// Request counts a call of a backend's API. The call is one of those that there
+// are, without what differs from one machine to the next.
+func (w *Watch) Request(backend, call, outcome string, took time.Duration) {
+	w.counts.requests.add(outcome, took, backend, call)
 }

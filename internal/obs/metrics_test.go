@@ -120,7 +120,10 @@ func TestCounts(t *testing.T) {
 	f.AuthFailure("missing")
 	f.Created("local", "ok", 2*time.Second)
 	f.Destroyed("proxmox", "not_ours", time.Second)
-	f.Request("proxmox", "GET", "ok", time.Millisecond)
+	f.Request("proxmox", "POST nodes/qemu/clone", "ok", time.Millisecond)
+	f.Stepped("local", "boot", "unavailable", 3*time.Second)
+	f.Moved("local", sessions.Ready)
+	f.Ended("local", sessions.Timeout, time.Hour)
 	f.Claimed("small", "warm")
 	f.has(
 		`agentlab_pool_claims_total{outcome="warm",profile="small"} 1`,
@@ -133,8 +136,27 @@ func TestCounts(t *testing.T) {
 		`agentlab_sandbox_creates_total{backend="local",outcome="ok"} 1`,
 		`agentlab_sandbox_create_duration_seconds_sum{backend="local"} 2`,
 		`agentlab_sandbox_destroys_total{backend="proxmox",outcome="not_ours"} 1`,
-		`agentlab_backend_requests_total{backend="proxmox",method="GET",outcome="ok"} 1`,
+		`agentlab_backend_requests_total{backend="proxmox",call="POST nodes/qemu/clone",outcome="ok"} 1`,
+		`agentlab_sandbox_steps_total{backend="local",outcome="unavailable",step="boot"} 1`,
+		`agentlab_sandbox_step_duration_seconds_sum{backend="local",step="boot"} 3`,
+		`agentlab_sandbox_state_changes_total{backend="local",state="READY"} 1`,
+		`agentlab_sandbox_lifetime_seconds_sum{backend="local",state="TIMEOUT"} 3600`,
 	)
+}
+
+// What may run out is told as it is at the scrape.
+func TestRoom(t *testing.T) {
+	f := start(t, nil)
+	f.load = []sessions.Load{{Backend: "proxmox", Free: 3, Waiting: 2}}
+	f.has(`agentlab_create_waiting{backend="proxmox"} 2`, `agentlab_create_slots_free{backend="proxmox"} 3`)
+	f.load = nil
+	body := f.metrics()
+	if old := grep(body, "agentlab_create_"); old != "" {
+		t.Errorf("still there:\n%s", old)
+	}
+	if !regexp.MustCompile(`(?m)^agentlab_state_free_bytes [1-9]`).MatchString(body) || !regexp.MustCompile(`(?m)^agentlab_state_size_bytes [1-9]`).MatchString(body) {
+		t.Errorf("no room on the disk:\n%s", grep(body, "agentlab_state"))
+	}
 }
 
 func TestClients(t *testing.T) {
@@ -157,8 +179,9 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// The document has every metric, with type and labels, and no other.
-func TestTheDocumentNamesEveryMetric(t *testing.T) {
+// everything returns a scrape with all that there may be.
+func everything(t *testing.T) string {
+	t.Helper()
 	f := start(t, nil)
 	f.add("sb-1", "local")
 	client := f.connect()
@@ -171,11 +194,20 @@ func TestTheDocumentNamesEveryMetric(t *testing.T) {
 	f.AuthFailure("missing")
 	f.Created("local", "ok", 1)
 	f.Destroyed("local", "ok", 1)
-	f.Request("proxmox", "GET", "ok", 1)
+	f.Stepped("local", "boot", "ok", 1)
+	f.Moved("local", sessions.Ready)
+	f.Ended("local", sessions.Timeout, 1)
+	f.Request("proxmox", "GET nodes", "ok", 1)
 	f.stuck = []sessions.Stuck{{Backend: "local", Class: "failed"}}
+	f.load = []sessions.Load{{Backend: "local"}}
 	f.Claimed("small", "warm")
 	f.pooled("sb-2", "small")
-	body := f.metrics()
+	return f.metrics()
+}
+
+// The document has every metric, with type and labels, and no other.
+func TestTheDocumentNamesEveryMetric(t *testing.T) {
+	body := everything(t)
 	doc, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {
 		t.Fatal(err)

@@ -36,6 +36,10 @@ type Daemon struct {
 	Store func(ctx context.Context) (sessions.Store, error)
 	// Stuck returns what has ended and could not be removed so far; nil is nothing.
 	Stuck func() []sessions.Stuck
+	// Load returns how busy the backends are; nil is that there are none.
+	Load func() []sessions.Load
+	// State is the directory whose file system must not be full.
+	State string
 	Log   *slog.Logger
 }
 
@@ -73,7 +77,7 @@ func New(d Daemon) *Watch {
 		Name: "agentlab_build_info", Help: "1, with the version of the daemon.", ConstLabels: prometheus.Labels{"version": d.Version},
 	})
 	build.Set(1)
-	w.registry.MustRegister(build, records{w},
+	w.registry.MustRegister(build, records{w}, room{d},
 		gauge("agentlab_clients", "MCP clients connected.", d.Clients.Conns),
 		gauge("agentlab_http_connections", "Connections over HTTP that are open.", d.Clients.HTTPConns),
 		gauge("agentlab_http_sessions", "Sessions over HTTP that have not ended.", d.Clients.HTTPSessions),

@@ -33,6 +33,7 @@ type fixture struct {
 	url string // of what is watched
 
 	stuck []sessions.Stuck
+	load  []sessions.Load
 }
 
 // start serves; open, if not nil, is asked for the store in place of what
@@ -57,7 +58,8 @@ func start(t *testing.T, open func(context.Context) (sessions.Store, error)) *fi
 		{Name: "panics", Scope: sessions.ScopeRead, Call: func(context.Context, json.RawMessage) tools.Result { panic("private") }},
 	}}
 	f := &fixture{t: t, db: db}
-	f.Watch = obs.New(obs.Daemon{Version: "1.2.3", Clients: server, Store: open, Stuck: func() []sessions.Stuck { return f.stuck }, Log: log})
+	f.Watch = obs.New(obs.Daemon{Version: "1.2.3", Clients: server, Store: open, Stuck: func() []sessions.Stuck { return f.stuck },
+		Load: func() []sessions.Load { return f.load }, State: t.TempDir(), Log: log})
 	server.Watch = f.Watch
 	f.mcp = serve(t, func(ctx context.Context, ln net.Listener) error { return server.ServeHTTPOn(ctx, ln, mcpserver.HTTP{}) }) + "/sse"
 	f.url = serve(t, f.Serve)

@@ -52,6 +52,25 @@ type File struct {
 // String names the call without its parameters, which may hold secrets.
 func (r Request) String() string { return r.Method + " /" + strings.Join(r.Path, "/") }
 
+// Name says which of the calls it is, without what differs from one node,
+// machine, task or volume to another: "POST nodes/qemu/clone".
+func (r Request) Name() string {
+	var words []string
+	one := false // of what the word before is a collection of
+	for _, word := range r.Path {
+		if !one {
+			words = append(words, word)
+		}
+		switch word {
+		case "nodes", "qemu", "tasks", "storage", "content", "snapshot", "users", "token", "roles":
+			one = !one
+		default:
+			one = false
+		}
+	}
+	return r.Method + " " + strings.Join(words, "/")
+}
+
 // check refuses a path that would reach another call than the one meant: PVE
 // unescapes the whole path before it splits it (PVE/APIServer/AnyEvent.pm), so
 // escaping can't protect a segment. Only the last may hold slashes: the name
