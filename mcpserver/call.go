@@ -57,19 +57,26 @@ type work struct {
 // recovery from a panic, an event, which is there before the answer, and one line
 // in the log, which never has the arguments.
 func (s *Server) perform(ctx context.Context, w work) tools.Result {
+	ctx, end := s.trace(ctx, w)
+	res, outcome := s.performed(ctx, w)
+	end(outcome)
+	return res
+}
+
+func (s *Server) performed(ctx context.Context, w work) (res tools.Result, outcome string) {
 	start := time.Now()
 	if err := s.allow(ctx, w.name, w.need); err != nil {
 		res := tools.Refused(err.Error())
 		s.happened(ctx, w, start, "", res.Outcome)
-		return res
+		return res, res.Outcome
 	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
 	ctx, stop := s.progress(ctx, w)
-	res := s.attempt(ctx, w)
+	res = s.attempt(ctx, w)
 	stop()
 	who, _ := sessions.PrincipalFrom(ctx)
-	outcome := res.Outcome
+	outcome = res.Outcome
 	if ctx.Err() != nil {
 		outcome = ctx.Err().Error()
 	}
@@ -84,7 +91,24 @@ func (s *Server) perform(ctx context.Context, w work) tools.Result {
 	if w.kind == "tool" {
 		s.Watch.ToolCall(w.name, outcome, took)
 	}
-	return res
+	return res, outcome
+}
+
+// trace begins the span of work that a client has asked for. What the request says
+// of the client's trace counts more than what a header of it does.
+//
+// Source: SEP-414 of MCP, traceparent in _meta.
+func (s *Server) trace(ctx context.Context, w work) (context.Context, func(outcome string)) {
+	if s.Trace == nil || w.kind == looking {
+		return ctx, func(string) {}
+	}
+	if w.meta != nil {
+		ctx = s.Trace.From(ctx, func(key string) string {
+			value, _ := w.meta.AdditionalFields[key].(string)
+			return value
+		})
+	}
+	return s.Trace.Request(ctx, w.kind+" "+w.name)
 }
 
 // attempt does the work and survives its panic.

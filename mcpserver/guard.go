@@ -190,7 +190,7 @@ func (w *web) admitted(rw http.ResponseWriter, r *http.Request, need sessions.Sc
 		return
 	}
 	rw.Header().Del("Connection")
-	next(rw, r.WithContext(ctx))
+	next(rw, r.WithContext(w.srv.Trace.From(ctx, r.Header.Get)))
 }
 
 // bearer returns the token of RFC 6750, section 2.1.

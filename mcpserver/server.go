@@ -28,6 +28,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
@@ -46,7 +47,8 @@ type Server struct {
 	WriteTimeout time.Duration // for a client to read one message, before it is disconnected; 0 is 30 s
 	Grace        time.Duration // how long calls may go on when the server ends, on every transport; 0 is 5 s
 
-	Watch Watcher // nil is nobody
+	Watch Watcher      // nil is nobody
+	Trace *span.Tracer // of what clients ask for; nil traces nothing
 	// Record keeps the event of a call, a read or a transfer; nil keeps none.
 	Record func(ctx context.Context, e sessions.Event) error
 

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -77,7 +78,7 @@ func (m *Manager) obtain(ctx context.Context, want Sandbox, quota Quota, req Cre
 		return id, sb, true, err
 	}
 	m.alarm.notice(sb.End)
-	if mk := m.make(sb); mk != nil { // else we are stopping: the next start makes it
+	if mk := m.makeFor(ctx, sb); mk != nil { // else we are stopping: the next start makes it
 		sb, err = m.made(ctx, mk, sb, req)
 	}
 	return id, sb, false, err
@@ -168,7 +169,10 @@ type maker struct {
 // make begins to make the machine of a sandbox, or to go on with it after a
 // crash, and returns whoever does it. It is nil if the Manager is stopping, or
 // has no such backend.
-func (m *Manager) make(sb Sandbox) *maker {
+func (m *Manager) make(sb Sandbox) *maker { return m.makeFor(m.ctx, sb) }
+
+// makeFor is make in the trace of asker, whose end is not that of the making.
+func (m *Manager) makeFor(asker context.Context, sb Sandbox) *maker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before, slots := m.makers[sb.ID], m.slots[sb.Backend]
@@ -179,7 +183,7 @@ func (m *Manager) make(sb Sandbox) *maker {
 	if sb.claimed() { // whose machine is there
 		line = turns.New(1)
 	}
-	ctx, cancel := context.WithCancel(m.ctx)
+	ctx, cancel := context.WithCancel(span.Join(m.ctx, asker))
 	mk := &maker{keys: sb.Keys, turn: line.Join(sb.Owner), cancel: cancel, done: make(chan struct{})}
 	m.makers[sb.ID] = mk
 	delete(m.entering, sb.ID)

@@ -34,7 +34,7 @@ func (m *Manager) Destroy(ctx context.Context, id string) (gone bool, err error)
 			return false, internal(id, err)
 		}
 	}
-	m.remove(sb) // also one that an earlier run left half-destroyed
+	m.removeFor(ctx, sb) // also one that an earlier run left half-destroyed
 	sb, err = m.await(ctx, id, m.DestroyTimeout, func(sb Sandbox) bool { return sb.State == Destroyed })
 	if err != nil {
 		return false, internal(id, err)
@@ -58,7 +58,7 @@ func (m *Manager) end(ctx context.Context, sb Sandbox, to State, ch Change) erro
 		return err
 	}
 	m.detach(sb)
-	m.remove(sb)
+	m.removeFor(ctx, sb)
 	return nil
 }
 

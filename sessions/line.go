@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
@@ -138,7 +139,7 @@ func (ls *lines) conn(ctx context.Context, l *line, limit time.Duration, dial fu
 	l.mu.Lock()
 	c, ok := l.call, true
 	if c == nil {
-		c, ok = ls.begin(l, limit, dial)
+		c, ok = ls.begin(l, limit, func(its context.Context) (guest.Conn, error) { return dial(span.Join(its, ctx)) })
 	}
 	l.mu.Unlock()
 	if !ok {
@@ -152,7 +153,7 @@ func (ls *lines) conn(ctx context.Context, l *line, limit time.Duration, dial fu
 func (ls *lines) exchange(ctx context.Context, l *line, limit time.Duration, remake func(context.Context, guest.Conn) (guest.Conn, error)) (guest.Conn, error) {
 	l.mu.Lock()
 	old := l.call.got()
-	c, ok := ls.begin(l, limit, func(ctx context.Context) (guest.Conn, error) { return remake(ctx, old) })
+	c, ok := ls.begin(l, limit, func(its context.Context) (guest.Conn, error) { return remake(span.Join(its, ctx), old) })
 	l.mu.Unlock()
 	if !ok {
 		return nil, errStopping

@@ -10,6 +10,7 @@ import (
 	"github.com/sethvargo/go-retry"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -67,7 +68,10 @@ func (l lane) run(ctx context.Context, limit time.Duration, remove func(context.
 
 // remove begins to remove the machine of a sandbox that has ended, unless that
 // is under way. Besides trim it is the only function that destroys machines.
-func (m *Manager) remove(sb Sandbox) {
+func (m *Manager) remove(sb Sandbox) { m.removeFor(m.ctx, sb) }
+
+// removeFor is remove in the trace of asker, whose end is not that of the removal.
+func (m *Manager) removeFor(asker context.Context, sb Sandbox) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.removing[sb.ID] || m.ctx.Err() != nil {
@@ -77,7 +81,7 @@ func (m *Manager) remove(sb Sandbox) {
 	mk := m.makers[sb.ID]
 	m.tasks.Go(func() {
 		m.settle(mk)
-		m.untilRemoved(m.ctx, sb)
+		m.untilRemoved(span.Join(m.ctx, asker), sb)
 		m.mu.Lock()
 		delete(m.removing, sb.ID)
 		m.mu.Unlock()
@@ -154,9 +158,11 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 			sb.Handle = cur.Handle
 		}
 		start := m.now()
+		ctx, end := span.Start(ctx, "remove", "agentlab.backend", sb.Backend)
 		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && !cur.Created.Before(m.started) {
 			err = nil // its machine would be on record since before it was made
 		}
+		end(ofMachine(err))
 		m.Watch.Destroyed(sb.Backend, ofMachine(err), m.now().Sub(start))
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
@@ -57,7 +58,7 @@ func (m *Manager) use(ctx context.Context, l *line, sb Sandbox, who Principal, f
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })()
-	if err = fn(ctx, sb, conn); err != nil && l.ctx.Err() != nil {
+	if err = fn(ctx, sb, span.Conn(ctx, conn)); err != nil && l.ctx.Err() != nil {
 		return context.Cause(l.ctx)
 	}
 	return present(sb.ID, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -42,10 +43,13 @@ func (unwatched) Stepped(string, string, string, time.Duration) {}
 func (unwatched) Moved(string, State)                           {}
 func (unwatched) Ended(string, State, time.Duration)            {}
 
-// step does a step of the making of a sandbox, and tells how it went.
+// step does a step of the making of a sandbox, and tells how it went. It is a span
+// of the request that wanted the sandbox.
 func (m *Manager) step(ctx context.Context, backend, name string, do func(ctx context.Context) error) error {
 	start := time.Now()
+	ctx, end := span.Start(ctx, "step "+name, "agentlab.backend", backend)
 	err := do(ctx)
+	end(ofMachine(err))
 	if err == nil || m.ctx.Err() == nil { // else it goes on after the next start
 		m.Watch.Stepped(backend, name, ofMachine(err), time.Since(start))
 	}

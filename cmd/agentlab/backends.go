@@ -14,6 +14,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/internal/redact"
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/local"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox"
@@ -99,7 +100,7 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 	}
 }
 
-// counted counts calls of the Proxmox API.
+// counted counts calls of the Proxmox API, each of which is a span.
 type counted struct {
 	pve.Transport
 	watch *obs.Watch
@@ -108,6 +109,7 @@ type counted struct {
 // Do is part of [pve.Transport].
 func (c counted) Do(ctx context.Context, r pve.Request) (json.RawMessage, error) {
 	start := time.Now()
+	ctx, end := span.Start(ctx, "pve "+r.Name())
 	res, err := c.Transport.Do(ctx, r)
 	outcome := "ok"
 	var known *pve.Error
@@ -119,6 +121,7 @@ func (c counted) Do(ctx context.Context, r pve.Request) (json.RawMessage, error)
 	case err != nil:
 		outcome = string(pve.Failed)
 	}
+	end(outcome)
 	c.watch.Request("proxmox", r.Name(), outcome, time.Since(start))
 	return res, err
 }

@@ -26,7 +26,7 @@ import (
 //
 // It prints "TOOL ok TEXT" or "TOOL error TEXT" a call. $ID and $PROC in the
 // arguments are the last sandbox and process that a call in this directory
-// told. With -until it repeats the calls until the text matches. With -cancel
+// told; $TRACEPARENT, if it is set, is the trace that the calls are of. With -until it repeats the calls until the text matches. With -cancel
 // the first call goes on meanwhile, and is cancelled then.
 func mcpMain() {
 	until := flag.String("until", "", "repeat until the output matches")
@@ -162,7 +162,11 @@ func call(ctx context.Context, s *mcp.ClientSession, tool, args string, out *str
 		value, _ := os.ReadFile("." + name)
 		return string(value)
 	})
-	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(args)})
+	params := &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(args)}
+	if trace := os.Getenv("TRACEPARENT"); trace != "" {
+		params.Meta = mcp.Meta{"traceparent": trace}
+	}
+	res, err := s.CallTool(ctx, params)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", tool, args, err)
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/failpoint"
 	"github.com/agentlab-mcp/agentlab/internal/obs"
+	"github.com/agentlab-mcp/agentlab/internal/otlp"
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
@@ -109,7 +111,7 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		return errors.Join(err, ls.close())
 	}
 	in.log.Info("serving", "version", version(), "installation", in.note())
-	err = d.serve(ctx, in, cfg, ls)
+	err = d.traced(ctx, in, cfg, ls)
 	in.log.Info("ended", "error", err)
 	return err
 }
@@ -174,12 +176,41 @@ func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flo
 	return lock, nil
 }
 
+// traced is serve with traces of it, if they are to be sent anywhere. A collector
+// that is named wrongly keeps nobody from sandboxes.
+func (d *daemon) traced(ctx context.Context, in *installation, cfg config.Config, ls listeners) error {
+	const lastSend = 5 * time.Second
+	tracer, flush, err := openTraces(ctx, cfg.Traces, in.log)
+	if err != nil {
+		in.log.Error("nothing is traced", "err", err)
+	}
+	err = d.serve(ctx, in, cfg, ls, tracer)
+	if flush == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSend)
+	defer cancel()
+	return errors.Join(err, flush(ctx))
+}
+
+// openTraces returns who traces requests and what sends the last of it; nil is
+// that nothing is traced.
+func openTraces(ctx context.Context, t config.Traces, log *slog.Logger) (*span.Tracer, func(context.Context) error, error) {
+	to, headers, err := t.Collector(os.Getenv)
+	if err != nil || to == "" {
+		return nil, nil, err
+	}
+	log.Info("tracing", "collector", to)
+	return otlp.Open(ctx, otlp.Collector{URL: to, Headers: headers}, version(), log)
+}
+
 // serve runs what a daemon does until one part of it ends. One that serves over
 // HTTP does not end because nobody asks.
-func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ls listeners) error {
+func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config, ls listeners, tracer *span.Tracer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	server, watch := newServer(in, cfg)
+	server.Trace = tracer
 	door := &door{Listener: ls.socket}
 	var keeper errgroup.Group // of the sandboxes, which the last calls still use
 	kept, letGo := context.WithCancel(context.WithoutCancel(ctx))

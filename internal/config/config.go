@@ -56,6 +56,9 @@ type Config struct {
 	// /metrics. Empty is nowhere.
 	MetricsListen string `yaml:"metrics_listen"`
 
+	// Traces is where traces are sent.
+	Traces Traces `yaml:",inline"`
+
 	// HTTP is how the daemon serves over HTTP.
 	HTTP HTTP `yaml:",inline"`
 
@@ -148,6 +151,7 @@ func (c Config) Validate() error {
 	p.check(c.LocalGuest == "" || filepath.IsAbs(c.LocalGuest), "local_guest: got %q, want an absolute path", c.LocalGuest)
 	p.check(c.MetricsListen == "" || loopback(c.MetricsListen),
 		"metrics_listen: got %q, want IP:PORT with an IP of the loopback such as 127.0.0.1:9464, since metrics show who does how much", c.MetricsListen)
+	c.Traces.validate(&p)
 	c.HTTP.validate(&p)
 	c.OAuth.validate(&p)
 	c.Proxmox.validate(&p)

@@ -109,6 +109,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"metrics-on-a-name", "metrics_listen: localhost:9464", "", `metrics_listen: got "localhost:9464"`},
 		{"metrics-on-every-address", `metrics_listen: ":9464"`, "", `metrics_listen: got ":9464"`},
 		{"metrics-without-port", "metrics_listen: 127.0.0.1", "", `metrics_listen: got "127.0.0.1"`},
+		{"collector-grpc", "otlp_endpoint: localhost:4317", "", `config.yaml: otlp_endpoint: got "localhost:4317", want http://HOST:PORT or https://HOST:PORT`},
+		{"collector-password", "otlp_endpoint: http://u:p@h", "", `otlp_endpoint: got "http://[redacted]@h"`},
 		{"relative-runsc", "local_runsc: runsc", "", `local_runsc: got "runsc", want an absolute path`},
 		{"relative-guest", "local_guest: g", "", `local_guest: got "g", want an absolute path`},
 		{"plain-issuer", "oauth_issuer: http://idp.example\noauth_audience: a", "", `oauth_issuer: got "http://idp.example", want https://`},
