@@ -3,6 +3,7 @@ package tools
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -137,6 +138,9 @@ func (p *param) allowed() string {
 // text reads a string, or a number as it is written.
 func (p *param) text(raw json.RawMessage) (string, error) {
 	if c := raw[0]; c == '{' || c == '[' || c == 't' || c == 'f' {
+		if p.isContents() {
+			return "", errors.New("must be a string")
+		}
 		return "", fmt.Errorf("%s must be a string", show(raw))
 	}
 	s := unquote(raw)
@@ -176,7 +180,7 @@ func (p *param) strings(raw json.RawMessage) (map[string]string, error) {
 	}
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &values); err != nil {
-		return nil, fmt.Errorf(`%s must be an object of strings, as {"NAME": "value"}`, show(raw))
+		return nil, errors.New(`must be an object of strings, as {"NAME": "value"}`) // what it is may hold secrets
 	}
 	out, total := make(map[string]string, len(values)), 0
 	for name, v := range values {

@@ -65,6 +65,7 @@ func TestDecodeSaysWhatIsWrong(t *testing.T) {
 		{"long", `{"name":"aaaaaaaaaaa"}`, "name: has 11 bytes, at most 10 are allowed"},
 		{"nul", `{"name":"a\u0000"}`, `name: must not contain a NUL character (\u0000)`},
 		{"nested", `{"name":"a","env":{"A":{}}}`, `env: value of "A" must be a string`},
+		{"env-secret", `{"name":"a","env":"A=canary"}`, `env: must be an object of strings, as {"NAME": "value"}`},
 		{"env-too-long", `{"name":"a","env":{"A":"aaaaaaaaaaaaaaaaaaaa"}}`, "env: has 21 bytes, at most 20 are allowed"},
 		{"near", `{"name":"a","cuont_seconds":1}`, `"cuont_seconds" is not an argument; did you mean count_seconds?`},
 		{"far", `{"name":"a","xyz":1}`, `"xyz" is not an argument; there are name, mode, count_seconds, maybe, flag, env`},

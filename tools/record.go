@@ -64,7 +64,7 @@ func (p *param) record(raw json.RawMessage) any {
 	switch {
 	case p.Type == "object":
 		return p.recordVariables(raw)
-	case limit > textLimit && !p.shown:
+	case p.isContents():
 		return digestOf(text)
 	case limit == 0:
 		limit = enumLimit
@@ -83,6 +83,10 @@ func (p *param) record(raw json.RawMessage) any {
 	d.Begins = strings.ToValidUTF8(shown[:min(len(shown), keptLimit)], "")
 	return d
 }
+
+// isContents says that the text is what a file or standard input is to have, which
+// is told nobody.
+func (p *param) isContents() bool { return p.maxBytes > textLimit && !p.shown }
 
 // recordVariables returns the size of each value.
 func (p *param) recordVariables(raw json.RawMessage) any {

@@ -60,7 +60,7 @@ func TestBadCallsOfExec(t *testing.T) {
 	}{
 		{"unknown-sandbox", args{"sandbox_id": "sb-nope", "command": "true"}, []string{"does not exist or is not yours"}},
 		{"missing-command", args{}, []string{"command: is required"}},
-		{"several", args{"comand": "x", "wait_seconds": 99, "env": 5}, []string{"command: is required", `"comand" is not an argument; did you mean command?`, "99 is out of range (allowed: 0 to 55)", "env: 5 must be an object"}},
+		{"several", args{"comand": "x", "wait_seconds": 99, "env": 5}, []string{"command: is required", `"comand" is not an argument; did you mean command?`, "99 is out of range (allowed: 0 to 55)", "env: must be an object"}},
 		{"long-command", args{"command": strings.Repeat("x", 200_000)}, []string{"command: has 200,000 bytes, at most 100,000 are allowed; put it in a file"}},
 		{"nul-command", args{"command": "a\x00b"}, []string{"command: must not contain a NUL"}},
 		{"env-name", args{"command": "true", "env": args{"A B": "x"}}, []string{`"A B" is not a name`}},

@@ -32,9 +32,9 @@ func TestTraceScripts(t *testing.T) {
 		env.Defer(srv.Close)
 		env.Values[collectorKey{}] = c
 		env.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key="+collectorSecret)
-		return appendFile(filepath.Join(env.WorkDir, "config/agentlab/config.yaml"), "otlp_endpoint: "+srv.URL+"\n"+sim.Config())
+		return appendFile(filepath.Join(env.WorkDir, "config/agentlab/config.yaml"), "http_listen: 127.0.0.1:0\nmetrics_listen: 127.0.0.1:0\notlp_endpoint: "+srv.URL+"\n"+sim.Config())
 	})
-	p.Cmds["traces"] = cmdTraces
+	p.Cmds["traces"], p.Cmds["leaks"] = cmdTraces, cmdLeaks
 	p.Dir = "testdata/traces"
 	testscript.Run(t, p)
 }
