@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"testing"
 )
 
@@ -21,6 +22,22 @@ func LimitPages(t *testing.T, db *DB, n int) {
 	if _, err := db.w.ExecContext(t.Context(), fmt.Sprintf("PRAGMA max_page_count = %d", n)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// MigrateTo makes a database of an older schema at path.
+func MigrateTo(ctx context.Context, path string, version int) error {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	w := Pool(path)
+	return errors.Join(migrate(ctx, w, names[:version], 0), w.Close())
+}
+
+// Latest is the version of the schema.
+func Latest() int {
+	names, _ := fs.Glob(migrations, "migrations/*.sql")
+	return len(names)
 }
 
 // MoveAside is what Open does with a damaged file.

@@ -4,8 +4,15 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/internal/durable"
 )
 
 // Migrations run in the order of their names; the n-th brings the schema to
@@ -17,19 +24,90 @@ var migrations embed.FS
 // chained is the version from which on events are a chain.
 const chained = 6
 
-// migrate brings the schema up to date, each step in a transaction of its own.
-func migrate(ctx context.Context, w *sql.DB) error {
+// upgrade brings the schema of the database at path up to date. One that holds
+// something is copied before; kept is the copy, empty if there was nothing to do.
+// If the very first step fails, the database is as it was and no copy is left.
+func upgrade(ctx context.Context, w *sql.DB, path string) (kept string, err error) {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
-		return err
+		return "", err
 	}
-	var version int
+	version, err := schema(ctx, w)
+	switch {
+	case err != nil:
+		return "", err
+	case version > len(names):
+		return "", tooNew(path, version, len(names))
+	case version > 0 && version < len(names):
+		if kept, err = keepVersion(ctx, path, version, time.Now()); err != nil {
+			return "", fmt.Errorf("keep a copy before the upgrade from version %d: %w", version, err)
+		}
+	}
+	if err = migrate(ctx, w, names, version); err == nil {
+		return kept, nil
+	}
+	if now, verr := schema(ctx, w); kept != "" && verr == nil && now == version {
+		err = errors.Join(err, os.Remove(kept))
+	}
+	return "", err
+}
+
+// schema returns the version of the schema, 0 of an empty database.
+func schema(ctx context.Context, w *sql.DB) (version int, err error) {
 	if err := w.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return fmt.Errorf("read schema version: %w", err)
+		return 0, fmt.Errorf("read schema version: %w", err)
 	}
-	if version > len(names) {
-		return fmt.Errorf("its schema is version %d and this program knows %d: it was written by a newer AgentLab; run that one, or move the file away to begin anew (sandboxes that run are found again)", version, len(names))
+	return version, nil
+}
+
+// versionOf begins what the name of a copy has after that of the database.
+const versionOf = ".version-"
+
+// keepVersion copies the database to a file beside it that tells its version.
+func keepVersion(ctx context.Context, path string, version int, now time.Time) (kept string, err error) {
+	kept = path + fmt.Sprint(versionOf, version, "-", now.UTC().Format("20060102T150405.000000000Z"))
+	draft := path + versionOf + "new" // whole when it has its name
+	if err := gone(os.Remove(draft)); err != nil {
+		return "", err
 	}
+	if err := Backup(ctx, path, draft); err != nil {
+		return "", err
+	}
+	if err := os.Rename(draft, kept); err != nil {
+		return "", errors.Join(err, os.Remove(draft))
+	}
+	return kept, durable.SyncDir(filepath.Dir(kept))
+}
+
+// tooNew says what to do with a database that a newer AgentLab has upgraded.
+func tooNew(path string, version, known int) error {
+	back := "move the file away to begin anew"
+	if kept := newestCopy(path, known); kept != "" {
+		back = fmt.Sprintf("move the file, with its -wal and -shm, away and put %s in its place, which is from before the upgrade: what happened since is lost then", kept)
+	}
+	return fmt.Errorf("its schema is version %d and this program knows %d: it was written by a newer AgentLab; run that one, or %s (sandboxes that run are found again)", version, known, back)
+}
+
+// newestCopy returns the copy of the latest version, up to known, that there is;
+// empty is none.
+func newestCopy(path string, known int) string {
+	entries, err := os.ReadDir(filepath.Dir(path)) // sorted, so that of one version the last is the newest
+	if err != nil {
+		return ""
+	}
+	best, newest := 0, ""
+	for _, e := range entries {
+		var version int
+		name, ours := strings.CutPrefix(e.Name(), filepath.Base(path)+versionOf)
+		if _, err := fmt.Sscanf(name, "%d-", &version); ours && err == nil && version >= best && version <= known {
+			best, newest = version, filepath.Join(filepath.Dir(path), e.Name())
+		}
+	}
+	return newest
+}
+
+// migrate takes the steps after a version, each in a transaction of its own.
+func migrate(ctx context.Context, w *sql.DB, names []string, version int) error {
 	for i := version; i < len(names); i++ {
 		if err := step(ctx, w, names[i], i+1); err != nil {
 			return fmt.Errorf("migrate to version %d: %w", i+1, err)

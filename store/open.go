@@ -17,7 +17,8 @@ var ErrDamaged = errors.New("database file is damaged")
 // moved aside, never deleted, with a warning to log, and a new one is made:
 // the reconciler then rebuilds the records of all machines from their papers.
 // A file that can't be read for any other reason is an error: it is locked,
-// not ours to read, on a full disk, or of a newer schema.
+// not ours to read, on a full disk, or of a newer schema. One of an older schema is
+// copied to a file beside it and upgraded.
 func Open(ctx context.Context, path string, log *slog.Logger) (*DB, error) {
 	db, err := openTwice(ctx, path)
 	if damaged(err) {
@@ -30,6 +31,9 @@ func Open(ctx context.Context, path string, log *slog.Logger) (*DB, error) {
 	}
 	if err != nil {
 		return nil, wrap("open store "+path, err)
+	}
+	if db.kept != "" {
+		log.Info("the database was of an older AgentLab and is upgraded; what it was is kept", "path", path, "kept", db.kept)
 	}
 	return db, nil
 }

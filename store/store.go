@@ -30,6 +30,7 @@ type DB struct {
 
 	event, mark, setMark *sql.Stmt // of w
 
+	kept    string // the copy from before it was upgraded just now; empty if it was not
 	changes changes
 	sealer  sealer // of the ends of the chain of events; see Belong
 }
@@ -53,22 +54,22 @@ func open(ctx context.Context, path string) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{w: pool(path, 1), r: pool(path, readers, "PRAGMA query_only = 1")}
-	if err := db.prepare(ctx); err != nil {
+	if err := db.prepare(ctx, path); err != nil {
 		db.Close()
 		return nil, err
 	}
 	return db, nil
 }
 
-func (db *DB) prepare(ctx context.Context) error {
+func (db *DB) prepare(ctx context.Context, path string) error {
 	if err := check(ctx, db.w); err != nil {
 		return err
 	}
 	if _, err := db.w.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("switch to WAL: %w", err)
 	}
-	err := migrate(ctx, db.w)
-	if err != nil {
+	var err error
+	if db.kept, err = upgrade(ctx, db.w, path); err != nil {
 		return err
 	}
 	if db.byID, err = db.r.PrepareContext(ctx, "SELECT "+columns+" FROM sandboxes WHERE id = ?"); err != nil {
