@@ -33,7 +33,7 @@ func newEventsCommand(locate func() (config.Paths, error)) *cobra.Command {
 tool with what outcome, which tokens were made and revoked.
 
 The daemon of this user tells it, and is started if none runs.
-` + exitCodes,
+` + exitCodes + "  6  there is no such sandbox\n",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			since, err := sinceTime(req.since, time.Now())
@@ -48,6 +48,13 @@ The daemon of this user tells it, and is started if none runs.
 				return err
 			}
 			defer admin.Close()
+			if req.sandbox != "" {
+				ids, err := admin.Resolve(ctx, req.sandbox)
+				if err != nil {
+					return fail(exitFailed, err)
+				}
+				req.sandbox = ids[0]
+			}
 			err = admin.events(ctx, req, since, cmd.OutOrStdout())
 			if ctx.Err() != nil { // it is how following ends
 				return nil
@@ -57,7 +64,7 @@ The daemon of this user tells it, and is started if none runs.
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&req.follow, "follow", "f", false, "go on with what happens from now on, until interrupted")
-	f.StringVar(&req.sandbox, "sandbox", "", "only of the sandbox with this id")
+	f.StringVar(&req.sandbox, "sandbox", "", "only of the sandbox with this id, or of the live one of yours with this name")
 	f.StringVar(&req.principal, "principal", "", "only by this principal")
 	f.StringVar(&req.since, "since", "24h", "from this time on, as 2026-11-23T12:00:00Z, or so long ago, as 90m; 0 is all")
 	f.BoolVar(&req.asJSON, "json", false, "one JSON object a line, with all fields")

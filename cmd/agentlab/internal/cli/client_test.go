@@ -110,7 +110,7 @@ func TestExitCodes(t *testing.T) {
 				Meta: mcp.Meta{"agentlab.dev/result": map[string]any{"kind": kind}},
 			}
 		})
-		_, code, err := do(t, host, "destroy", "sb-1")
+		_, code, err := do(t, host, "destroy", "sb-aaaaaaaaaaaaaaaaaaaa")
 		if code != want || err == nil || err.Error() != "it is so; agentlab sandbox list shows it" {
 			t.Errorf("%s: exit code %d, error %v, want %d", kind, code, err, want)
 		}

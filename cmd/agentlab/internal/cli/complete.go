@@ -40,35 +40,30 @@ func complete(cmd *cobra.Command, host Host, ask func(ctx context.Context, c *Cl
 	}
 }
 
-// completeSandboxes completes the first most arguments with ids of sandboxes, or
-// all of them if most is 0.
+// completeSandboxes completes the first most arguments with ids and names of
+// sandboxes, or all of them if most is 0.
 func completeSandboxes(host Host, most int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, given []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if most > 0 && len(given) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		return complete(cmd, host, func(ctx context.Context, c *Client) (found []cobra.Completion) {
-			for _, sb := range sandboxesLike(ctx, c, prefix) {
-				found = append(found, cobra.CompletionWithDesc(sb.ID, strings.TrimSpace(sb.Name+" "+upper(sb.State))))
+			list, err := c.all(ctx)
+			if err != nil {
+				return nil
+			}
+			boxes, _ := decode[sandbox](list.Sandboxes)
+			for _, sb := range boxes {
+				if strings.HasPrefix(sb.ID, prefix) {
+					found = append(found, cobra.CompletionWithDesc(sb.ID, strings.TrimSpace(sb.Name+" "+upper(sb.State))))
+				}
+				if sb.Name != "" && strings.HasPrefix(sb.Name, prefix) {
+					found = append(found, cobra.CompletionWithDesc(sb.Name, upper(sb.State)))
+				}
 			}
 			return found
 		})
 	}
-}
-
-// sandboxesLike returns those whose id begins with prefix.
-func sandboxesLike(ctx context.Context, c *Client, prefix string) (found []sandbox) {
-	list, err := c.all(ctx)
-	if err != nil {
-		return nil
-	}
-	boxes, _ := decode[sandbox](list.Sandboxes)
-	for _, sb := range boxes {
-		if strings.HasPrefix(sb.ID, prefix) {
-			found = append(found, sb)
-		}
-	}
-	return found
 }
 
 // completeProfiles completes with what create_sandbox takes as a profile.

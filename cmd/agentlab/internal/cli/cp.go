@@ -15,8 +15,8 @@ import (
 )
 
 const cpHelp = `Copy a file or a directory into a sandbox, or out of one. One of the two has the id
-of a sandbox and a colon before it; a path there that is not absolute is below the
-home directory.
+or the name of a sandbox and a colon before it; a path there that is not absolute is
+below the home directory. A path on this machine with a colon is written ./a:b.
 
     agentlab sandbox cp project sb-...:              # becomes ~/project
     agentlab sandbox cp sb-...:project/out results   # becomes results/out if results is a directory
@@ -30,14 +30,14 @@ directory that exists is added to. Outside a sandbox nothing is replaced without
 type transfer struct {
 	upload  bool
 	local   string // absolute
-	sandbox string
+	sandbox string // id or name
 	remote  string
 }
 
 func newCpCommand(host Host) *cobra.Command {
 	var force, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "cp SOURCE ID:[PATH] | cp ID:PATH TARGET",
+		Use:   "cp SOURCE ID|NAME:[PATH] | cp ID|NAME:PATH TARGET",
 		Short: "Copy files into a sandbox or out of one",
 		Long:  cpHelp + exitCodes,
 		Args:  cobra.ExactArgs(2),
@@ -70,7 +70,7 @@ func parseTransfer(source, target string) (t transfer, err error) {
 	to, toPath, in := splitRemote(target)
 	switch {
 	case in == out:
-		return t, errors.New("one of the two must be ID:PATH, with the id of a sandbox, and the other a path on this machine")
+		return t, errors.New("one of the two must be ID:PATH, with the id or the name of a sandbox, and the other a path on this machine, which is written ./a:b if it has a colon")
 	case out && fromPath == "":
 		return t, fmt.Errorf("%q: want ID:PATH; ID:. is the home directory", source)
 	case in:
@@ -95,11 +95,16 @@ func parseTransfer(source, target string) (t transfer, err error) {
 // splitRemote takes ID:PATH apart.
 func splitRemote(arg string) (id, path string, ok bool) {
 	id, path, ok = strings.Cut(arg, ":")
-	return id, path, ok && strings.HasPrefix(id, "sb-") && !strings.Contains(id, "/")
+	return id, path, ok && id != "" && !strings.Contains(id, "/")
 }
 
 // do copies, and returns what the tool answers.
 func (t transfer) do(ctx context.Context, c *Client, force bool, stderr io.Writer) (done map[string]any, err error) {
+	ids, err := c.Resolve(ctx, t.sandbox)
+	if err != nil {
+		return nil, err
+	}
+	t.sandbox = ids[0]
 	defer patient(stderr)()
 	tool, a := "download_file", args{"sandbox_id": t.sandbox, "path": t.remote, "local_path": t.local, "overwrite": force}
 	if t.upload {

@@ -43,7 +43,7 @@ func newExecCommand(host Host) *cobra.Command {
 	const day = 24 * time.Hour
 	var o order
 	cmd := &cobra.Command{
-		Use:               "exec [flags] ID -- COMMAND [ARGUMENT]...",
+		Use:               "exec [flags] ID|NAME -- COMMAND [ARGUMENT]...",
 		Short:             "Run a command in a sandbox",
 		Long:              execHelp,
 		ValidArgsFunction: completeSandboxes(host, 1),
@@ -120,6 +120,11 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 		return notRun(err)
 	}
 	defer c.Close()
+	ids, err := c.Resolve(ctx, a["sandbox_id"].(string))
+	if err != nil {
+		return notRun(err)
+	}
+	a["sandbox_id"] = ids[0]
 	silent := o.noStdin || isTerminal(cmd.InOrStdin())
 	if silent {
 		a["command"] = a["command"].(string) + " </dev/null"
@@ -128,7 +133,7 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 	if err := c.Call(ctx, "exec", a, &p); err != nil {
 		return notRun(err)
 	}
-	r := &remote{client: c, sandbox: a["sandbox_id"].(string), process: p.ID, stderr: cmd.ErrOrStderr()}
+	r := &remote{client: c, sandbox: ids[0], process: p.ID, stderr: cmd.ErrOrStderr()}
 	if !silent {
 		go r.feed(ctx, cmd.InOrStdin())
 	}

@@ -113,12 +113,12 @@ func warnOfStuck(stderr io.Writer, list page) error {
 func newShowCommand(host Host) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "show ID",
+		Use:               "show ID|NAME",
 		Short:             "Show a sandbox and its processes",
 		Long:              "Show a sandbox and its processes: the running and the last that ended.\n" + exitCodes,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
-		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+		RunE: named(host, 1, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			var one page
 			if err := c.Call(ctx, "list_sandboxes", args{"sandbox_id": ids[0]}, &one); err != nil {
 				return err
@@ -152,7 +152,7 @@ func newExtendCommand(host Host) *cobra.Command {
 	var whole int // ttl in seconds
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "extend ID",
+		Use:               "extend ID|NAME",
 		Short:             "Move the end of a sandbox",
 		Long:              "Move the end of a sandbox to --ttl from now, at most to what its profile allows.\n" + exitCodes,
 		Args:              cobra.ExactArgs(1),
@@ -161,7 +161,7 @@ func newExtendCommand(host Host) *cobra.Command {
 			whole, err = seconds("ttl", ttl)
 			return err
 		},
-		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+		RunE: named(host, 1, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			var done map[string]any
 			if err := c.Call(ctx, "extend_ttl", args{"sandbox_id": ids[0], "ttl_seconds": whole}, &done); err != nil {
 				return err
@@ -181,13 +181,13 @@ func newExtendCommand(host Host) *cobra.Command {
 func newDestroyCommand(host Host) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "destroy ID...",
+		Use:               "destroy ID|NAME...",
 		Aliases:           []string{"rm"},
 		Short:             "Destroy sandboxes with all that is in them",
-		Long:              "Destroy sandboxes with all that is in them. One that is gone already is no error.\n" + exitCodes,
+		Long:              "Destroy sandboxes with all that is in them. An id that is gone already is no error, a\nname that no live sandbox has is one, and then nothing is destroyed.\n" + exitCodes,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 0),
-		RunE: run(host, "; a sandbox that is being destroyed goes nevertheless", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+		RunE: named(host, 0, "; a sandbox that is being destroyed goes nevertheless", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			for _, id := range ids {
 				var done map[string]any
 				if err := c.Call(ctx, "destroy", args{"sandbox_id": id}, &done); err != nil {
