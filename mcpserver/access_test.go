@@ -64,10 +64,12 @@ func entries() map[string]entry {
 		"tool upload_url":    {write, `{"sandbox_id":"ID","path":"x"}`},
 		"tool download_url":  {read, `{"sandbox_id":"ID","path":"x"}`},
 
-		"tool event_list":   {admin, `{}`},
-		"tool token_create": {admin, `{"name":"new","scopes":"sandbox:read"}`},
-		"tool token_list":   {admin, `{}`},
-		"tool token_revoke": {admin, `{"token":"nobody"}`},
+		"tool event_list":    {admin, `{}`},
+		"tool sandbox_prune": {admin, `{"dry_run":true}`},
+		"tool server_status": {admin, `{}`},
+		"tool token_create":  {admin, `{"name":"new","scopes":"sandbox:read"}`},
+		"tool token_list":    {admin, `{}`},
+		"tool token_revoke":  {admin, `{"token":"nobody"}`},
 	}
 }
 

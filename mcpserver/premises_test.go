@@ -39,7 +39,8 @@ type silent struct{ provisioner.Provisioner }
 func (silent) Create(context.Context, provisioner.Spec) (provisioner.Machine, error) {
 	return provisioner.Machine{}, provisioner.ErrUnavailable
 }
-func (silent) Destroy(context.Context, provisioner.Ref) error { return nil }
+func (silent) List(context.Context) ([]provisioner.Machine, error) { return nil, nil }
+func (silent) Destroy(context.Context, provisioner.Ref) error      { return nil }
 func (silent) Relabel(context.Context, provisioner.Ref, provisioner.Papers) error {
 	return nil
 }

@@ -60,7 +60,7 @@ type Manager struct {
 	tasks    sync.WaitGroup
 	entering map[string]entrant // by the id of the sandbox
 	makers   map[string]*maker
-	removing map[string]bool
+	removing map[string]*remover  // by id, or trimming
 	powering map[string]*powering // by the id of the sandbox
 	stuck    map[string]Stuck     // by id
 	places   map[string]places    // by backend
@@ -287,8 +287,7 @@ func (m *Manager) check(ctx context.Context, backend, profile string) error {
 		slots.sound.Store(true)
 		return nil
 	}
-	why := strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error()) // which is what we say here
-	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, clip(why, 1000)), err}
+	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, clip(unavailable(err), 1000)), err}
 }
 
 // checkOnce asks a backend for all who ask meanwhile: a burst of creates is one
@@ -338,7 +337,7 @@ func (m *Manager) init() {
 		m.started = m.now()
 		m.ctx, m.stop = context.WithCancelCause(context.Background())
 		m.alarm.ring = make(chan struct{}, 1)
-		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]bool{}, map[string]Stuck{}
+		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]*remover{}, map[string]Stuck{}
 		m.entering, m.powering = map[string]entrant{}, map[string]*powering{}
 		m.places = map[string]places{}
 		m.slots = map[string]*backendSlots{}

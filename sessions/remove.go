@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,18 +75,69 @@ func (m *Manager) remove(sb Sandbox) { m.removeFor(m.ctx, sb) }
 func (m *Manager) removeFor(asker context.Context, sb Sandbox) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.removing[sb.ID] || m.ctx.Err() != nil {
+	if m.removing[sb.ID] != nil || m.ctx.Err() != nil {
 		return
 	}
-	m.removing[sb.ID] = true
+	r := newRemover()
+	m.removing[sb.ID] = r
 	mk := m.makers[sb.ID]
 	m.tasks.Go(func() {
 		m.settle(mk)
-		m.untilRemoved(span.Join(m.ctx, asker), sb)
-		m.mu.Lock()
-		delete(m.removing, sb.ID)
-		m.mu.Unlock()
+		m.untilRemoved(span.Join(m.ctx, asker), sb, r.again)
+		m.removed(sb.ID, r)
 	})
+}
+
+// remover is who removes a machine.
+type remover struct {
+	// again takes, while it waits for its next try, what is to be closed when one
+	// that begins now has failed.
+	again   chan chan struct{}
+	done    chan struct{} // closed when nobody tries any more
+	problem string        // before that, of a second machine that is still there
+}
+
+func newRemover() *remover {
+	return &remover{again: make(chan chan struct{}), done: make(chan struct{})}
+}
+
+// removed notes that nobody is removing a machine any more.
+func (m *Manager) removed(key string, r *remover) {
+	m.mu.Lock()
+	delete(m.removing, key)
+	m.mu.Unlock()
+	close(r.done)
+}
+
+// hurry waits until a removal is over or, however far its next try was, has failed
+// once more, and returns what is in its way.
+func (m *Manager) hurry(ctx context.Context, key string) string {
+	m.mu.Lock()
+	r := m.removing[key]
+	m.mu.Unlock()
+	if r == nil {
+		return ""
+	}
+	failed := make(chan struct{})
+	select {
+	case r.again <- failed:
+		select {
+		case <-failed:
+		case <-r.done:
+		case <-ctx.Done():
+		}
+	case <-r.done:
+	case <-ctx.Done():
+	}
+	select {
+	case <-r.done:
+		return cmp.Or(r.problem, m.problem(key))
+	default:
+	}
+	if ctx.Err() != nil {
+		return m.obstacle(key)
+	}
+	return m.problem(key)
 }
 
 // settle waits until a cancelled making has come to rest, so that it makes no
@@ -103,10 +155,12 @@ func (m *Manager) settle(mk *maker) {
 	}
 }
 
-// untilRemoved tries to remove a machine, ever more rarely, until it is gone.
+// untilRemoved tries to remove a machine, ever more rarely, and when it is asked
+// to, until it is gone.
 // What went before a restart is forgotten: the first try is due at once then.
-func (m *Manager) untilRemoved(ctx context.Context, sb Sandbox) {
+func (m *Manager) untilRemoved(ctx context.Context, sb Sandbox, asked <-chan chan struct{}) {
 	backoff := newBackoff()
+	var waiting chan struct{} // of who has asked for the try
 	for again := false; ; again = true {
 		err := m.tryRemove(ctx, sb, again)
 		switch {
@@ -124,9 +178,15 @@ func (m *Manager) untilRemoved(ctx context.Context, sb Sandbox) {
 		}
 		wait, _ := backoff.Next()
 		m.failed(sb, err, m.now().Add(wait))
+		if waiting != nil {
+			close(waiting)
+			waiting = nil
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case waiting = <-asked:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -212,18 +272,23 @@ func (m *Manager) condemn(ctx context.Context, sb Sandbox) (cur Sandbox, unlock 
 // unless that is under way. If it fails, the next look comes back to it.
 func (m *Manager) trim(backend string, spare provisioner.Ref) {
 	t, ok := provisioner.As[provisioner.Trimmer](m.Backends[backend])
-	key := spare.Sandbox + " " + spare.Handle
+	key := trimming(spare)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !ok || m.removing[key] || m.ctx.Err() != nil {
+	if !ok || m.removing[key] != nil || m.ctx.Err() != nil {
 		return
 	}
-	m.removing[key] = true
+	r := newRemover()
+	m.removing[key] = r
 	m.tasks.Go(func() {
 		err := m.slots[backend].remove.run(m.ctx, m.DestroyTimeout, func(ctx context.Context) error { return t.Trim(ctx, spare) })
 		m.Log.Warn("sandbox had a second machine", "id", spare.Sandbox, "handle", spare.Handle, "err", err)
-		m.mu.Lock()
-		delete(m.removing, key)
-		m.mu.Unlock()
+		if err != nil {
+			_, r.problem = obstacle(err)
+		}
+		m.removed(key, r)
 	})
 }
+
+// trimming is the key by which the removal of a second machine is known.
+func trimming(spare provisioner.Ref) string { return spare.Sandbox + " " + spare.Handle }

@@ -115,25 +115,14 @@ func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.
 // reconcile does what plan says. doubts are the sandboxes in whose case the
 // last look called for a second one; those of this look are returned.
 func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, doubts map[string]bool) (map[string]bool, error) {
-	// The record first and the world second, or a sandbox born between the two
-	// looks vanished. If the world can't be read, nothing is decided.
-	recorded, err := m.Store.List(ctx, Query{Backend: name, Ending: true})
-	if err != nil {
-		return nil, err
-	}
-	seen, err := m.look(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	recorded, err = m.alsoRecorded(ctx, recorded, seen)
+	recorded, seen, todo, err := m.decide(ctx, name, p)
 	if err != nil {
 		return nil, err
 	}
 	m.tellMoved(ctx, name, seen)
 	fresh, trusted := map[string]bool{}, true
 	var left []string
-	_, restarts := provisioner.As[provisioner.Stopper](p)
-	for _, a := range plan(recorded, seen, m.now(), m.started, m.MakeTimeout, restarts) {
+	for _, a := range todo {
 		if a.doubt && !doubts[a.sb.ID] {
 			fresh[a.sb.ID] = true
 			continue
@@ -153,6 +142,27 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 		m.drainStrays(ctx, recorded)
 	}
 	return fresh, nil
+}
+
+// decide reads the records of a backend and looks at its machines, and says what
+// is to be done.
+func (m *Manager) decide(ctx context.Context, name string, p provisioner.Provisioner) (recorded []Sandbox, seen []provisioner.Machine, todo []action, err error) {
+	// The record first and the world second, or a sandbox born between the two
+	// looks vanished. If the world can't be read, nothing is decided.
+	recorded, err = m.Store.List(ctx, Query{Backend: name, Ending: true})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	seen, err = m.look(ctx, p)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	recorded, err = m.alsoRecorded(ctx, recorded, seen)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	_, restarts := provisioner.As[provisioner.Stopper](p)
+	return recorded, seen, plan(recorded, seen, m.now(), m.started, m.MakeTimeout, restarts), nil
 }
 
 // seen says that the record of a member of a pool was compared with its machine
@@ -264,7 +274,7 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 func (m *Manager) busy(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.makers[id] != nil || m.removing[id]
+	return m.makers[id] != nil || m.removing[id] != nil
 }
 
 // makes says that the machine of a sandbox is being made and has time left.

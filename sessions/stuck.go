@@ -52,8 +52,13 @@ func (m *Manager) Stuck(ctx context.Context) ([]Stuck, error) {
 		return nil, err
 	}
 	all := slices.DeleteFunc(m.AllStuck(), func(s Stuck) bool { return s.Owner != who.Name })
-	slices.SortFunc(all, func(a, b Stuck) int { return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.ID, b.ID)) })
+	slices.SortFunc(all, byAge)
 	return all, nil
+}
+
+// byAge puts the longest stuck first.
+func byAge(a, b Stuck) int {
+	return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.ID, b.ID))
 }
 
 // failed notes that a machine could not be removed. The log has a line for the
@@ -115,7 +120,13 @@ func obstacle(err error) (class, problem string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no_answer", "its backend does not answer"
 	case errors.Is(err, provisioner.ErrUnavailable):
-		return "unavailable", clip(strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error()), 300)
+		return "unavailable", clip(unavailable(err), 300)
 	}
 	return "failed", "its backend fails to do it; the server's log says why"
+}
+
+// unavailable is the text of an error for who is told elsewhere that something is
+// unavailable.
+func unavailable(err error) string {
+	return strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error())
 }

@@ -18,7 +18,7 @@ type TokenSource func(ctx context.Context) (*auth.Tokens, error)
 // shown them.
 func Admin(open Source, tokens TokenSource, log *slog.Logger) []Tool {
 	s := &service{open: open, tokens: tokens, log: log}
-	return []Tool{s.tokenCreate(), s.tokenList(), s.tokenRevoke(), s.eventList()}
+	return []Tool{s.tokenCreate(), s.tokenList(), s.tokenRevoke(), s.eventList(), s.sandboxPrune(), s.serverStatus()}
 }
 
 // Token is a token as the operator sees it: all but its secret.

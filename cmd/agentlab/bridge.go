@@ -115,6 +115,9 @@ type bridge struct {
 	onlyJoin bool // start none
 }
 
+// errNoDaemon is that none runs, where none is to be started.
+var errNoDaemon = errors.New("no daemon runs; whoever needs one starts it, such as agentlab mcp or agentlab sandbox new, or agentlab serve does")
+
 // connect returns a connection whose other end has greeted us. A daemon that
 // is about to end may still take a connection but greets nobody any more: then
 // another is started.
@@ -126,6 +129,9 @@ func (b *bridge) connect(ctx context.Context) (*net.UnixConn, error) {
 		conn, err = dial(ctx, b.dir, b.paths.Socket)
 		if nobodyListens(err) && !b.onlyJoin {
 			conn, err = b.start(ctx)
+		}
+		if nobodyListens(err) {
+			return nil, errNoDaemon
 		}
 		if err != nil {
 			return nil, err

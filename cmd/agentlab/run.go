@@ -72,7 +72,7 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (default $AGENTLAB_CONFIG, else by the XDG rules)")
 	locate := func() (config.Paths, error) { return locate(file) }
 	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate),
-		newSandboxCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newTokenCommand(locate), newStoreCommand(locate),
+		newSandboxCommand(locate), newStatusCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newConfigCommand(locate), newTokenCommand(locate), newStoreCommand(locate),
 		newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
 	return root
 }

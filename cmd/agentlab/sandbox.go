@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
@@ -14,30 +15,45 @@ import (
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 )
 
-// newSandboxCommand returns the commands that use sandboxes, joined to the
-// daemon of this user or to a server elsewhere.
+// newSandboxCommand returns the commands that use sandboxes.
 func newSandboxCommand(locate func() (config.Paths, error)) *cobra.Command {
-	var far remote.Server
-	var tokenFile string
-	cmd := cli.NewSandboxCommand(cli.Host{
-		Version: version(),
-		Join: func(ctx context.Context, start bool, hostDirs []string, warn io.Writer) (io.ReadWriteCloser, error) {
-			if far.URL == "" {
-				return joinLocal(ctx, locate, start, mcpserver.Hello{HostDirs: hostDirs}, warn)
-			}
-			if len(hostDirs) > 0 {
-				return nil, fail(exitUsage, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that"))
-			}
-			far.Token = farToken(tokenFile)
-			b, err := far.Open()
-			if err != nil {
-				return nil, fail(exitUsage, err)
-			}
-			return joinFar(ctx, b), nil
-		},
-	})
-	addServer(cmd.PersistentFlags(), &far, &tokenFile)
+	host := &host{locate: locate}
+	cmd := cli.NewSandboxCommand(cli.Host{Version: version(), Join: host.join})
+	host.addFlags(cmd.PersistentFlags())
 	return cmd
+}
+
+// newStatusCommand returns the command that says how the daemon does.
+func newStatusCommand(locate func() (config.Paths, error)) *cobra.Command {
+	host := &host{locate: locate}
+	cmd := cli.NewStatusCommand(cli.Host{Version: version(), Join: host.join})
+	host.addFlags(cmd.Flags())
+	return cmd
+}
+
+// host joins commands to the daemon of this user or to a server elsewhere.
+type host struct {
+	locate    func() (config.Paths, error)
+	far       remote.Server
+	tokenFile string
+}
+
+func (h *host) addFlags(flags *pflag.FlagSet) { addServer(flags, &h.far, &h.tokenFile) }
+
+// join implements [cli.Host.Join].
+func (h *host) join(ctx context.Context, want cli.Want, warn io.Writer) (io.ReadWriteCloser, error) {
+	if h.far.URL == "" {
+		return joinLocal(ctx, h.locate, !want.NoStart, mcpserver.Hello{Admin: want.Admin, HostDirs: want.HostDirs}, warn)
+	}
+	if len(want.HostDirs) > 0 {
+		return nil, fail(exitUsage, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that"))
+	}
+	h.far.Token = farToken(h.tokenFile)
+	b, err := h.far.Open()
+	if err != nil {
+		return nil, fail(exitUsage, err)
+	}
+	return joinFar(ctx, b), nil
 }
 
 // joinLocal connects to the daemon of this user, and says hello if there is more

@@ -18,11 +18,16 @@ import (
 
 // Host is what the program around gives the commands.
 type Host struct {
-	// Join connects to the daemon. Start says to start one if there is none;
-	// hostDirs are directories whose files may be copied. What is to be said to the
-	// user goes to warn.
-	Join    func(ctx context.Context, start bool, hostDirs []string, warn io.Writer) (io.ReadWriteCloser, error)
+	// Join connects to the daemon. What is to be said to the user goes to warn.
+	Join    func(ctx context.Context, want Want, warn io.Writer) (io.ReadWriteCloser, error)
 	Version string
+}
+
+// Want is what a command wants of its connection.
+type Want struct {
+	NoStart  bool     // start no daemon if there is none
+	Admin    bool     // the operator's tools
+	HostDirs []string // whose files may be copied
 }
 
 // Exit codes that all commands share, also those of the program around, which has
@@ -97,7 +102,7 @@ this machine. The daemon of this user does it, and is started if none runs.
 		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(ExitFailed, cmd.Help()) },
 	}
 	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host),
-		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host))
+		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host), newPruneCommand(host))
 	cmd.AddCommand(newPowerCommands(host)...)
 	return cmd
 }
@@ -108,15 +113,15 @@ type body func(ctx context.Context, cmd *cobra.Command, c *Client, args []string
 // run makes the RunE of a command. What interrupts it ends it, and after that
 // interrupted says how things stand.
 func run(host Host, interrupted string, f body) func(*cobra.Command, []string) error {
-	return runWith(host, nil, interrupted, f)
+	return runWith(host, Want{}, interrupted, f)
 }
 
-// runWith is run for a command that needs files below directories of this machine.
-func runWith(host Host, hostDirs []string, interrupted string, f body) func(*cobra.Command, []string) error {
+// runWith is run for a command that wants more of its connection.
+func runWith(host Host, want Want, interrupted string, f body) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		c, err := open(ctx, host, true, hostDirs, cmd.ErrOrStderr())
+		c, err := open(ctx, host, want, cmd.ErrOrStderr())
 		if err == nil {
 			defer c.Close()
 			err = f(ctx, cmd, c, args)

@@ -37,8 +37,8 @@ func NewClient(ctx context.Context, conn io.ReadWriteCloser, version string) (*C
 }
 
 // open joins the daemon; see Host.Join.
-func open(ctx context.Context, host Host, start bool, hostDirs []string, warn io.Writer) (*Client, error) {
-	conn, err := host.Join(ctx, start, hostDirs, warn)
+func open(ctx context.Context, host Host, want Want, warn io.Writer) (*Client, error) {
+	conn, err := host.Join(ctx, want, warn)
 	if err != nil {
 		return nil, Fail(ExitLost, err)
 	}

@@ -19,7 +19,7 @@ import (
 // serve returns what joins a server with one tool.
 func serve(t *testing.T, tool string, answer func(args map[string]any) *mcp.CallToolResult) cli.Host {
 	t.Helper()
-	return cli.Host{Join: func(context.Context, bool, []string, io.Writer) (io.ReadWriteCloser, error) {
+	return cli.Host{Join: func(context.Context, cli.Want, io.Writer) (io.ReadWriteCloser, error) {
 		s := mcp.NewServer(&mcp.Implementation{Name: "far", Version: "1"}, nil)
 		mcp.AddTool(s, &mcp.Tool{Name: tool}, func(_ context.Context, _ *mcp.CallToolRequest, args map[string]any) (*mcp.CallToolResult, any, error) {
 			return answer(args), nil, nil
@@ -74,8 +74,8 @@ func TestDaemonGoesAway(t *testing.T) {
 			return &mcp.CallToolResult{}
 		})
 		join := host.Join
-		host.Join = func(ctx context.Context, start bool, dirs []string, warn io.Writer) (io.ReadWriteCloser, error) {
-			c, err := join(ctx, start, dirs, warn)
+		host.Join = func(ctx context.Context, want cli.Want, warn io.Writer) (io.ReadWriteCloser, error) {
+			c, err := join(ctx, want, warn)
 			conn = c.(net.Conn)
 			return broken{conn, cause}, err
 		}
@@ -113,6 +113,37 @@ func TestExitCodes(t *testing.T) {
 		_, code, err := do(t, host, "destroy", "sb-aaaaaaaaaaaaaaaaaaaa")
 		if code != want || err == nil || err.Error() != "it is so; agentlab sandbox list shows it" {
 			t.Errorf("%s: exit code %d, error %v, want %d", kind, code, err, want)
+		}
+	}
+}
+
+// What prune would do, and has done, is a line for each sandbox, and what could not
+// be done an exit code.
+func TestPruneTellsOutcomes(t *testing.T) {
+	id := "sb-" + strings.Repeat("a", 20)
+	gone := map[string]any{"sandbox_id": id, "name": "box", "owner": "o", "backend": "b", "why": "its time is up"}
+	left := map[string]any{"sandbox_id": id, "owner": "o", "backend": "b", "why": "its machine vanished", "left": true}
+	stuck := map[string]any{"sandbox_id": id, "owner": "o", "backend": "b", "why": "it has ended", "problem": "no answer"}
+	for _, tt := range []struct {
+		list, undecided []any
+		line            string
+		code, dryCode   int
+	}{
+		{[]any{gone}, nil, id + "  gone     its time is up  box   o      b", 0, 0},
+		{[]any{left}, nil, id + "  wait     its machine vanished  -     o      b", 0, 0},
+		{[]any{stuck}, nil, id + "  stuck    it has ended; no answer  -     o      b", 8, 0},
+		{nil, []any{map[string]any{"backend": "b", "problem": "is down"}}, "nothing has ended or is stuck", 8, 8},
+	} {
+		host := serve(t, "sandbox_prune", func(args map[string]any) *mcp.CallToolResult {
+			return &mcp.CallToolResult{StructuredContent: map[string]any{"dry_run": args["dry_run"], "sandboxes": tt.list, "undecided": tt.undecided}}
+		})
+		out, code, err := do(t, host, "prune")
+		if code != tt.code || !strings.Contains(out, tt.line+"\n") {
+			t.Errorf("exit code %d, %v, want %d and %s: %s", code, err, tt.code, tt.line, out)
+		}
+		out, code, err = do(t, host, "prune", "--dry-run")
+		if code != tt.dryCode || strings.Contains(out, "gone") || strings.Contains(out, "stuck  ") {
+			t.Errorf("dry: exit code %d, %v, want %d: %s", code, err, tt.dryCode, out)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func complete(cmd *cobra.Command, host Host, ask func(ctx context.Context, c *Cl
 	defer cancel()
 	answers := make(chan []cobra.Completion, 1)
 	go func() {
-		c, err := open(ctx, host, false, nil, io.Discard)
+		c, err := open(ctx, host, Want{NoStart: true}, io.Discard)
 		if err != nil {
 			answers <- nil
 			return

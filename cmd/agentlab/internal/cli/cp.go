@@ -46,7 +46,7 @@ func newCpCommand(host Host) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runWith(host, []string{filepath.Dir(t.local)}, "", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
+			return runWith(host, Want{HostDirs: []string{filepath.Dir(t.local)}}, "", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
 				done, err := t.do(ctx, c, force, cmd.ErrOrStderr())
 				if err != nil {
 					return err

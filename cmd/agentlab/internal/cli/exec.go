@@ -115,7 +115,7 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 	defer signal.Stop(signals)
 	signal.Ignore(syscall.SIGPIPE) // to end the command when nobody reads it any more
 
-	c, err := open(ctx, host, true, nil, cmd.ErrOrStderr())
+	c, err := open(ctx, host, Want{}, cmd.ErrOrStderr())
 	if err != nil {
 		return notRun(err)
 	}
