@@ -26,6 +26,9 @@ type Hello struct {
 	// Admin asks for what is the operator's. Everybody who reaches the socket is
 	// the user whose daemon this is; what acts for an agent does not ask.
 	Admin bool `json:"admin,omitempty"`
+	// Terminal says that what follows is not the protocol but that of package
+	// terminal: one command with its streams.
+	Terminal bool `json:"terminal,omitempty"`
 	// HostDirs are directories of the user's, absolute, whose files may be
 	// copied to and from sandboxes.
 	HostDirs []string `json:"host_dirs,omitempty"`

@@ -45,7 +45,7 @@ func (s *Server) serveLines(ctx context.Context, nc *net.UnixConn, ending <-chan
 		case <-c.ctx.Done():
 		}
 	})
-	if err := c.readLines(nc); err != nil {
+	if err := c.readLines(nc, nc); err != nil {
 		s.Log.Debug("connection broke", "conn", c.name(), "err", err)
 		c.cancel()
 	}
@@ -74,7 +74,7 @@ func (c *conn) broadcasts() {
 
 // readLines serves messages until the client sends no more. The first line may
 // be a [Hello].
-func (c *conn) readLines(src io.Reader) error {
+func (c *conn) readLines(src io.Reader, nc io.Writer) error {
 	lines := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}
 	ctx := c.ctx
 	for first := true; ; first = false {
@@ -86,6 +86,10 @@ func (c *conn) readLines(src io.Reader) error {
 			if herr != nil {
 				c.reject(nil, &mcp.JSONRPCErrorDetails{Code: mcp.INVALID_REQUEST, Message: herr.Error()})
 				return herr
+			}
+			if hello.Terminal {
+				c.srv.terminal(ctx, lines.src, nc)
+				return nil
 			}
 			continue
 		}

@@ -87,7 +87,7 @@ func (s *service) exec() Tool {
 			case errors.Is(err, guest.ErrNoDir):
 				return invalid("workdir: %s does not exist or is not a directory; make it first (mkdir -p) or leave workdir out", quoted(absolute(sb, in.Workdir)))
 			case errors.Is(err, guest.ErrNoUser):
-				return invalid("user: the sandbox has no user %q; leave user out for %s", brief(in.User), user(m, sb))
+				return noUser(in.User, user(m, sb))
 			case err == nil:
 				res = execResult(p, out, in)
 			}
@@ -95,6 +95,11 @@ func (s *service) exec() Tool {
 		})
 		return res, err
 	})
+}
+
+// noUser is the error of a command for a user that the sandbox does not have.
+func noUser(asked, own string) error {
+	return invalid("user: the sandbox has no user %q; leave user out for %s", brief(asked), own)
 }
 
 // execResult is what exec answers: at most in.Max characters.

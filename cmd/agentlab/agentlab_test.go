@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 		"sandbox":  sandboxMain,
 		"stranger": strangerMain,
 		"tty":      ttyMain,
+		"typist":   typistMain,
 		"upon":     uponMain,
 		"pvesh":    func() { os.Exit(pvetest.PveshMain()) },
 	})

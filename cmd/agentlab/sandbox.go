@@ -43,10 +43,13 @@ func (h *host) addFlags(flags *pflag.FlagSet) { addServer(flags, &h.far, &h.toke
 // join implements [cli.Host.Join].
 func (h *host) join(ctx context.Context, want cli.Want, warn io.Writer) (io.ReadWriteCloser, error) {
 	if h.far.URL == "" {
-		return joinLocal(ctx, h.locate, !want.NoStart, mcpserver.Hello{Admin: want.Admin, HostDirs: want.HostDirs}, warn)
+		return joinLocal(ctx, h.locate, !want.NoStart, mcpserver.Hello{Admin: want.Admin, Terminal: want.Terminal, HostDirs: want.HostDirs}, warn)
 	}
 	if len(want.HostDirs) > 0 {
 		return nil, fail(exitUsage, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that"))
+	}
+	if want.Terminal {
+		return nil, fail(exitUsage, errors.New("--server: there are no terminals on a server elsewhere yet; agentlab sandbox --server URL exec runs commands there"))
 	}
 	h.far.Token = farToken(h.tokenFile)
 	b, err := h.far.Open()
@@ -73,7 +76,7 @@ func joinLocal(ctx context.Context, locate func() (config.Paths, error), start b
 	if err != nil {
 		return nil, fail(exitLost, err)
 	}
-	if !hello.Admin && len(hello.HostDirs) == 0 {
+	if !hello.Admin && !hello.Terminal && len(hello.HostDirs) == 0 {
 		return conn, nil
 	}
 	if _, err := io.WriteString(conn, hello.Line()); err != nil {

@@ -254,6 +254,7 @@ func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Wat
 		Prompts:      tools.AllPrompts(in.log),
 		Completer:    tools.NewCompleter(in.Manager, in.log),
 		Files:        &tools.Files{Open: in.Manager},
+		Terminals:    &tools.Terminals{Open: in.Manager, Log: in.log},
 		Instructions: tools.Instructions(cfg.Recipes()),
 		Version:      version(),
 		Log:          in.log,

@@ -27,6 +27,7 @@ type Host struct {
 type Want struct {
 	NoStart  bool     // start no daemon if there is none
 	Admin    bool     // the operator's tools
+	Terminal bool     // to speak as package terminal has it, and not MCP
 	HostDirs []string // whose files may be copied
 }
 
@@ -101,7 +102,7 @@ this machine. The daemon of this user does it, and is started if none runs.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(ExitFailed, cmd.Help()) },
 	}
-	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host),
+	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host), newSSHCommand(host),
 		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host), newPruneCommand(host))
 	cmd.AddCommand(newPowerCommands(host)...)
 	return cmd

@@ -1,0 +1,150 @@
+package mcpserver
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/agentlab-mcp/agentlab/internal/terminal"
+	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/tools"
+)
+
+// terminalName is what a terminal is called where tools have their names.
+const terminalName = "terminal"
+
+// terminalNeed is what who asks for a terminal must have.
+const terminalNeed = sessions.ScopeWrite
+
+// terminal serves a connection whose [Hello] has asked for one: a command with its
+// streams, which ends with the connection.
+func (s *Server) terminal(ctx context.Context, src io.Reader, nc io.Writer) {
+	start := time.Now()
+	ctx, leave := s.enter(ctx)
+	defer leave()
+	out := terminal.NewWriter(nc)
+	req, err := readRequest(src)
+	if err != nil {
+		_ = out.SendJSON(terminal.Failed, terminal.Failure{Kind: sessions.Invalid.String(), Text: err.Error()}) // who sends that may not listen
+		return
+	}
+	outcome := "ok"
+	if exit, failed := s.runTerminal(ctx, req, src, out); failed != nil {
+		outcome = failed.Kind
+		err = out.SendJSON(terminal.Failed, failed)
+	} else {
+		err = out.SendJSON(terminal.Exited, exit)
+	}
+	who, _ := sessions.PrincipalFrom(ctx)
+	s.happened(ctx, work{kind: "tool", name: terminalName, record: func() (string, string) { return tools.RecordTerminal(req) }}, start, "", outcome)
+	s.Log.Info("terminal", "principal", who.Name, "sandbox", short(req.Sandbox), "outcome", outcome, "ms", time.Since(start).Milliseconds(), "err", err)
+}
+
+func readRequest(src io.Reader) (req terminal.Request, err error) {
+	kind, part, err := terminal.Read(src)
+	if err == nil && kind != terminal.Start {
+		err = fmt.Errorf("kind %d, want %d first", kind, terminal.Start)
+	}
+	if err == nil {
+		req, err = terminal.Decode[terminal.Request](part)
+	}
+	if err != nil {
+		return req, fmt.Errorf("terminal: %w", err)
+	}
+	return req, nil
+}
+
+// runTerminal runs the command, if who asks may.
+func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.Reader, out *terminal.Writer) (exit terminal.Exit, failed *terminal.Failure) {
+	if err := s.allow(ctx, terminalName, terminalNeed); err != nil {
+		return exit, &terminal.Failure{Kind: tools.OutcomeRefused, Text: err.Error()}
+	}
+	if s.Terminals == nil {
+		return exit, &terminal.Failure{Kind: sessions.Unavailable.String(), Text: "this server has no terminals"}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			failed = &terminal.Failure{Kind: sessions.Internal.String(), Text: "internal error (ref " + s.panicked(ctx, r) + ")"}
+		}
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	keys := &keyboard{ctx: ctx, out: out, parts: make(chan []byte, 1), resize: make(chan terminal.Size, 1)}
+	go func() {
+		defer cancel() // nobody is there, or keeps to the protocol
+		keys.follow(src)
+	}()
+	exit, failed = s.Terminals.Run(ctx, req, tools.TerminalStreams{
+		Stdin: keys, Stdout: out.Stream(terminal.Output), Stderr: out.Stream(terminal.ErrOut), Resize: keys.resize,
+	})
+	return exit, failed
+}
+
+// keyboard is what the other side of a terminal sends.
+type keyboard struct {
+	ctx    context.Context
+	out    *terminal.Writer
+	parts  chan []byte // of input, closed at its end
+	resize chan terminal.Size
+
+	rest []byte // of a part; only Read uses it
+}
+
+// follow reads what is sent until nothing comes any more.
+func (k *keyboard) follow(src io.Reader) {
+	parts := k.parts
+	for {
+		kind, part, err := terminal.Read(src)
+		if err != nil {
+			return
+		}
+		switch kind {
+		case terminal.Input:
+			select {
+			case parts <- part:
+			default:
+				return // it was not asked for, or is after the end
+			}
+		case terminal.EOF:
+			if parts == nil {
+				return
+			}
+			close(parts)
+			parts = nil
+		case terminal.Resize:
+			size, err := terminal.Decode[terminal.Size](part)
+			if err != nil {
+				return
+			}
+			select {
+			case <-k.resize: // which nobody has seen
+			default:
+			}
+			k.resize <- size
+		default:
+			return
+		}
+	}
+}
+
+// Read asks for input when there is none.
+func (k *keyboard) Read(b []byte) (int, error) {
+	if len(k.rest) == 0 {
+		if err := k.out.Send(terminal.More, nil); err != nil {
+			return 0, err
+		}
+		select {
+		case part, ok := <-k.parts:
+			if !ok {
+				return 0, io.EOF
+			}
+			k.rest = part
+		case <-k.ctx.Done():
+			return 0, k.ctx.Err()
+		}
+	}
+	n := copy(b, k.rest)
+	k.rest = k.rest[n:]
+	return n, nil
+}
