@@ -24,14 +24,18 @@ func LimitPages(t *testing.T, db *DB, n int) {
 	}
 }
 
-// MigrateTo makes a database of an older schema at path.
+// MigrateTo makes the database at path, or an older one there, one of an older schema.
 func MigrateTo(ctx context.Context, path string, version int) error {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
 		return err
 	}
 	w := Pool(path)
-	return errors.Join(migrate(ctx, w, names[:version], 0), w.Close())
+	var is int
+	if err := w.QueryRowContext(ctx, "PRAGMA user_version").Scan(&is); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	return errors.Join(migrate(ctx, w, names[:version], is), w.Close())
 }
 
 // Latest is the version of the schema.

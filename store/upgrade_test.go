@@ -15,23 +15,29 @@ import (
 	"github.com/agentlab-mcp/agentlab/store"
 )
 
+const lastUnchained = 5 // version
+
 // older makes a database as a version of AgentLab has left it: a sandbox, what
-// happened to it, and a token where there were tokens.
+// happened to it, and a token where there were tokens. Events of a version that
+// chains them come from one that does not.
 func older(t *testing.T, version int) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "agentlab.db")
-	if err := store.MigrateTo(t.Context(), path, version); err != nil {
+	if err := store.MigrateTo(t.Context(), path, min(version, lastUnchained)); err != nil {
 		t.Fatal(err)
 	}
 	do(t, path, `INSERT INTO sandboxes (id, name, owner, profile, backend, state, reason, handle, ip, home, os, created_at, ready_at, ends_at, max_end_at, ended_at, cores, memory_mb, disk_mb, network)
 		VALUES ('sb-old', 'web', 'alice', 'small', 'local', 'RUNNING', '', 'h', '', '/workspace', 'linux', 1000, 2000, 9000000000000000000, 9000000000000000000, 0, 1, 100, 200, 'none')`)
 	for i, what := range []string{"create", "state", "state"} {
-		if version < 6 {
-			do(t, path, fmt.Sprintf(`INSERT INTO events (time, sandbox, principal, what, from_state, to_state, detail, duration) VALUES (%d, 'sb-old', 'alice', '%s', '', 'READY', '', 0)`, i+1, what))
-		}
+		do(t, path, fmt.Sprintf(`INSERT INTO events (time, sandbox, principal, what, from_state, to_state, detail, duration) VALUES (%d, 'sb-old', 'alice', '%s', '', 'READY', '', 0)`, i+1, what))
 	}
 	if version >= 2 {
 		do(t, path, `INSERT INTO tokens VALUES ('tok-1', 'ci', zeroblob(32), 'admin', 0, 0, 1, 9000000000000000000, 0, 0)`)
+	}
+	if version > lastUnchained {
+		if err := store.MigrateTo(t.Context(), path, version); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return path
 }
