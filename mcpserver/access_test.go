@@ -41,6 +41,7 @@ func entries() map[string]entry {
 		"tool extend_ttl":           {write, `{"sandbox_id":"ID"}`},
 		"tool stop_sandbox":         {write, `{"sandbox_id":"ID"}`},
 		"tool start_sandbox":        {write, `{"sandbox_id":"ID"}`},
+		"tool resize_sandbox":       {write, `{"sandbox_id":"ID","cpu":2}`},
 		"tool destroy":              {write, `{"sandbox_id":"ID"}`},
 		"tool exec":                 {write, `{"sandbox_id":"ID","command":"true"}`},
 		"tool read_process":         {read, `{"sandbox_id":"ID","process_id":"p_1"}`},

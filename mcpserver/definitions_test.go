@@ -90,7 +90,7 @@ func TestDefinitionsFitClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defs := definitions(t, "tools")
-	if len(defs) != 15 {
+	if len(defs) != 16 {
 		t.Errorf("%d tools", len(defs))
 	}
 	total := 0

@@ -122,6 +122,20 @@ type Suspender interface {
 	Resume(ctx context.Context, ref Ref) error
 }
 
+// Size is what a machine may use. Zero fields are left as they are.
+type Size struct{ Cores, MemoryMB, DiskMB int }
+
+// Resizer is the ability to give a machine that is off other cores or memory, or
+// more disk.
+type Resizer interface {
+	// Resize gives the machine that much, and the papers, as by Relabel. It can be
+	// repeated, also after a crash in its middle.
+	//
+	// Errors: ErrInvalid, ErrNotFound, ErrNotOurs, ErrExhausted, ErrUnavailable, also
+	// of a machine that runs.
+	Resize(ctx context.Context, ref Ref, papers Papers, size Size) error
+}
+
 // Pooler is the ability to hand a machine that was made ahead of demand to the
 // owner who claims it.
 type Pooler interface {

@@ -3,6 +3,7 @@ package sessions_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +32,15 @@ func (w switchable) Pause(ctx context.Context, ref provisioner.Ref) error {
 
 func (w switchable) Resume(ctx context.Context, ref provisioner.Ref) error {
 	return w.do(ctx, "resume", ref.Sandbox, func() {})
+}
+
+func (w switchable) Resize(ctx context.Context, ref provisioner.Ref, papers provisioner.Papers, size provisioner.Size) error {
+	return w.do(ctx, "resize", ref.Sandbox, func() {
+		m := w.machines[ref.Sandbox]
+		m.Papers = papers
+		m.OS = fmt.Sprintf("%+v", size)
+		w.machines[ref.Sandbox] = m
+	})
 }
 
 func (w switchable) set(ctx context.Context, op string, ref provisioner.Ref, running bool) error {

@@ -76,6 +76,12 @@ type Store interface {
 	// Errors: ErrNoRecord, ErrConflict.
 	SetEnd(ctx context.Context, id string, end time.Time, ch Change) (Sandbox, error)
 
+	// Resize changes what a live sandbox has, if its owner then has no more memory
+	// than the quota. Zero fields of the size stay. Its event is "resize".
+	//
+	// Errors: ErrNoRecord, ErrConflict, ErrOverQuota.
+	Resize(ctx context.Context, id string, size Size, quota Quota, ch Change) (Sandbox, error)
+
 	// Log appends an event.
 	Log(ctx context.Context, e Event) error
 
@@ -141,7 +147,7 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "trust", "state", "extend", "migrate", "token_create", "token_revoke", "call", "read" or "transfer"
+	What      string // "create", "claim", "trust", "state", "extend", "resize", "migrate", "token_create", "token_revoke", "call", "read" or "transfer"
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome
 	Duration  time.Duration

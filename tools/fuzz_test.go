@@ -36,6 +36,7 @@ func FuzzTools(f *testing.F) {
 		{"create_sandbox", `{"name":"a-b","ttl_seconds":"600","memory_mb":512.0,"network":"none","wait_seconds":0}`, ""},
 		{"extend_ttl", `{"sandbox_id":"SANDBOX","ttl_seconds":60}`, ""},
 		{"stop_sandbox", `{"sandbox_id":"SANDBOX","pause":"true"}`, ""},
+		{"resize_sandbox", `{"sandbox_id":"SANDBOX","cpu":4,"memory_mb":"512","disk_gb":0}`, ""},
 		{"start_sandbox", `{"sandbox_id":"SANDBOX","wait_seconds":0}`, ""},
 		{"exec", `{"sandbox_id":"SANDBOX","command":"make","env":{"A":"b"},"workdir":"x/../y","stdin":"\u0000","user":"root","wait_seconds":1}`, "out\r\x1b[31mput\n"},
 		{"read_process", `{"sandbox_id":"SANDBOX","process_id":"p_1","offset":-100,"until":"^a.*$"}`, "\xff\xfeline\n"},

@@ -68,3 +68,36 @@ func (s *service) startSandbox() Tool {
 		return powered(sb, ""), nil
 	})
 }
+
+type resizeIn struct {
+	target
+	Cores    int `arg:"cpu" min:"1"`
+	MemoryMB int `arg:"memory_mb" min:"1"`
+	DiskGB   int `arg:"disk_gb" min:"1"`
+}
+
+type resizeOut struct {
+	SandboxID string `json:"sandbox_id"`
+	Cores     int    `json:"cpu"`
+	MemoryMB  int    `json:"memory_mb"`
+	DiskGB    int    `json:"disk_gb"`
+}
+
+func (s *service) resizeSandbox() Tool {
+	return define(s, Tool{
+		Name: "resize_sandbox", Title: "Resize sandbox",
+		Scope:       sessions.ScopeWrite,
+		Description: "Give a stopped sandbox other cores or memory, or more disk. Not every profile can.",
+		Output:      outputOf[resizeOut](),
+		Annotations: Annotations{Idempotent: true},
+		Meta:        hint("more memory, bigger disk"),
+		Doing:       "resizing the sandbox",
+	}, func(ctx context.Context, m *sessions.Manager, in resizeIn) (Result, error) {
+		sb, err := m.Resize(ctx, in.SandboxID, sessions.Size{Cores: in.Cores, MemoryMB: in.MemoryMB, DiskMB: in.DiskGB << 10})
+		if err != nil {
+			return Result{}, err
+		}
+		out := resizeOut{sb.ID, sb.Cores, sb.MemoryMB, sb.DiskMB >> 10}
+		return structured(out, fmt.Sprintf("%s has cpu %d, memory_mb %d and disk_gb %d when it is started", out.SandboxID, out.Cores, out.MemoryMB, out.DiskGB)), nil
+	})
+}

@@ -115,7 +115,7 @@ type service struct {
 func All(open Source, profiles []sessions.Profile, log *slog.Logger) []Tool {
 	s := &service{open: open, profiles: profiles, log: log}
 	return []Tool{
-		s.createSandbox(), s.listSandboxes(), s.extendTTL(), s.stopSandbox(), s.startSandbox(), s.destroy(),
+		s.createSandbox(), s.listSandboxes(), s.extendTTL(), s.stopSandbox(), s.startSandbox(), s.resizeSandbox(), s.destroy(),
 		s.exec(), s.readProcess(), s.controlProcess(),
 		s.readFile(), s.writeFile(), s.editFile(), s.listFiles(),
 		s.uploadFile(), s.downloadFile(), s.uploadURL(), s.downloadURL(),

@@ -202,7 +202,7 @@ func TestLifecycle(t *testing.T) {
 	e.wantText("extend_ttl", args{"sandbox_id": id, "ttl_seconds": 600}, "lives until")
 	e.wantText("list_sandboxes", args{}, "2 sandboxes\n", id+" is ready until", "profile default · name a")
 	e.wantText("list_sandboxes", args{"sandbox_id": id}, "1 sandbox\n"+id+" is ready")
-	for _, tool := range []string{"exec", "extend_ttl", "stop_sandbox", "start_sandbox", "list_sandboxes", "read_file"} { // another's
+	for _, tool := range []string{"exec", "extend_ttl", "stop_sandbox", "start_sandbox", "resize_sandbox", "list_sandboxes", "read_file"} { // another's
 		raw := fmt.Sprintf(`{"sandbox_id":%q}`, id)
 		switch tool {
 		case "exec":

@@ -54,6 +54,10 @@ func (s store) SetEnd(ctx context.Context, id string, end time.Time, ch sessions
 	return around(s.points, "store set end", func() (sessions.Sandbox, error) { return s.Store.SetEnd(ctx, id, end, ch) })
 }
 
+func (s store) Resize(ctx context.Context, id string, size sessions.Size, quota sessions.Quota, ch sessions.Change) (sessions.Sandbox, error) {
+	return around(s.points, "store resize", func() (sessions.Sandbox, error) { return s.Store.Resize(ctx, id, size, quota, ch) })
+}
+
 func (s store) Log(ctx context.Context, e sessions.Event) error {
 	return s.points.Around("store log "+strings.ReplaceAll(e.What, "_", " "), func() error { return s.Store.Log(ctx, e) })
 }

@@ -170,11 +170,19 @@ func (p *Provisioner) configure(ctx context.Context, spec provisioner.Spec, vm p
 		return err
 	}
 	p.remember(vm, spec.Papers, ch.Set["description"])
-	if disk, mb := bootDisk(cfg); disk != "" && mb < int64(spec.DiskMB) {
-		task, err := p.Client.Resize(call, vm, disk, strconv.Itoa(spec.DiskMB)+"M")
-		return p.await(ctx, task, err)
+	return p.grow(ctx, vm, cfg, spec.DiskMB)
+}
+
+// grow makes the disk of a machine as big as that, if it is smaller.
+func (p *Provisioner) grow(ctx context.Context, vm pve.VM, cfg pve.Config, diskMB int) error {
+	disk, mb := bootDisk(cfg)
+	if disk == "" || mb >= int64(diskMB) {
+		return ctx.Err()
 	}
-	return ctx.Err()
+	call, cancel := steady(ctx, callTime)
+	defer cancel()
+	task, err := p.Client.Resize(call, vm, disk, strconv.Itoa(diskMB)+"M")
+	return p.await(ctx, task, err)
 }
 
 // change returns what is to be changed in the config of a fresh clone.

@@ -3,6 +3,7 @@ package proxmox
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -35,6 +36,47 @@ func (p *Provisioner) Resume(ctx context.Context, ref provisioner.Ref) error {
 	return p.switched(ctx, "resume", ref, func(ctx context.Context, m live, s pve.Status) error {
 		return p.hold(ctx, m, s, false, p.Client.Resume)
 	})
+}
+
+// Resize implements [provisioner.Resizer]. The disk comes first, which is all that
+// may want room: the rest is done at once, with the papers.
+func (p *Provisioner) Resize(ctx context.Context, ref provisioner.Ref, papers provisioner.Papers, size provisioner.Size) error {
+	if papers.Sandbox != ref.Sandbox || papers.Instance != p.Instance {
+		return fmt.Errorf("resize %s: papers are of %s of %s: %w", ref.Sandbox, papers.Sandbox, papers.Instance, provisioner.ErrInvalid)
+	}
+	return p.switched(ctx, "resize", ref, func(ctx context.Context, m live, s pve.Status) error {
+		if s.Running() {
+			return fmt.Errorf("VM %s runs: %w", m.vm, provisioner.ErrUnavailable)
+		}
+		p.setStopped(m.vm.ID, true)
+		if err := p.grow(ctx, m.vm, m.cfg, size.DiskMB); err != nil {
+			return err
+		}
+		m, err := p.claim(ctx, m.vm, ref.Sandbox) // whose digest the new disk has changed
+		if err != nil {
+			return err
+		}
+		return p.relabel(ctx, m, papers, sized(m.cfg, size))
+	})
+}
+
+// sized returns the options of a config for a size. With more processors than cores,
+// or a balloon that is more than the memory, a machine would not start.
+func sized(cfg pve.Config, size provisioner.Size) map[string]string {
+	options := map[string]string{}
+	if cores := strconv.Itoa(size.Cores); size.Cores > 0 {
+		options["cores"], options["sockets"] = cores, "1"
+		if cfg.Int("vcpus") > size.Cores {
+			options["vcpus"] = cores
+		}
+	}
+	if memory := strconv.Itoa(size.MemoryMB); size.MemoryMB > 0 {
+		options["memory"] = memory
+		if cfg.Int("balloon") > size.MemoryMB {
+			options["balloon"] = memory
+		}
+	}
+	return options
 }
 
 // switched does something about what a machine does now, once its live papers

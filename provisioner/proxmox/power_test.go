@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,73 @@ func TestPauseAndResume(t *testing.T) {
 	l.wantNothingLeft(t)
 }
 
+func TestResize(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	papers := m.Papers
+	papers.MemoryMB, papers.Stopped = 512, true
+	bigger := provisioner.Size{Cores: 2, MemoryMB: 512, DiskMB: 4096}
+	before := l.configs()
+	if err := p.Resize(t.Context(), m.Ref, papers, bigger); !errors.Is(err, provisioner.ErrUnavailable) {
+		t.Errorf("Resize of a machine that runs: %v", err)
+	}
+	l.must(p.Stop(t.Context(), m.Ref))
+	other := papers
+	other.Sandbox = "sb-2"
+	if err := p.Resize(t.Context(), m.Ref, other, bigger); !errors.Is(err, provisioner.ErrInvalid) {
+		t.Errorf("Resize with another's papers: %v", err)
+	}
+	before[id]["running"] = "false"
+	if diff := cmp.Diff(before, l.configs()); diff != "" {
+		t.Errorf("it was changed (-before +after):\n%s", diff)
+	}
+	l.onCall(nil)
+	for range 2 {
+		l.must(p.Resize(t.Context(), m.Ref, papers, bigger))
+	}
+	if n := l.counted()["PUT resize"]; n != 1 {
+		t.Errorf("its disk was made bigger %d times", n)
+	}
+	cfg := l.configs()[id]
+	if cfg["cores"] != "2" || cfg["memory"] != "512" || !strings.HasSuffix(cfg["scsi0"], ",size=4G") {
+		t.Errorf("its config is %v", cfg)
+	}
+	m.Papers, m.Running = papers, false
+	list, err := l.provisioner().List(t.Context())
+	if diff := cmp.Diff([]provisioner.Machine{m}, list); diff != "" || err != nil {
+		t.Errorf("List: %v\n%s", err, diff)
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["vcpus"], c.VMs[id].Config["balloon"] = "2", "512" })
+	l.must(p.Resize(t.Context(), m.Ref, papers, provisioner.Size{Cores: 1})) // the rest stays
+	if cfg := l.configs()[id]; cfg["cores"] != "1" || cfg["vcpus"] != "1" || cfg["memory"] != "512" || cfg["balloon"] != "512" {
+		t.Errorf("its config is %v", cfg)
+	}
+	l.must(p.Resize(t.Context(), m.Ref, papers, provisioner.Size{MemoryMB: 256}))
+	if cfg := l.configs()[id]; cfg["memory"] != "256" || cfg["balloon"] != "256" {
+		t.Errorf("its config is %v", cfg)
+	}
+	l.must(p.Start(t.Context(), m.Ref))
+}
+
+// While the disk grows the VMID goes to somebody else's.
+func TestResizeLooksAgain(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	l.must(p.Stop(t.Context(), m.Ref))
+	l.onCall(func(r *http.Request) *pvetest.Fault {
+		if callName(r) == "PUT resize" {
+			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = "mine" })
+		}
+		return nil
+	})
+	err := p.Resize(t.Context(), m.Ref, m.Papers, provisioner.Size{Cores: 2, DiskMB: 4096})
+	if !errors.Is(err, provisioner.ErrNotOurs) || l.configs()[id]["description"] != "mine" || l.configs()[id]["cores"] != "1" {
+		t.Errorf("Resize: %v, its config is %v", err, l.configs()[id])
+	}
+}
+
 // What isn't ours, or isn't a machine yet, is not switched.
 func TestOthersAreNotSwitched(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -203,6 +271,10 @@ func TestOthersAreNotSwitched(t *testing.T) {
 				if err := change(t.Context(), m.Ref); !errors.Is(err, tt.want) {
 					t.Errorf("%s: %v, want %v", word, err, tt.want)
 				}
+			}
+			m.Papers.Sandbox, m.Papers.Instance = m.Sandbox, p.Instance
+			if err := p.Resize(t.Context(), m.Ref, m.Papers, provisioner.Size{Cores: 2}); !errors.Is(err, tt.want) {
+				t.Errorf("resize: %v, want %v", err, tt.want)
 			}
 			if calls := l.switches(); len(calls) > 0 {
 				t.Errorf("calls: %v", calls)

@@ -104,6 +104,7 @@ var (
 	_ provisioner.Pooler      = (*Provisioner)(nil)
 	_ provisioner.Stopper     = (*Provisioner)(nil)
 	_ provisioner.Suspender   = (*Provisioner)(nil)
+	_ provisioner.Resizer     = (*Provisioner)(nil)
 )
 
 // Range is the VMIDs from First to Last.

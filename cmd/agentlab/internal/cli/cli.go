@@ -105,6 +105,7 @@ this machine. The daemon of this user does it, and is started if none runs.
 	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host), newSSHCommand(host),
 		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host), newPruneCommand(host))
 	cmd.AddCommand(newPowerCommands(host)...)
+	cmd.AddCommand(newResizeCommand(host))
 	return cmd
 }
 

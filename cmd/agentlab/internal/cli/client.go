@@ -99,7 +99,7 @@ func (c *Client) Call(ctx context.Context, tool string, a args, out any) error {
 
 // words puts the names of commands where a text has those of tools.
 func words() *strings.Replacer {
-	return strings.NewReplacer("list_sandboxes", "agentlab sandbox list", "create_sandbox", "agentlab sandbox new", "extend_ttl", "agentlab sandbox extend", "start_sandbox", "agentlab sandbox start",
+	return strings.NewReplacer("list_sandboxes", "agentlab sandbox list", "create_sandbox", "agentlab sandbox new", "extend_ttl", "agentlab sandbox extend", "start_sandbox", "agentlab sandbox start", "stop_sandbox", "agentlab sandbox stop",
 		"read_process", "agentlab sandbox logs", "list_files", "agentlab sandbox exec ID -- ls", "ttl_seconds", "--ttl", "memory_mb", "--memory-mb", "disk_gb", "--disk-gb",
 		"set overwrite=true", "set --force", "local_path: ", "")
 }
