@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -20,9 +21,7 @@ func (m *Manager) tellMoved(ctx context.Context, backend string, seen []provisio
 	m.mu.Unlock()
 	now := places{}
 	if slices.ContainsFunc(seen, func(mach provisioner.Machine) bool { return mach.Unread }) {
-		for id, place := range before {
-			now[id] = place
-		}
+		maps.Copy(now, before)
 	}
 	for _, mach := range seen {
 		if mach.Unread || mach.Spare || mach.Place == "" {

@@ -119,12 +119,12 @@ func (m *Manager) able(ctx context.Context, sb Sandbox) error {
 
 // atRest is what its owner reads who wants to use a sandbox that is not on.
 func atRest(sb Sandbox) *Error {
-	switch sb.State {
-	case Stopped:
+	switch s := sb.State; {
+	case s == Stopped:
 		return Errorf(Conflict, "sandbox %s is STOPPED (%s); start it with start_sandbox, its files are there then", sb.ID, sb.Reason)
-	case Suspended:
+	case s == Suspended:
 		return Errorf(Conflict, "sandbox %s is SUSPENDED (%s); let it go on with start_sandbox", sb.ID, sb.Reason)
-	case Starting:
+	case s == Starting:
 		return Errorf(Unavailable, "sandbox %s is STARTING; try again, or wait for it with list_sandboxes", sb.ID)
 	}
 	return Errorf(Conflict, "sandbox %s is %s (%s); start it with start_sandbox when it is STOPPED", sb.ID, sb.State, sb.Reason)
@@ -312,13 +312,13 @@ func (m *Manager) repaper(ctx context.Context, id string) error {
 
 // followPower does what plan has decided about a machine that is on or off.
 func (m *Manager) followPower(ctx context.Context, a action) error {
-	switch a.do {
-	case doStop, doStart:
-		m.power(a.sb, m.carryOut)
-	case doWake:
-		m.power(a.sb, m.wake)
-	case doHalt:
+	switch {
+	case a.do == doHalt:
 		return m.halt(ctx, a.sb)
+	case a.do == doWake:
+		m.power(a.sb, m.wake)
+	default:
+		m.power(a.sb, m.carryOut)
 	}
 	return nil
 }

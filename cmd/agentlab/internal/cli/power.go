@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/spf13/cobra"
 )
@@ -67,9 +68,7 @@ func (p powerCommand) command(host Host) *cobra.Command {
 
 func (p powerCommand) call(ctx context.Context, cmd *cobra.Command, c *Client, id string, asJSON bool) error {
 	a := args{"sandbox_id": id}
-	for name, value := range p.more {
-		a[name] = value
-	}
+	maps.Copy(a, p.more)
 	var done struct {
 		ID    string `json:"sandbox_id"`
 		State string `json:"state"`
