@@ -119,15 +119,17 @@ func (m *Manager) able(ctx context.Context, sb Sandbox) error {
 
 // atRest is what its owner reads who wants to use a sandbox that is not on.
 func atRest(sb Sandbox) *Error {
-	switch s := sb.State; {
-	case s == Stopped:
-		return Errorf(Conflict, "sandbox %s is STOPPED (%s); start it with start_sandbox, its files are there then", sb.ID, sb.Reason)
-	case s == Suspended:
-		return Errorf(Conflict, "sandbox %s is SUSPENDED (%s); let it go on with start_sandbox", sb.ID, sb.Reason)
-	case s == Starting:
+	next := "start it with start_sandbox when it is STOPPED"
+	if sb.State == Stopped {
+		next = "start it with start_sandbox, its files are there then"
+	}
+	if sb.State == Suspended {
+		next = "let it go on with start_sandbox"
+	}
+	if sb.State == Starting {
 		return Errorf(Unavailable, "sandbox %s is STARTING; try again, or wait for it with list_sandboxes", sb.ID)
 	}
-	return Errorf(Conflict, "sandbox %s is %s (%s); start it with start_sandbox when it is STOPPED", sb.ID, sb.State, sb.Reason)
+	return Errorf(Conflict, "sandbox %s is %s (%s); %s", sb.ID, sb.State, sb.Reason, next)
 }
 
 // notYet words why a machine is not switched on or off yet.
@@ -312,14 +314,14 @@ func (m *Manager) repaper(ctx context.Context, id string) error {
 
 // followPower does what plan has decided about a machine that is on or off.
 func (m *Manager) followPower(ctx context.Context, a action) error {
-	switch {
-	case a.do == doHalt:
+	if a.do == doHalt {
 		return m.halt(ctx, a.sb)
-	case a.do == doWake:
-		m.power(a.sb, m.wake)
-	default:
-		m.power(a.sb, m.carryOut)
 	}
+	do := m.carryOut
+	if a.do == doWake {
+		do = m.wake
+	}
+	m.power(a.sb, do)
 	return nil
 }
 
