@@ -72,8 +72,8 @@ func newRootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (default $AGENTLAB_CONFIG, else by the XDG rules)")
 	locate := func() (config.Paths, error) { return locate(file) }
 	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate),
-		newSandboxCommand(locate), newStatusCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newConfigCommand(locate), newTokenCommand(locate), newStoreCommand(locate),
-		newEventsCommand(locate), newAuditCommand(locate), newVersionCommand())
+		newSandboxCommand(locate), newStatusCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newConfigCommand(locate),
+		newTokenCommand(locate), newStoreCommand(locate), newEventsCommand(locate), newAuditCommand(locate), newManCommand(), newVersionCommand())
 	return root
 }
 
