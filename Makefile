@@ -93,6 +93,7 @@ lint: bin/golangci-lint ## gofmt, go vet, go.mod, golangci-lint
 		[[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go vet -tags=e2e ./internal/e2e ./mcpserver
+	go vet -tags=packaging ./internal/dist
 	go vet -tags=vm ./provisioner/proxmox ./provisioner/proxmox/template ./cmd/agentlab
 	go mod tidy -diff
 	bin/golangci-lint run ./...
@@ -112,12 +113,28 @@ install: build ## install to PREFIX (/usr/local for root, else ~/.local)
 ARCH ?= amd64,arm64
 
 .PHONY: dist
-dist: internal/e2e/node_modules/.package-lock.json ## build dist/: archives, .mcpb bundles, also of the bridge for macOS and Windows, server.json; ARCH=amd64,arm64
+dist: internal/e2e/node_modules/.package-lock.json bin/nfpm bin/cyclonedx-gomod ## build dist/: archives, Debian packages, SBOMs, .mcpb bundles, also of the bridge for macOS and Windows, server.json; ARCH=amd64,arm64
 	@CGO_ENABLED=0 go run ./internal/dist -arch '$(ARCH)'
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; for bundle in dist/*.mcpb; do \
 		internal/e2e/node_modules/.bin/mcpb unpack "$$bundle" "$$tmp/$${bundle##*/}" >/dev/null; \
 		internal/e2e/node_modules/.bin/mcpb validate "$$tmp/$${bundle##*/}/manifest.json"; \
 	done
+
+.PHONY: deb
+deb: bin/runsc bin/nfpm bin/cyclonedx-gomod ## build dist/ for this machine alone, with the Debian package
+	@CGO_ENABLED=0 go run ./internal/dist -arch "$$(go env GOARCH)" -remote '' -runsc "$$PWD/bin/runsc"
+
+.PHONY: packages
+packages: bin/runsc bin/nfpm bin/cyclonedx-gomod ## make the packages of the last commit twice, compare them, and install the Debian one on a copy of this system
+	@.ci/need dpkg-deb systemd-analyze
+	@CGO_ENABLED=0 go test -tags=packaging -count=1 -timeout=20m -run='^TestPackages$$' ./internal/dist
+
+# Built where it is needed, which is for a release: it is as large as all the rest.
+GORELEASER := go run github.com/goreleaser/goreleaser/v2@v2.15.1
+
+.PHONY: release
+release: ## publish dist/ as a draft of the release that the last commit is tagged as; CHECK=1 only checks how
+	@CGO_ENABLED=0 $(GORELEASER) $(if $(CHECK),check,release --clean) -f packaging/goreleaser.yaml
 
 .PHONY: clean
 clean: ## remove what was built
@@ -147,6 +164,11 @@ bin/runsc: $(addprefix $(RUNSC_MODULE)/,go.mod go.sum build _systrap/rest.go)
 internal/e2e/node_modules/.package-lock.json: internal/e2e/package-lock.json
 	@.ci/need npm
 	@cd internal/e2e && npm ci --loglevel=error
+	@touch $@
+
+bin/nfpm bin/cyclonedx-gomod: packaging/tools/go.mod
+	@echo 'building $(@F) (once)' >&2
+	@cd packaging/tools && CGO_ENABLED=0 go build -trimpath -o ../../bin/ "$$(go list tool | grep '/$(@F)$$')"
 	@touch $@
 
 bin/golangci-lint: internal/lint/go.mod

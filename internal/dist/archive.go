@@ -8,26 +8,43 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // documents go into each archive.
 func documents() []string { return []string{"README.md", "LICENSE", "CHANGELOG.md"} }
 
-// writeArchive writes a gzipped tar of the programs and the documents.
-func writeArchive(name string, b built) error {
+// writeArchive writes a gzipped tar of the programs, the documents and what share
+// has.
+func writeArchive(name, share string, b built) error {
+	files := map[string]string{} // by their names in the archive
+	for _, path := range append(documents(), b.programs...) {
+		files[filepath.Base(path)] = path
+	}
+	for _, dir := range []string{"man", "completions"} {
+		entries, err := os.ReadDir(filepath.Join(share, dir))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			files[dir+"/"+e.Name()] = filepath.Join(share, dir, e.Name())
+		}
+	}
 	return create(name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		tw := tar.NewWriter(gz)
-		for _, path := range append(documents(), b.programs...) {
+		for _, inside := range slices.Sorted(maps.Keys(files)) {
+			path := files[inside]
 			info, err := os.Stat(path)
 			if err != nil {
 				return err
 			}
 			head := &tar.Header{
-				Name: "agentlab-" + b.version + "/" + filepath.Base(path), Typeflag: tar.TypeReg,
+				Name: "agentlab-" + b.version + "/" + inside, Typeflag: tar.TypeReg,
 				Size: info.Size(), Mode: int64(info.Mode().Perm() &^ 0o022), ModTime: b.time,
 			}
 			if err := tw.WriteHeader(head); err != nil {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"debug/buildinfo"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -27,8 +29,13 @@ type program struct {
 }
 
 // server is AgentLab, which needs Linux.
-func server() []program {
-	return []program{ours("agentlab"), ours("agentlab-guest"), {"runsc", []string{"provisioner/local/runsc/build"}}}
+// runsc is one that is built already; empty builds it.
+func server(runsc string) []program {
+	gvisor := []string{"provisioner/local/runsc/build"}
+	if runsc != "" {
+		gvisor = []string{"cp", runsc}
+	}
+	return []program{ours("agentlab"), ours("agentlab-guest"), {"runsc", gvisor}}
 }
 
 // bridge is what joins a client to a server elsewhere, and runs anywhere.
@@ -39,10 +46,12 @@ func ours(name string) program {
 	return program{name, []string{"go", "build", "-C", "cmd/" + name, "-trimpath", "-ldflags=-s -w", "-o"}}
 }
 
-// build builds programs for a platform, "linux/amd64", into dir. They need no C
+// build builds programs for a platform, "linux/amd64", or this one if it is empty,
+// into dir. They need no C
 // library, so that they run on every distribution; the store is then
 // modernc.org/sqlite.
 func build(ctx context.Context, dir, platform string, programs []program) (built, error) {
+	platform = cmp.Or(platform, runtime.GOOS+"/"+runtime.GOARCH)
 	goos, arch, _ := strings.Cut(platform, "/")
 	b := built{os: goos, arch: arch}
 	dir, err := filepath.Abs(dir)

@@ -1,5 +1,5 @@
-// Command dist builds what is given to others: an archive for each
-// architecture of Linux, a bundle (.mcpb) that desktop clients install with one
+// Command dist builds what is given to others: an archive, a Debian package and
+// software bills of materials for each architecture of Linux, a bundle (.mcpb) that desktop clients install with one
 // click, another for each platform with only the bridge to a server elsewhere,
 // the server.json of the MCP registry, and checksums. "make dist" runs it.
 //
@@ -34,6 +34,8 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	out := flags.String("out", "dist", "directory for what is built; what is in it is replaced")
 	arches := flags.String("arch", "amd64,arm64", "architectures of Linux, separated by commas")
 	bridges := flags.String("remote", "darwin/amd64,darwin/arm64,windows/amd64,linux/amd64,linux/arm64", "platforms of the bridge to a server elsewhere, separated by commas; empty is none")
+	runsc := flags.String("runsc", "", "a runsc that is built already, for the one architecture; empty builds it")
+	tools := flags.String("tools", "bin", "directory of nfpm and cyclonedx-gomod")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -45,7 +47,16 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	if err := clear(*out); err != nil {
 		return err
 	}
-	files, packages, version, err := servers(ctx, *out, *arches, log)
+	share, err := os.MkdirTemp("", "agentlab-share-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(share) }()
+	if err := sharing(ctx, share); err != nil {
+		return err
+	}
+	s := servers{out: *out, tools: *tools, share: share, runsc: *runsc, log: log}
+	files, packages, version, err := s.build(ctx, *arches)
 	if err != nil {
 		return err
 	}
@@ -60,19 +71,35 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	return writeSums(filepath.Join(*out, "SHA256SUMS"), append(append(files, more...), registry))
 }
 
-// servers builds what Linux's users get: an archive and a bundle each.
-func servers(ctx context.Context, out, arches string, log io.Writer) (files []string, packages []registryPackage, version string, err error) {
+// servers are what Linux's users get.
+type servers struct {
+	out, tools, share, runsc string // directories, and a runsc that is built already
+	log                      io.Writer
+}
+
+// build builds an archive, a Debian package, bills of materials and a bundle for
+// each architecture.
+func (s servers) build(ctx context.Context, arches string) (files []string, packages []registryPackage, version string, err error) {
 	for arch := range strings.SplitSeq(arches, ",") {
-		_, _ = fmt.Fprintf(log, "building for linux/%s\n", arch)
-		b, err := build(ctx, filepath.Join(out, "linux-"+arch), "linux/"+arch, server())
+		_, _ = fmt.Fprintf(s.log, "building for linux/%s\n", arch)
+		b, err := build(ctx, filepath.Join(s.out, "linux-"+arch), "linux/"+arch, server(s.runsc))
 		if err != nil {
 			return nil, nil, "", err
 		}
-		archive := filepath.Join(out, fmt.Sprintf("agentlab-%s-linux-%s.tar.gz", b.version, arch))
-		if err := writeArchive(archive, b); err != nil {
+		archive := filepath.Join(s.out, fmt.Sprintf("agentlab-%s-linux-%s.tar.gz", b.version, arch))
+		if err := writeArchive(archive, s.share, b); err != nil {
 			return nil, nil, "", fmt.Errorf("write %s: %w", archive, err)
 		}
-		bundle := filepath.Join(out, fmt.Sprintf("agentlab-mcp-%s-linux-%s.mcpb", b.version, arch))
+		deb, err := writeDeb(ctx, s.out, s.tools, s.share, b)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		boms, err := writeSBOMs(ctx, s.out, s.tools, b)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		files = append(append(files, deb), boms...)
+		bundle := filepath.Join(s.out, fmt.Sprintf("agentlab-mcp-%s-linux-%s.mcpb", b.version, arch))
 		if err := writeBundle(bundle, b, manifest(b)); err != nil {
 			return nil, nil, "", fmt.Errorf("write %s: %w", bundle, err)
 		}
@@ -109,7 +136,7 @@ func clear(out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	for _, pattern := range []string{"linux-*/*", "linux-*", "remote-*/*", "remote-*", "agentlab-*", "server.json", "SHA256SUMS"} {
+	for _, pattern := range []string{"linux-*/*", "linux-*", "remote-*/*", "remote-*", "agentlab-*", "agentlab_*.deb", "server.json", "SHA256SUMS"} {
 		old, err := filepath.Glob(filepath.Join(out, pattern))
 		if err != nil {
 			return err
