@@ -167,11 +167,11 @@ type maker struct {
 }
 
 // make begins to make the machine of a sandbox, or to go on with it after a
-// crash, and returns whoever does it. It is nil if the Manager is stopping, or
-// has no such backend.
-func (m *Manager) make(sb Sandbox) *maker { return m.makeFor(m.ctx, sb) }
+// crash.
+func (m *Manager) make(sb Sandbox) { m.makeFor(m.ctx, sb) }
 
-// makeFor is make in the trace of asker, whose end is not that of the making.
+// makeFor is make in the trace of asker, whose end is not that of the making. It
+// returns whoever does it: nil if the Manager is stopping, or has no such backend.
 func (m *Manager) makeFor(asker context.Context, sb Sandbox) *maker {
 	m.mu.Lock()
 	defer m.mu.Unlock()
