@@ -230,8 +230,7 @@ func (m *Manager) Place(id string) int {
 
 // bringUp makes the machine and sees to what is left if that fails.
 func (m *Manager) bringUp(ctx context.Context, mk *maker, sb Sandbox) error {
-	id := sb.ID
-	err := m.step(ctx, sb.Backend, "wait", mk.turn.Wait)
+	id, err := sb.ID, m.step(ctx, sb.Backend, "wait", mk.turn.Wait)
 	mk.begin(time.Now().Add(m.MakeTimeout))
 	ctx, cancel := context.WithTimeout(ctx, m.MakeTimeout)
 	defer cancel()

@@ -217,14 +217,7 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 		if cur.Handle != "" {
 			sb.Handle = cur.Handle
 		}
-		start := m.now()
-		ctx, end := span.Start(ctx, "remove", "agentlab.backend", sb.Backend)
-		if err = p.Destroy(ctx, sb.Ref()); errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && !cur.Created.Before(m.started) {
-			err = nil // its machine would be on record since before it was made
-		}
-		end(ofMachine(err))
-		m.Watch.Destroyed(sb.Backend, ofMachine(err), m.now().Sub(start))
-		return err
+		return m.destroy(ctx, p, sb, cur)
 	})
 	if err != nil {
 		return err
@@ -241,6 +234,20 @@ func (m *Manager) tryRemove(ctx context.Context, sb Sandbox, again bool) error {
 		return err
 	}
 	return nil
+}
+
+// destroy has the backend destroy the machine of sb, whose record is cur, and
+// tells how it went.
+func (m *Manager) destroy(ctx context.Context, p provisioner.Provisioner, sb, cur Sandbox) error {
+	start := m.now()
+	ctx, end := span.Start(ctx, "remove", "agentlab.backend", sb.Backend)
+	err := p.Destroy(ctx, sb.Ref())
+	if errors.Is(err, provisioner.ErrUnavailable) && sb.Handle == "" && !cur.Created.Before(m.started) {
+		err = nil // its machine would be on record since before it was made
+	}
+	end(ofMachine(err))
+	m.Watch.Destroyed(sb.Backend, ofMachine(err), m.now().Sub(start))
+	return err
 }
 
 // condemn returns the record of a sandbox whose machine may be destroyed now,
