@@ -75,6 +75,11 @@ func (p *param) record(raw json.RawMessage) any {
 	if p.Type != "string" && raw[0] != '"' && raw[0] != '{' && raw[0] != '[' {
 		return raw // a number, or true or false
 	}
+	return recordText(text)
+}
+
+// recordText returns what is kept of a text that says what was done.
+func recordText(text string) any {
 	shown := redact.Text(text)
 	if len(text) <= keptLimit {
 		return shown

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 
-	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -86,9 +85,9 @@ func failureOf(res Result) *terminal.Failure {
 
 // RecordTerminal is what is kept of a request: never what is typed.
 func RecordTerminal(req terminal.Request) (sandbox, arguments string) {
-	kept := map[string]any{"command": redact.Text(req.Command[:min(len(req.Command), keptLimit)]), "tty": req.TTY != nil}
+	kept := map[string]any{"command": recordText(req.Command), "tty": req.TTY != nil}
 	if req.User != "" {
-		kept["user"] = redact.Text(req.User[:min(len(req.User), keptLimit)])
+		kept["user"] = recordText(req.User)
 	}
 	return req.Sandbox, string(mustMarshal(kept))
 }

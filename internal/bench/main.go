@@ -24,7 +24,7 @@ func main() {
 	pvetest.GuestMain() // it is also a machine of a simulated Proxmox VE
 	bin := flag.String("bin", "bin", "directory of the programs")
 	asJSON := flag.Bool("json", false, "print one line of JSON a figure")
-	only := flag.String("only", "", "measure only this: memory, http, crowd, bridge, create, pool, exec, files, guest, records, proxmox or ends")
+	only := flag.String("only", "", "measure only this: memory, http, crowd, bridge, create, pool, exec, files, guest, records, list, proxmox or ends")
 	forks := flag.Int("forks", 0, "instead, run the arguments that often and print how long each took, in nanoseconds")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,6 +82,7 @@ func run(ctx context.Context, bin, only string, out report) (err error) {
 		{"files", "files", b.files},
 		{"guest", "guest on the plain host", b.guest},
 		{"records", "looks at many records", b.records},
+		{"list", "the command that lists 1,000 sandboxes", b.list},
 		{"proxmox", "machines of a simulated Proxmox VE", b.proxmox},
 		{"ends", "10,000 machines, some of which end", b.ends},
 	} {

@@ -48,12 +48,8 @@ func completeSandboxes(host Host, most int) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		return complete(cmd, host, func(ctx context.Context, c *Client) (found []cobra.Completion) {
-			list, err := c.all(ctx)
-			if err != nil {
-				return nil
-			}
-			boxes, _ := decode[sandbox](list.Sandboxes)
-			for _, sb := range boxes {
+			list, _ := all[sandbox](ctx, c) // there is nothing to complete then
+			for _, sb := range list.Sandboxes {
 				if strings.HasPrefix(sb.ID, prefix) {
 					found = append(found, cobra.CompletionWithDesc(sb.ID, strings.TrimSpace(sb.Name+" "+upper(sb.State))))
 				}

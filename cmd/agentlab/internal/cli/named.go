@@ -40,16 +40,12 @@ func (c *Client) Resolve(ctx context.Context, given ...string) ([]string, error)
 
 // names returns the ids of the live sandboxes that have a name, by that.
 func (c *Client) names(ctx context.Context) (map[string]string, error) {
-	list, err := c.all(ctx)
+	list, err := all[sandbox](ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	boxes, err := decode[sandbox](list.Sandboxes)
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[string]string, len(boxes))
-	for _, sb := range boxes {
+	names := make(map[string]string, len(list.Sandboxes))
+	for _, sb := range list.Sandboxes {
 		if sb.Name != "" {
 			names[sb.Name] = sb.ID
 		}

@@ -95,7 +95,7 @@ func (w wanted) make(ctx context.Context, c *Client, stdout, stderr io.Writer) e
 		if !sb.coming() {
 			break
 		}
-		var one page
+		var one page[json.RawMessage]
 		if err := c.Call(ctx, "list_sandboxes", args{"sandbox_id": sb.ID, "wait_ready_seconds": longestWait}, &one); err != nil {
 			return err
 		}

@@ -31,21 +31,21 @@ func (s sandbox) coming() bool {
 	return s.State == "requested" || s.State == "provisioning" || s.State == "booting"
 }
 
-// page is an answer of list_sandboxes.
-type page struct {
-	Sandboxes  []json.RawMessage `json:"sandboxes"`
+// page is an answer of list_sandboxes, with its sandboxes read as T.
+type page[T any] struct {
+	Sandboxes  []T               `json:"sandboxes"`
 	NextAfter  string            `json:"next_after,omitempty"`
 	NotRemoved []json.RawMessage `json:"not_removed,omitempty"`
 	Processes  []json.RawMessage `json:"processes,omitempty"`
 }
 
 // all returns the live sandboxes, of all pages.
-func (c *Client) all(ctx context.Context) (page, error) {
-	whole := page{Sandboxes: []json.RawMessage{}}
+func all[T any](ctx context.Context, c *Client) (page[T], error) {
+	whole := page[T]{Sandboxes: []T{}}
 	for after := ""; ; {
-		var next page
+		var next page[T]
 		if err := c.Call(ctx, "list_sandboxes", args{"after": after}, &next); err != nil {
-			return page{}, err
+			return page[T]{}, err
 		}
 		whole.Sandboxes = append(whole.Sandboxes, next.Sandboxes...)
 		whole.NotRemoved = append(whole.NotRemoved, next.NotRemoved...)
@@ -75,23 +75,23 @@ func newListCommand(host Host) *cobra.Command {
 		Long:    "List the live sandboxes, the oldest first.\n" + exitCodes,
 		Args:    cobra.NoArgs,
 		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, _ []string) error {
-			list, err := c.all(ctx)
-			if err != nil {
-				return err
-			}
 			if asJSON {
+				list, err := all[json.RawMessage](ctx, c)
+				if err != nil {
+					return err
+				}
 				return writeJSON(cmd.OutOrStdout(), list)
 			}
-			boxes, err := decode[sandbox](list.Sandboxes)
+			list, err := all[sandbox](ctx, c)
 			if err != nil {
 				return err
 			}
-			if len(boxes) == 0 {
+			if len(list.Sandboxes) == 0 {
 				_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "agentlab: no sandboxes; agentlab sandbox new makes one")
-			} else if err := printSandboxes(cmd.OutOrStdout(), boxes, time.Now()); err != nil {
+			} else if err := printSandboxes(cmd.OutOrStdout(), list.Sandboxes, time.Now()); err != nil {
 				return err
 			}
-			return warnOfStuck(cmd.ErrOrStderr(), list)
+			return warnOfStuck(cmd.ErrOrStderr(), list.NotRemoved)
 		}),
 	}
 	addJSON(cmd, &asJSON)
@@ -99,11 +99,11 @@ func newListCommand(host Host) *cobra.Command {
 }
 
 // warnOfStuck tells of what has ended and is still there.
-func warnOfStuck(stderr io.Writer, list page) error {
+func warnOfStuck(stderr io.Writer, list []json.RawMessage) error {
 	stuck, err := decode[struct {
 		ID      string `json:"sandbox_id"`
 		Problem string `json:"problem"`
-	}](list.NotRemoved)
+	}](list)
 	for _, s := range stuck {
 		_, _ = fmt.Fprintf(stderr, "agentlab: %s has ended, but its machine is not removed yet: %s\n", s.ID, s.Problem)
 	}
@@ -119,7 +119,7 @@ func newShowCommand(host Host) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
 		RunE: named(host, 1, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
-			var one page
+			var one page[json.RawMessage]
 			if err := c.Call(ctx, "list_sandboxes", args{"sandbox_id": ids[0]}, &one); err != nil {
 				return err
 			}
