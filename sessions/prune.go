@@ -84,6 +84,27 @@ func (m *Manager) pruneBackend(ctx context.Context, name string, p provisioner.P
 	return list, nil
 }
 
+// decide reads the records of a backend and looks at its machines, and says what
+// is to be done.
+func (m *Manager) decide(ctx context.Context, name string, p provisioner.Provisioner) (recorded []Sandbox, seen []provisioner.Machine, todo []action, err error) {
+	// The record first and the world second, or a sandbox born between the two
+	// looks vanished. If the world can't be read, nothing is decided.
+	recorded, err = m.Store.List(ctx, Query{Backend: name, Ending: true})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	seen, err = m.look(ctx, p)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	recorded, err = m.alsoRecorded(ctx, recorded, seen)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	_, restarts := provisioner.As[provisioner.Stopper](p)
+	return recorded, seen, plan(recorded, seen, m.now(), m.started, m.MakeTimeout, restarts), nil
+}
+
 // problem says what kept a machine from being removed so far.
 func (m *Manager) problem(id string) string {
 	m.mu.Lock()

@@ -48,13 +48,6 @@ The daemon of this user tells it, and is started if none runs.
 				return err
 			}
 			defer admin.Close()
-			if req.sandbox != "" {
-				ids, err := admin.Resolve(ctx, req.sandbox)
-				if err != nil {
-					return fail(exitFailed, err)
-				}
-				req.sandbox = ids[0]
-			}
 			err = admin.events(ctx, req, since, cmd.OutOrStdout())
 			if ctx.Err() != nil { // it is how following ends
 				return nil
@@ -92,6 +85,13 @@ func (a adminClient) events(ctx context.Context, req eventsRequest, since string
 	show := showEvent
 	if req.asJSON {
 		show = exportEvent
+	}
+	if req.sandbox != "" {
+		ids, err := a.Resolve(ctx, req.sandbox)
+		if err != nil {
+			return err
+		}
+		req.sandbox = ids[0]
 	}
 	args := map[string]any{"sandbox": req.sandbox, "principal": req.principal, "since": since}
 	for {

@@ -115,16 +115,11 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 	defer signal.Stop(signals)
 	signal.Ignore(syscall.SIGPIPE) // to end the command when nobody reads it any more
 
-	c, err := open(ctx, host, Want{}, cmd.ErrOrStderr())
+	c, err := openFor(ctx, host, a, cmd.ErrOrStderr())
 	if err != nil {
 		return notRun(err)
 	}
 	defer c.Close()
-	ids, err := c.Resolve(ctx, a["sandbox_id"].(string))
-	if err != nil {
-		return notRun(err)
-	}
-	a["sandbox_id"] = ids[0]
 	silent := o.noStdin || isTerminal(cmd.InOrStdin())
 	if silent {
 		a["command"] = a["command"].(string) + " </dev/null"
@@ -133,7 +128,7 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 	if err := c.Call(ctx, "exec", a, &p); err != nil {
 		return notRun(err)
 	}
-	r := &remote{client: c, sandbox: ids[0], process: p.ID, stderr: cmd.ErrOrStderr()}
+	r := &remote{client: c, sandbox: a["sandbox_id"].(string), process: p.ID, stderr: cmd.ErrOrStderr()}
 	if !silent {
 		go r.feed(ctx, cmd.InOrStdin())
 	}
@@ -156,6 +151,21 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 		return nil
 	}
 	return Failure{*p.ExitCode, err}
+}
+
+// openFor joins the daemon, and puts the id in the place of a sandbox's name.
+func openFor(ctx context.Context, host Host, a args, warn io.Writer) (*Client, error) {
+	c, err := open(ctx, host, Want{}, warn)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := c.Resolve(ctx, a["sandbox_id"].(string))
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	a["sandbox_id"] = ids[0]
+	return c, nil
 }
 
 // notRun is the error of a command that was not run, or whose end is not known.

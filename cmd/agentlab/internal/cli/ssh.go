@@ -102,16 +102,13 @@ func resolveOne(ctx context.Context, cmd *cobra.Command, host Host, given string
 	if idForm.MatchString(given) {
 		return given, nil
 	}
-	c, err := open(ctx, host, Want{}, cmd.ErrOrStderr())
+	a := args{"sandbox_id": given}
+	c, err := openFor(ctx, host, a, cmd.ErrOrStderr())
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
-	ids, err := c.Resolve(ctx, given)
-	if err != nil {
-		return "", err
-	}
-	return ids[0], nil
+	c.Close()
+	return a["sandbox_id"].(string), nil
 }
 
 // screen joins the streams of this program to a command's.
@@ -183,6 +180,7 @@ func (s *screen) show(conn io.ReadWriteCloser, req terminal.Request) (code int, 
 		case terminal.Failed:
 			f, err := terminal.Decode[terminal.Failure](part)
 			return 0, errors.Join(err, refused{f.Kind, strings.TrimPrefix(f.Text, "terminal: ")})
+		default: // is for the daemon
 		}
 		if err != nil {
 			return 0, err
