@@ -12,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentlab-mcp/agentlab/internal/durable"
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 // Migrations run in the order of their names; the n-th brings the schema to
@@ -60,6 +63,30 @@ func schema(ctx context.Context, w *sql.DB) (version int, err error) {
 	return version, nil
 }
 
+// roomForCopy says that a copy of the database would not fit beside it. To try would
+// take the last of the disk from those who use it.
+func roomForCopy(path string) error {
+	var need int64
+	for _, file := range []string{path, path + "-wal"} {
+		info, err := os.Stat(file)
+		if err := gone(err); err != nil {
+			return err
+		}
+		if err == nil {
+			need += info.Size()
+		}
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &disk); err != nil {
+		return fmt.Errorf("look for room: %w", err)
+	}
+	if free := int64(disk.Bavail) * disk.Bsize; free < need {
+		const mega = 1 << 20
+		return fmt.Errorf("it takes up to %d MB and %d MB are free: %w", need/mega+1, free/mega, sessions.ErrStoreUnavailable)
+	}
+	return nil
+}
+
 // versionOf begins what the name of a copy has after that of the database.
 const versionOf = ".version-"
 
@@ -68,6 +95,9 @@ func keepVersion(ctx context.Context, path string, version int, now time.Time) (
 	kept = path + fmt.Sprint(versionOf, version, "-", now.UTC().Format("20060102T150405.000000000Z"))
 	draft := path + versionOf + "new" // whole when it has its name
 	if err := gone(os.Remove(draft)); err != nil {
+		return "", err
+	}
+	if err := roomForCopy(path); err != nil {
 		return "", err
 	}
 	if err := Backup(ctx, path, draft); err != nil {

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/store"
@@ -157,5 +160,25 @@ func TestFailedUpgrade(t *testing.T) {
 	var version int
 	if err := raw(t, path).QueryRowContext(context.Background(), "PRAGMA user_version").Scan(&version); err != nil || version != 5 {
 		t.Errorf("version %d, %v", version, err)
+	}
+}
+
+// Without room for the copy nothing is written at all.
+func TestNoRoomForCopy(t *testing.T) {
+	path := older(t, 5)
+	var disk unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &disk); err != nil {
+		t.Fatal(err)
+	}
+	size := int64(disk.Bavail)*disk.Bsize + 1<<30
+	if err := os.Truncate(path, size); err != nil { // what a file has beyond its pages SQLite does not read
+		t.Fatal(err)
+	}
+	_, err := store.Open(t.Context(), path, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, sessions.ErrStoreUnavailable) || !strings.Contains(err.Error(), "MB are free") {
+		t.Errorf("Open: %v", err)
+	}
+	if left, err := filepath.Glob(path + ".version-*"); err != nil || len(left) > 0 {
+		t.Errorf("left %q, %v", left, err)
 	}
 }
