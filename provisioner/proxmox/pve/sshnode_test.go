@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"sync"
 	"syscall"
 	"testing"
@@ -57,6 +58,10 @@ func newSSHNode(t *testing.T) *sshNode {
 		t.Fatal(err)
 	}
 	n.addr = l.Addr().String()
+	// What is started under nohup ignores it, and so would its children; those of sshd don't.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hup) })
 	var wg sync.WaitGroup
 	t.Cleanup(func() { l.Close(); n.drop(); wg.Wait() })
 	wg.Go(func() {
