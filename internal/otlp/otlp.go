@@ -41,7 +41,7 @@ type Collector struct {
 
 // Open returns a tracer whose spans are sent to a collector in the background,
 // and what sends the rest at the end, within the time of its ctx. Spans that can't
-// be sent are lost, which is logged once.
+// be sent are lost, which is logged once until some are sent again.
 func Open(ctx context.Context, to Collector, version string, log *slog.Logger) (*span.Tracer, func(context.Context) error, error) {
 	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "agentlab"), attribute.String("service.version", version)), resource.WithFromEnv())
 	if err != nil {
@@ -60,7 +60,7 @@ type sender struct {
 	log    *slog.Logger
 
 	mu   sync.Mutex
-	told string // the last error, so as to log it once
+	lost bool // the last ones, which was logged
 }
 
 // Start is part of [otlptrace.Client].
@@ -83,13 +83,10 @@ func (s *sender) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpan
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err == nil:
-		s.told = ""
-	case s.told != err.Error():
-		s.told = err.Error()
+	if err != nil && !s.lost {
 		s.log.Warn("traces can't be sent and are lost", "err", err)
 	}
+	s.lost = err != nil
 	return nil
 }
 

@@ -32,8 +32,9 @@ type Tracer struct{ provider trace.TracerProvider }
 // New returns a Tracer whose spans, and all those below them, go to provider.
 func New(provider trace.TracerProvider) *Tracer { return &Tracer{provider} }
 
-// From returns ctx with what a client says of its own trace: W3C's traceparent and
-// tracestate, which get returns by these names. What is no traceparent says nothing.
+// From returns ctx with what a client says of its own trace: W3C's traceparent, which
+// get returns by that name. What is none says nothing. Its tracestate is not passed
+// on: it would be a client's own text in the operator's traces.
 func (t *Tracer) From(ctx context.Context, get func(key string) string) context.Context {
 	if t == nil {
 		return ctx
@@ -56,7 +57,12 @@ func (t *Tracer) Request(ctx context.Context, name string) (_ context.Context, e
 type carrier func(key string) string
 
 // Get implements [propagation.TextMapCarrier].
-func (c carrier) Get(key string) string { return c(key) }
+func (c carrier) Get(key string) string {
+	if key != "traceparent" {
+		return ""
+	}
+	return c(key)
+}
 
 // Set implements [propagation.TextMapCarrier]. Nothing is sent.
 func (carrier) Set(string, string) {}

@@ -81,3 +81,22 @@ func TestJoin(t *testing.T) {
 		}
 	}
 }
+
+// A request is in the client's trace, to which it adds no text of its own.
+func TestFromClient(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	tracer := span.New(sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)))
+	said := map[string]string{
+		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"tracestate":  "canary=1",
+	}
+	_, end := tracer.Request(tracer.From(t.Context(), func(key string) string { return said[key] }), "tool exec")
+	end("ok")
+	all := spans.GetSpans()
+	if len(all) != 1 || all[0].SpanContext.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || all[0].Parent.SpanID().String() != "b7ad6b7169203331" {
+		t.Fatalf("spans %+v", all)
+	}
+	if state := all[0].SpanContext.TraceState().String() + all[0].Parent.TraceState().String(); state != "" {
+		t.Errorf("trace state %q", state)
+	}
+}
