@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -262,7 +263,7 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, sb Sandbox) error {
 	err = m.makeError(ctx, id, err)
 	var shown *Error
 	errors.As(err, &shown)
-	reason := clip(shown.Msg, 500)
+	reason := clip(redact.Text(shown.Msg), 500)
 	if shown.Kind == Internal {
 		reason = "internal error"
 	}

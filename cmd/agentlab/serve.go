@@ -19,6 +19,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/failpoint"
 	"github.com/agentlab-mcp/agentlab/internal/obs"
 	"github.com/agentlab-mcp/agentlab/internal/otlp"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -63,6 +64,10 @@ type daemon struct {
 	points *failpoint.Points
 }
 
+// lingering is how long the locks of a daemon that was killed may outlive it: what
+// it was about to start has them, too, until it is executed.
+const lingering = 2 * time.Second
+
 // handover is how long a daemon waits for another, that is ending, to end: it
 // lets its calls end first.
 func handover(configFile string) time.Duration {
@@ -96,7 +101,7 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 		defer func() { _ = file.Close() }()
 		log, ready = file, func() error { return detach(file) }
 	}
-	in.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: in.level}))
+	in.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: in.level, ReplaceAttr: redact.Attr}))
 	cfg, err := config.Load(in.paths.Config)
 	if err != nil {
 		in.log.Error("the configuration is broken, so nothing is served over HTTP", "error", err)
@@ -158,7 +163,7 @@ func (ls listeners) close() error {
 // used at all, of this state directory. Any other trouble with the latter is
 // for the clients to hear.
 func (d *daemon) lock(ctx context.Context, dir *os.File, in *installation) (*flock.Flock, error) {
-	var wait time.Duration
+	wait := lingering
 	if d.auto {
 		wait = handover(d.paths.Config)
 	}
@@ -190,7 +195,10 @@ func (d *daemon) traced(ctx context.Context, in *installation, cfg config.Config
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSend)
 	defer cancel()
-	return errors.Join(err, flush(ctx))
+	if err := flush(ctx); err != nil { // a collector that hangs makes no end a failure
+		in.log.Warn("the last traces can't be sent and are lost", "err", err)
+	}
+	return err
 }
 
 // openTraces returns who traces requests and what sends the last of it; nil is

@@ -74,7 +74,7 @@ func Architecture() Rules {
 			{"provisioner/proxmox/template", "provisioner provisioner/proxmox/names provisioner/proxmox/pve"},
 			{"provisioner/proxmox/doctor", "provisioner provisioner/guest provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/setup"},
 			{"provisioner/proxmox/pvecontract", "provisioner provisioner/guest provisioner/guest/guesttest provisioner/provisionertest provisioner/proxmox provisioner/proxmox/agentconn provisioner/proxmox/pve internal/redact"},
-			{"sessions", "internal/turns internal/keylock internal/span provisioner provisioner/guest"},
+			{"sessions", "internal/redact internal/turns internal/keylock internal/span provisioner provisioner/guest"},
 			{"internal/auth", "internal/redact sessions"},
 			{"store", "internal/auth internal/durable sessions provisioner"},
 			{"internal/failpoint", "internal/auth provisioner provisioner/guest provisioner/proxmox/pve sessions"},

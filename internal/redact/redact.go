@@ -34,6 +34,20 @@ func Text(text string) string {
 	return secrets.ReplaceAllString(text, "${1}${2}${4}${5}${6}"+mask+"${3}")
 }
 
+// Attr is [Text] for the texts and errors in a line of a log, whoever has written
+// them: a guest and Proxmox are quoted there, too. It is a ReplaceAttr of
+// [slog.HandlerOptions].
+func Attr(_ []string, a slog.Attr) slog.Attr {
+	v := a.Value.Resolve()
+	if v.Kind() == slog.KindString {
+		a.Value = slog.StringValue(Text(v.String()))
+	}
+	if err, ok := v.Any().(error); ok {
+		a.Value = slog.StringValue(Text(fmt.Sprint(err))) // of a nil pointer, too
+	}
+	return a
+}
+
 // String is a secret text.
 type String string
 

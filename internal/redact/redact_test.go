@@ -3,6 +3,7 @@ package redact_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -85,6 +86,25 @@ func FuzzText(f *testing.F) {
 			if !strings.Contains(before+after, rest) && strings.Contains(redact.Text(text), rest) {
 				t.Errorf("Text(%q) = %q", text, redact.Text(text))
 			}
+		}
+	})
+}
+
+// What is logged is masked wherever it stands in a line, and nothing else is.
+func FuzzAttr(f *testing.F) {
+	f.Add("runsc said ", " and ended", 7)
+	f.Fuzz(func(t *testing.T, before, after string, n int) {
+		const secret, rest = "ghp_0123456789abcdefABCD", "9abcdefABCD"
+		if strings.Contains(before+after, rest) {
+			t.Skip("it is what else there is")
+		}
+		var log strings.Builder
+		h := slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: redact.Attr})
+		text := before + " " + secret + " " + after
+		slog.New(h).With("with", text).WithGroup("group").Info("said", "text", text, "err", fmt.Errorf("wrapped: %w", errors.New(text)),
+			slog.Group("inner", "text", text), "n", n, "none", error(nil))
+		if strings.Contains(log.String(), rest) || !strings.Contains(log.String(), fmt.Sprintf("group.n=%d group.none=<nil>", n)) {
+			t.Errorf("logged %s", log.String())
 		}
 	})
 }
