@@ -29,15 +29,23 @@ func (s *Server) terminal(ctx context.Context, src io.Reader, nc io.Writer) {
 		_ = out.SendJSON(terminal.Failed, terminal.Failure{Kind: sessions.Invalid.String(), Text: err.Error()}) // who sends that may not listen
 		return
 	}
+	what := work{kind: "tool", name: terminalName, record: func() (string, string) { return tools.RecordTerminal(req) }}
+	who, _ := sessions.PrincipalFrom(ctx)
+	exit, failed := terminal.Exit{}, s.refusal(ctx)
+	if failed == nil {
+		s.happened(ctx, what, start, "", "begun") // its end may be hours away, and never come
+		exit, failed = s.runTerminal(ctx, req, src, out)
+	}
 	outcome := "ok"
-	if exit, failed := s.runTerminal(ctx, req, src, out); failed != nil {
+	if failed != nil {
 		outcome = failed.Kind
+	}
+	s.happened(ctx, what, start, "", outcome)
+	if failed != nil {
 		err = out.SendJSON(terminal.Failed, failed)
 	} else {
 		err = out.SendJSON(terminal.Exited, exit)
 	}
-	who, _ := sessions.PrincipalFrom(ctx)
-	s.happened(ctx, work{kind: "tool", name: terminalName, record: func() (string, string) { return tools.RecordTerminal(req) }}, start, "", outcome)
 	s.Log.Info("terminal", "principal", who.Name, "sandbox", short(req.Sandbox), "outcome", outcome, "ms", time.Since(start).Milliseconds(), "err", err)
 }
 
@@ -55,14 +63,19 @@ func readRequest(src io.Reader) (req terminal.Request, err error) {
 	return req, nil
 }
 
-// runTerminal runs the command, if who asks may.
-func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.Reader, out *terminal.Writer) (exit terminal.Exit, failed *terminal.Failure) {
+// refusal says why who asks gets no terminal; nil is that they do.
+func (s *Server) refusal(ctx context.Context) *terminal.Failure {
 	if err := s.allow(ctx, terminalName, terminalNeed); err != nil {
-		return exit, &terminal.Failure{Kind: tools.OutcomeRefused, Text: err.Error()}
+		return &terminal.Failure{Kind: tools.OutcomeRefused, Text: err.Error()}
 	}
 	if s.Terminals == nil {
-		return exit, &terminal.Failure{Kind: sessions.Unavailable.String(), Text: "this server has no terminals"}
+		return &terminal.Failure{Kind: sessions.Unavailable.String(), Text: "this server has no terminals"}
 	}
+	return nil
+}
+
+// runTerminal runs the command.
+func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.Reader, out *terminal.Writer) (exit terminal.Exit, failed *terminal.Failure) {
 	defer func() {
 		if r := recover(); r != nil {
 			failed = &terminal.Failure{Kind: sessions.Internal.String(), Text: "internal error (ref " + s.panicked(ctx, r) + ")"}
