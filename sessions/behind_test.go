@@ -35,7 +35,7 @@ func TestSwitchedBehindOurBack(t *testing.T) {
 		if events := l.events(t, sb.ID); !strings.Contains(events, "state  STOPPED its machine was switched off, but not by AgentLab 0s\nstate  READY its machine was switched on, but not by AgentLab 0s\n") {
 			t.Errorf("events:\n%s", events)
 		}
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		l.world.drop(sb.ID)
@@ -76,7 +76,7 @@ func TestOldLooksAtPower(t *testing.T) {
 	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		l.world.onStep(func(ctx context.Context, op, id string, do func() error) error {
@@ -140,6 +140,12 @@ func TestMovedBehindOurBack(t *testing.T) {
 		at("pve3")
 		look()
 		l.world.hide("")
+		look()
+		l.world.mu.Lock() // another machine, which we have made elsewhere
+		m := l.world.machines[sb.ID]
+		m.Handle, m.Place = "another", "pve4"
+		l.world.machines[sb.ID] = m
+		l.world.mu.Unlock()
 		look()
 		events := l.events(t, sb.ID)
 		if !strings.HasSuffix(events, "migrate   from pve1 to pve2, but not by AgentLab 0s\nmigrate   from pve2 to pve3, but not by AgentLab 0s\n") || strings.Count(events, "migrate") != 2 {

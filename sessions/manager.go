@@ -53,6 +53,7 @@ type Manager struct {
 	lines   lines
 	alarm   alarm
 	extend  keylock.Locks
+	holding keylock.Locks
 	slots   map[string]*backendSlots
 	pools   map[string]*pool // of profiles
 

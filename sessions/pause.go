@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -16,14 +17,11 @@ const reasonPaused = "paused by its owner"
 // Errors: Conflict if it can't be used now, or its backend can't do it.
 func (m *Manager) Pause(ctx context.Context, id string) (Sandbox, error) {
 	m.init()
-	sb, err := m.ownLive(ctx, id)
+	sb, s, unlock, err := m.toHold(ctx, id)
 	if err != nil {
 		return Sandbox{}, err
 	}
-	s, err := m.suspender(ctx, sb)
-	if err != nil {
-		return Sandbox{}, err
-	}
+	defer unlock()
 	switch {
 	case sb.State == Suspended: // and may run
 	case !sb.State.usable():
@@ -34,9 +32,9 @@ func (m *Manager) Pause(ctx context.Context, id string) (Sandbox, error) {
 		}
 		m.lines.end(id, atRest(sb))
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	limited, cancel := context.WithTimeout(span.Join(m.ctx, ctx), dialLimit)
 	defer cancel()
-	if err := s.Pause(ctx, sb.Ref()); err != nil {
+	if err := s.Pause(limited, sb.Ref()); err != nil {
 		return Sandbox{}, &Error{Unavailable, fmt.Sprintf("sandbox %s is SUSPENDED, but its machine may still run: %s. Pause it again, or resume it", id, obstacleOf(id, err)), err}
 	}
 	return sb, nil
@@ -49,18 +47,15 @@ func (m *Manager) Pause(ctx context.Context, id string) (Sandbox, error) {
 // Errors: Conflict if it is neither, or its backend can't do it.
 func (m *Manager) Resume(ctx context.Context, id string) (Sandbox, error) {
 	m.init()
-	sb, err := m.ownLive(ctx, id)
+	sb, s, unlock, err := m.toHold(ctx, id)
 	if err != nil {
 		return Sandbox{}, err
 	}
-	s, err := m.suspender(ctx, sb)
-	if err != nil {
-		return Sandbox{}, err
-	}
+	defer unlock()
 	if sb.State != Suspended && !sb.State.usable() {
 		return Sandbox{}, Errorf(Conflict, "sandbox %s is %s, and only one that is SUSPENDED can be resumed", id, sb.State)
 	}
-	limited, cancel := context.WithTimeout(ctx, dialLimit)
+	limited, cancel := context.WithTimeout(span.Join(m.ctx, ctx), dialLimit)
 	defer cancel()
 	if err = s.Resume(limited, sb.Ref()); err == nil && sb.State == Suspended {
 		err = m.isBack(limited, sb, "")
@@ -72,6 +67,25 @@ func (m *Manager) Resume(ctx context.Context, id string) (Sandbox, error) {
 		return Sandbox{}, &Error{Unavailable, fmt.Sprintf("sandbox %s does not go on yet: %s. Resume it again", id, obstacleOf(id, err)), err}
 	}
 	return m.Get(ctx, id, 0)
+}
+
+// toHold returns a sandbox of the caller's whose machine is to be held still or let
+// go on, with nobody else doing either until unlock is called.
+func (m *Manager) toHold(ctx context.Context, id string) (sb Sandbox, s provisioner.Suspender, unlock func(), err error) {
+	if _, err = m.ownLive(ctx, id); err != nil {
+		return sb, nil, nil, err // before the lock, as in Extend
+	}
+	if unlock, err = m.holding.Lock(ctx, id); err != nil {
+		return sb, nil, nil, err
+	}
+	if sb, err = m.ownLive(ctx, id); err == nil {
+		s, err = m.suspender(ctx, sb)
+	}
+	if err != nil {
+		unlock()
+		return sb, nil, nil, err
+	}
+	return sb, s, unlock, nil
 }
 
 // suspender returns the ability of a sandbox's backend.

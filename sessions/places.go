@@ -10,7 +10,11 @@ import (
 )
 
 // places are where the machines of a backend were at the last look, by sandbox.
-type places map[string]string
+type places map[string]seat
+
+// seat is the place of one machine. A sandbox whose machine is another one, which
+// we have made, was not moved.
+type seat struct{ handle, place string }
 
 // tellMoved records which machines are in another place than at the last look of
 // this run: whoever has moved them, it was not us. One that could not be read in
@@ -27,13 +31,13 @@ func (m *Manager) tellMoved(ctx context.Context, backend string, seen []provisio
 		if mach.Unread || mach.Spare || mach.Place == "" {
 			continue
 		}
-		now[mach.Sandbox] = mach.Place
-		was := before[mach.Sandbox]
-		if was == "" || was == mach.Place {
+		is, was := seat{mach.Handle, mach.Place}, before[mach.Sandbox]
+		now[mach.Sandbox] = is
+		if was.place == "" || was.place == is.place || !provisioner.SameHandle(was.handle, is.handle) {
 			continue
 		}
-		detail := fmt.Sprintf("from %s to %s, but not by AgentLab", was, mach.Place)
-		m.Log.Info("machine was moved", "id", mach.Sandbox, "from", was, "to", mach.Place)
+		detail := fmt.Sprintf("from %s to %s, but not by AgentLab", was.place, is.place)
+		m.Log.Info("machine was moved", "id", mach.Sandbox, "from", was.place, "to", is.place)
 		if err := m.Store.Log(ctx, Event{At: m.now(), Sandbox: mach.Sandbox, What: "migrate", Detail: detail}); err != nil {
 			m.Log.Warn("record that a machine was moved", "id", mach.Sandbox, "err", err)
 			now[mach.Sandbox] = was // and tell it with the next look

@@ -97,7 +97,7 @@ func (w sighted) decide(sb Sandbox, now, started time.Time, patience time.Durati
 		a.do, a.reason = doFail, "failed: its machine died"
 	}
 	switch {
-	case there && sb.State.Live() && mach.Papers.Keys > sb.Keys:
+	case sb.State.Live() && mach.Papers.Keys > sb.Keys:
 		return action{do: doTrust, sb: told(mach)}
 	case unread && sb.State.Live() && sb.Pooled() && (named || sb.Created.Before(started)):
 		return action{do: doLeave, sb: sb}

@@ -120,6 +120,8 @@ func TestPlan(t *testing.T) {
 		unnamed[0].Handle = ""
 		rows[fmt.Sprintf("%s-without-a-handle-unread", s)] = row{unnamed, unread, time.Minute, "remove " + string(s)}
 	}
+	// What was read in one place was, although it can't be in another.
+	rows["no-restart-dead-and-unread"] = row{rec(Running), slices.Concat(dead, unread), time.Minute, "fail RUNNING doubt"}
 	// A member whose machine can't be read may be somebody's since.
 	for s := range next {
 		member := rec(s)

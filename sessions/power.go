@@ -27,12 +27,12 @@ type powering struct {
 	err    error // set before done is closed
 }
 
-// Stop switches the machine of a sandbox off and waits until it is, which goes on
-// when ctx ends. What is on its disk stays until its end, which comes as if it ran;
+// Stop switches the machine of a sandbox off and waits up to wait until it is, which
+// goes on when ctx or the wait ends. What is on its disk stays until its end, which comes as if it ran;
 // it counts against the quota. One that is STOPPED already is no error.
 //
 // Errors: Conflict if it is being made or started, or its backend can't do it.
-func (m *Manager) Stop(ctx context.Context, id string) (Sandbox, error) {
+func (m *Manager) Stop(ctx context.Context, id string, wait time.Duration) (Sandbox, error) {
 	m.init()
 	sb, err := m.ownLive(ctx, id)
 	if err == nil {
@@ -50,7 +50,7 @@ func (m *Manager) Stop(ctx context.Context, id string) (Sandbox, error) {
 		}
 		m.lines.end(id, atRest(sb))
 	}
-	if err := m.awaitPower(ctx, sb, stopLimit); err != nil {
+	if err := m.awaitPower(ctx, sb, wait); err != nil {
 		return Sandbox{}, m.notYet(ctx, sb, err)
 	}
 	return m.Get(ctx, id, 0)
@@ -66,10 +66,15 @@ func (m *Manager) Start(ctx context.Context, id string, wait time.Duration) (San
 	m.init()
 	sb, err := m.ownLive(ctx, id)
 	switch {
-	case err != nil || sb.State.usable():
+	case err != nil:
 		return sb, err
 	case sb.State == Suspended:
 		return m.Resume(ctx, id)
+	case sb.State.usable():
+		if _, ok := provisioner.As[provisioner.Suspender](m.Backends[sb.Backend]); ok { // somebody else may have paused it
+			return m.Resume(ctx, id)
+		}
+		return sb, nil
 	case sb.State.making(), sb.State == Stopping:
 		return Sandbox{}, Errorf(Conflict, "sandbox %s is %s; start it when it is STOPPED", id, sb.State)
 	}

@@ -115,7 +115,7 @@ func TestStopAndStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 { // the second changes nothing
-			got, err := l.Stop(ctx, sb.ID)
+			got, err := l.Stop(ctx, sb.ID, time.Minute)
 			if err != nil || got.State != sessions.Stopped || got.Reason != "stopped by its owner" {
 				t.Fatalf("Stop: %+v, %v", got, err)
 			}
@@ -159,7 +159,9 @@ func TestStopAndStart(t *testing.T) {
 // Whoever works in a sandbox is told that it was stopped.
 func TestStopCutsTheLine(t *testing.T) {
 	for name, stop := range map[string]func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error){
-		"STOPPING":  func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Stop(ctx, id) },
+		"STOPPING": func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error) {
+			return l.Stop(ctx, id, time.Minute)
+		},
 		"SUSPENDED": func(l *powerLab, ctx context.Context, id string) (sessions.Sandbox, error) { return l.Pause(ctx, id) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -190,15 +192,18 @@ func TestStopCutsTheLine(t *testing.T) {
 // A stopped or paused sandbox ends at its time, and as its owner wants.
 func TestEndAtRest(t *testing.T) {
 	for name, tt := range map[string]func(l *powerLab, ctx context.Context, id string) error{
-		"stopped": func(l *powerLab, ctx context.Context, id string) error { _, err := l.Stop(ctx, id); return err },
-		"paused":  func(l *powerLab, ctx context.Context, id string) error { _, err := l.Pause(ctx, id); return err },
+		"stopped": func(l *powerLab, ctx context.Context, id string) error {
+			_, err := l.Stop(ctx, id, time.Minute)
+			return err
+		},
+		"paused": func(l *powerLab, ctx context.Context, id string) error { _, err := l.Pause(ctx, id); return err },
 		"stopping": func(l *powerLab, _ context.Context, id string) error {
 			l.world.hang("stop", id)
-			l.later(func() { _, _ = l.Stop(as(l.t, "alice"), id) })
+			l.later(func() { _, _ = l.Stop(as(l.t, "alice"), id, time.Minute) })
 			return nil
 		},
 		"starting": func(l *powerLab, ctx context.Context, id string) error {
-			_, err := l.Stop(ctx, id)
+			_, err := l.Stop(ctx, id, time.Minute)
 			l.world.hang("start", id)
 			l.later(func() { _, _ = l.Start(as(l.t, "alice"), id, time.Minute) })
 			return err
@@ -243,7 +248,7 @@ func TestSwitchingGoesOnAfterACrash(t *testing.T) {
 				inPowerLab(t, func(t *testing.T, l *powerLab) {
 					ctx := as(t, "alice")
 					sb := l.create(t, sessions.CreateRequest{})
-					begin := func() { _, _ = l.Stop(ctx, sb.ID) }
+					begin := func() { _, _ = l.Stop(ctx, sb.ID, time.Minute) }
 					want, runs := sessions.Stopped, false
 					if op != "relabel" && op != "stop" {
 						begin()
@@ -288,7 +293,7 @@ func TestStartFails(t *testing.T) {
 			inPowerLab(t, func(t *testing.T, l *powerLab) {
 				ctx := as(t, "alice")
 				sb := l.create(t, sessions.CreateRequest{})
-				if _, err := l.Stop(ctx, sb.ID); err != nil {
+				if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 					t.Fatal(err)
 				}
 				l.world.fail(op, errors.Join(errors.New("no memory"), provisioner.ErrExhausted))
@@ -315,7 +320,7 @@ func TestStopFails(t *testing.T) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		l.world.fail("stop", provisioner.ErrUnavailable)
-		_, err := l.Stop(ctx, sb.ID)
+		_, err := l.Stop(ctx, sb.ID, time.Minute)
 		if k, msg := kind(t, err); k != sessions.Unavailable || !strings.Contains(msg, "is not stopped yet") || !strings.Contains(msg, "The server goes on with it") {
 			t.Errorf("Stop: %v", err)
 		}
@@ -334,7 +339,7 @@ func TestStoppedIsAdopted(t *testing.T) {
 	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		l.stop()
@@ -361,7 +366,7 @@ func TestIdleAtRest(t *testing.T) {
 		defer func() { l.stop() }()
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Minute)
@@ -409,7 +414,7 @@ func TestPauseAndResume(t *testing.T) {
 		}
 		l.wantPower(t, sb.ID, sessions.Suspended, true)
 		l.world.onStep(nil)
-		if _, err := l.Stop(ctx, sb.ID); err != nil { // from there, too
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil { // from there, too
 			t.Errorf("Stop: %v", err)
 		}
 		l.wantPower(t, sb.ID, sessions.Stopped, false)
@@ -427,7 +432,7 @@ func TestSwitchingIsRefused(t *testing.T) {
 	inPowerLab(t, func(t *testing.T, l *powerLab) {
 		sb := l.create(t, sessions.CreateRequest{})
 		calls := map[string]func(ctx context.Context) error{
-			"stop":   func(ctx context.Context) error { _, err := l.Stop(ctx, sb.ID); return err },
+			"stop":   func(ctx context.Context) error { _, err := l.Stop(ctx, sb.ID, time.Minute); return err },
 			"start":  func(ctx context.Context) error { _, err := l.Start(ctx, sb.ID, 0); return err },
 			"pause":  func(ctx context.Context) error { _, err := l.Pause(ctx, sb.ID); return err },
 			"resume": func(ctx context.Context) error { _, err := l.Resume(ctx, sb.ID); return err },

@@ -126,5 +126,9 @@ func (m *Manager) pruneOne(ctx context.Context, backend string, a action) string
 		_, problem := obstacle(err)
 		return problem
 	}
-	return m.hurry(ctx, key)
+	problem := m.hurry(ctx, key)
+	if cur, err := m.Store.Sandbox(ctx, a.sb.ID); problem == "" && a.do != doTrim && err == nil && cur.State.Live() {
+		return "it was not over after all, and goes on"
+	}
+	return problem
 }

@@ -207,3 +207,26 @@ func TestStatus(t *testing.T) {
 		time.Sleep(time.Hour) // until slow has answered
 	})
 }
+
+// What is made still, though later than a record says that it can be, is not told to
+// be gone.
+func TestPruneOfWhatGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+		l.world.hang("create", "")
+		l.run()
+		defer func() { l.stop() }()
+		sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(l.MakeTimeout - time.Minute)
+		l.restart() // who goes on has all the time again
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := pruned(l.prune(t, false)); got != sb.ID+": failed: it was not ready in time, left false, it was not over after all, and goes on\n" {
+			t.Errorf("prune: %s", got)
+		}
+	})
+}

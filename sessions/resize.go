@@ -1,10 +1,12 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 
+	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
 
@@ -12,9 +14,10 @@ import (
 type Size = provisioner.Size
 
 // Resize gives a sandbox that is STOPPED other cores or memory, or more disk, within what
-// its profile allows and its owner's quota. It is recorded first, so that the quota
-// holds whatever comes in between, and taken back if the backend can't do it; what
-// a crash leaves half done is done by repeating it.
+// its profile allows and its owner's quota, and goes on with that when ctx ends. The
+// larger memory is recorded all the while, so that the quota holds whatever comes in
+// between, and stays if nobody knows what the backend has done; what an error or a
+// crash leaves half done is done by repeating it.
 //
 // Errors: Invalid, Exhausted; Conflict if it is not STOPPED, or its backend can't do it.
 func (m *Manager) Resize(ctx context.Context, id string, size Size) (Sandbox, error) {
@@ -39,23 +42,51 @@ func (m *Manager) Resize(ctx context.Context, id string, size Size) (Sandbox, er
 	if err != nil {
 		return Sandbox{}, err
 	}
-	quota := Quota{MemoryMB: m.quota(who).MemoryMB}
-	kept, err := m.Store.Resize(ctx, id, size, quota, Change{At: m.now(), By: who.Name})
+	quota, most := Quota{MemoryMB: m.quota(who).MemoryMB}, size
+	if size.MemoryMB != 0 {
+		most.MemoryMB = max(size.MemoryMB, sb.MemoryMB)
+	}
+	kept, err := m.Store.Resize(ctx, id, most, quota, Change{At: m.now(), By: who.Name})
 	if errors.Is(err, ErrOverQuota) {
 		return Sandbox{}, m.overMemory(ctx, sb, size, quota)
 	}
 	if err != nil {
 		return Sandbox{}, internal(id, err)
 	}
-	limited, cancel := context.WithTimeout(ctx, stopLimit)
-	defer cancel()
-	if err := r.Resize(limited, kept.Ref(), m.papers(kept), size); err != nil {
-		was := Size{Cores: sb.Cores, MemoryMB: sb.MemoryMB, DiskMB: sb.DiskMB}
-		_, rerr := m.Store.Resize(context.WithoutCancel(ctx), id, was, Quota{}, Change{At: m.now(), Reason: "it could not be done"})
-		return Sandbox{}, &Error{Unavailable, fmt.Sprintf("sandbox %s could not be resized: %s. Try again", id, obstacleOf(id, err)), errors.Join(err, rerr)}
+	if kept, err = m.resize(span.Join(m.ctx, ctx), r, sb, kept, size); err != nil {
+		return Sandbox{}, &Error{Unavailable, fmt.Sprintf("sandbox %s could not be resized: %s. Try again", id, obstacleOf(id, err)), err}
 	}
 	m.hub.publish(id)
 	return kept, nil
+}
+
+// resize has the backend do what is recorded, and records what came of it.
+func (m *Manager) resize(ctx context.Context, r provisioner.Resizer, was, kept Sandbox, size Size) (Sandbox, error) {
+	limited, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	target := kept
+	target.MemoryMB = cmp.Or(size.MemoryMB, kept.MemoryMB)
+	err := r.Resize(limited, target.Ref(), m.papers(target), size)
+	if err == nil && target.MemoryMB == kept.MemoryMB {
+		return kept, nil
+	}
+	is := Size{MemoryMB: target.MemoryMB}
+	if err != nil {
+		is = Size{Cores: was.Cores, MemoryMB: kept.MemoryMB, DiskMB: was.DiskMB}
+		if errors.Is(err, provisioner.ErrExhausted) { // which is before the memory
+			is.MemoryMB = was.MemoryMB
+		}
+	}
+	kept, rerr := m.Store.Resize(ctx, was.ID, is, Quota{}, Change{At: m.now(), By: was.Owner, Reason: reasonOf(err)})
+	return kept, errors.Join(err, rerr)
+}
+
+// reasonOf is what is recorded of a resize that could not be done.
+func reasonOf(err error) string {
+	if err != nil {
+		return "it could not be done"
+	}
+	return ""
 }
 
 // mayResize returns the ability to resize a sandbox, or why it may not be.

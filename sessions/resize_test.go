@@ -17,7 +17,7 @@ func TestResize(t *testing.T) {
 		if k, msg := kind(t, second(l.Resize(ctx, sb.ID, bigger))); k != sessions.Conflict || !strings.Contains(msg, "is READY; stop it with stop_sandbox first") {
 			t.Errorf("Resize of one that runs: %v %s", k, msg)
 		}
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		for want, size := range map[string]sessions.Size{
@@ -69,7 +69,7 @@ func TestResizeFails(t *testing.T) {
 		ctx := as(t, "alice")
 		sb := l.create(t, sessions.CreateRequest{})
 		l.create(t, sessions.CreateRequest{})
-		if _, err := l.Stop(ctx, sb.ID); err != nil {
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		if k, msg := kind(t, second(l.Resize(ctx, sb.ID, sessions.Size{MemoryMB: 151}))); k != sessions.Exhausted || !strings.Contains(msg, "200 of 250 MB of memory in use, 51 MB more asked for") {

@@ -94,7 +94,7 @@ func (m *Manager) Sweep(ctx context.Context) time.Time {
 // reconcileLoop compares records and machines of one backend. Each has its
 // own, so that one that hangs holds up no other.
 func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.Provisioner) {
-	var doubts map[string]bool
+	var doubts map[string]verb
 	for {
 		var err error
 		if doubts, err = m.reconcile(ctx, name, p, doubts); err != nil && ctx.Err() == nil {
@@ -113,18 +113,19 @@ func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.
 }
 
 // reconcile does what plan says. doubts are the sandboxes in whose case the
-// last look called for a second one; those of this look are returned.
-func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, doubts map[string]bool) (map[string]bool, error) {
+// last look called for a second one to agree, and to what; those of this look are
+// returned.
+func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, doubts map[string]verb) (map[string]verb, error) {
 	recorded, seen, todo, err := m.decide(ctx, name, p)
 	if err != nil {
 		return nil, err
 	}
 	m.tellMoved(ctx, name, seen)
-	fresh, trusted := map[string]bool{}, true
+	fresh, trusted := map[string]verb{}, true
 	var left []string
 	for _, a := range todo {
-		if a.doubt && !doubts[a.sb.ID] {
-			fresh[a.sb.ID] = true
+		if a.doubt && doubts[a.sb.ID] != a.do {
+			fresh[a.sb.ID] = a.do
 			continue
 		}
 		if a.do == doLeave {

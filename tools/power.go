@@ -11,6 +11,7 @@ import (
 type stopIn struct {
 	target
 	Pause bool `arg:"pause" doc:"Hold it still with all that runs in it instead"`
+	Wait  int  `arg:"wait_seconds" default:"45" min:"0" max:"55" doc:"How long to wait until it is stopped"`
 }
 
 // powerOut is how a sandbox stands that was stopped or started.
@@ -34,13 +35,18 @@ func (s *service) stopSandbox() Tool {
 		Meta:        hint("shut down, pause, suspend a sandbox"),
 		Doing:       "stopping the sandbox",
 	}, func(ctx context.Context, m *sessions.Manager, in stopIn) (Result, error) {
-		stop := m.Stop
+		var sb sessions.Sandbox
+		var err error
 		if in.Pause {
-			stop = m.Pause
+			sb, err = m.Pause(ctx, in.SandboxID)
+		} else {
+			sb, err = m.Stop(ctx, in.SandboxID, seconds(in.Wait))
 		}
-		sb, err := stop(ctx, in.SandboxID)
 		if err != nil {
 			return Result{}, err
+		}
+		if sb.State == sessions.Stopping {
+			return powered(sb, "; it goes on with that by itself, list_sandboxes tells when it is stopped"), nil
 		}
 		return powered(sb, "; start_sandbox lets it go on"), nil
 	})

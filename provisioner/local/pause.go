@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
 )
@@ -16,6 +17,10 @@ const (
 	statusRunning = "running"
 	statusPaused  = "paused"
 )
+
+// holdLimit is far more than it takes to hold a machine still: only a runsc that
+// hangs is ended by it.
+const holdLimit = 5 * time.Minute
 
 // runscSays is what we read of the state that runsc keeps of a machine.
 type runscSays struct {
@@ -83,12 +88,16 @@ func (p *Provisioner) holdNow(ctx context.Context, command string, ref provision
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, t.runsc, append(st.runscFlags(t, st.machineDir(ref.Sandbox), 0), command, ref.Sandbox)...)
+	// Killed in the middle, it would leave a machine still that it says runs.
+	alone, cancel := context.WithTimeout(context.WithoutCancel(ctx), holdLimit)
+	defer cancel()
+	cmd := exec.CommandContext(alone, t.runsc, append(st.runscFlags(t, st.machineDir(ref.Sandbox), 0), command, ref.Sandbox)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + guestPath, "TMPDIR=" + st.runscDir()}
 	return st.step("local "+command, func() error {
 		if said, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("runsc: %w: %s: %w", err, strings.TrimSpace(string(said)), provisioner.ErrUnavailable)
+			st.log.ErrorContext(ctx, "runsc failed", "command", command, "sandbox", ref.Sandbox, "err", err, "said", strings.TrimSpace(string(said)))
+			return fmt.Errorf("runsc: %w: %w", err, provisioner.ErrUnavailable)
 		}
 		return nil
 	})

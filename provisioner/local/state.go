@@ -15,7 +15,7 @@ import (
 
 // nobody is who root's machines are on the host. gVisor's own processes run as
 // this user in a user namespace, so that an escape from one is an escape to
-// nothing.
+// nothing. Those of another user's machines run as that user.
 const nobody = 65534
 
 const (

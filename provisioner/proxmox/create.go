@@ -170,18 +170,18 @@ func (p *Provisioner) configure(ctx context.Context, spec provisioner.Spec, vm p
 		return err
 	}
 	p.remember(vm, spec.Papers, ch.Set["description"])
-	return p.grow(ctx, vm, cfg, spec.DiskMB)
+	return p.grow(ctx, vm, cfg, "", spec.DiskMB)
 }
 
 // grow makes the disk of a machine as big as that, if it is smaller.
-func (p *Provisioner) grow(ctx context.Context, vm pve.VM, cfg pve.Config, diskMB int) error {
+func (p *Provisioner) grow(ctx context.Context, vm pve.VM, cfg pve.Config, digest string, diskMB int) error {
 	disk, mb := bootDisk(cfg)
 	if disk == "" || mb >= int64(diskMB) {
 		return ctx.Err()
 	}
 	call, cancel := steady(ctx, callTime)
 	defer cancel()
-	task, err := p.Client.Resize(call, vm, disk, strconv.Itoa(diskMB)+"M")
+	task, err := p.Client.Resize(call, vm, disk, strconv.Itoa(diskMB)+"M", digest)
 	return p.await(ctx, task, err)
 }
 

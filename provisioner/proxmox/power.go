@@ -49,7 +49,7 @@ func (p *Provisioner) Resize(ctx context.Context, ref provisioner.Ref, papers pr
 			return fmt.Errorf("VM %s runs: %w", m.vm, provisioner.ErrUnavailable)
 		}
 		p.setStopped(m.vm.ID, true)
-		if err := p.grow(ctx, m.vm, m.cfg, size.DiskMB); err != nil {
+		if err := p.grow(ctx, m.vm, m.cfg, m.cfg.Digest(), size.DiskMB); err != nil {
 			return err
 		}
 		m, err := p.claim(ctx, m.vm, ref.Sandbox) // whose digest the new disk has changed

@@ -212,13 +212,27 @@ func TestResizeLooksAgain(t *testing.T) {
 	p := l.provisioner()
 	m, id := makeOne(t, p, 1)
 	l.must(p.Stop(t.Context(), m.Ref))
-	l.onCall(func(r *http.Request) *pvetest.Fault {
-		if callName(r) == "PUT resize" {
-			l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = "mine" })
-		}
-		return nil
+	foreign := func(when func(call string) bool) error {
+		l.onCall(func(r *http.Request) *pvetest.Fault {
+			if when(callName(r)) {
+				l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = "mine" })
+			}
+			return nil
+		})
+		return p.Resize(t.Context(), m.Ref, m.Papers, provisioner.Size{Cores: 2, DiskMB: 4096})
+	}
+	ours, size := l.configs()[id]["description"], func() string { return l.configs()[id]["scsi0"] }
+	before := size()
+	err := foreign(func(call string) bool { return call == "PUT resize" })
+	if err == nil || !strings.Contains(err.Error(), "checksum mismatch") || size() != before {
+		t.Errorf("Resize: %v, the disk is %s, was %s", err, size(), before)
+	}
+	l.srv.Edit(func(c *pvetest.Cluster) { c.VMs[id].Config["description"] = ours })
+	grown := false
+	err = foreign(func(call string) bool {
+		grown = grown || call == "PUT resize"
+		return grown && call == "GET config"
 	})
-	err := p.Resize(t.Context(), m.Ref, m.Papers, provisioner.Size{Cores: 2, DiskMB: 4096})
 	if !errors.Is(err, provisioner.ErrNotOurs) || l.configs()[id]["description"] != "mine" || l.configs()[id]["cores"] != "1" {
 		t.Errorf("Resize: %v, its config is %v", err, l.configs()[id])
 	}

@@ -104,7 +104,7 @@ func TestCallsAsRecorded(t *testing.T) {
 			return c.StartSetConfig(ctx, vm(110), pve.Change{Set: map[string]string{"description": "async"}})
 		}), "qmconfig 110"},
 		{"20 resize disk +1G", started(func(c *pve.Client, ctx context.Context) (pve.UPID, error) {
-			return c.Resize(ctx, vm(110), "scsi0", "+1G")
+			return c.Resize(ctx, vm(110), "scsi0", "+1G", "")
 		}), "resize 110"},
 		{"10 missing VM: POST status/start", started(func(c *pve.Client, ctx context.Context) (pve.UPID, error) { return c.Start(ctx, vm(4711)) }), "qmstart 4711"},
 		{"30 suspend (pause)", started(func(c *pve.Client, ctx context.Context) (pve.UPID, error) { return c.Suspend(ctx, vm(110)) }), "qmpause 110"},

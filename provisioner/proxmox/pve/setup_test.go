@@ -74,7 +74,7 @@ func TestRestOfAMachinesLife(t *testing.T) {
 	if err != nil || cfg["name"] != "made" || !slices.Equal(cfg.Drives(), []string{"scsi0"}) {
 		t.Fatalf("config %v, %v", cfg, err)
 	}
-	done(c.Resize(ctx, m, "scsi0", "+1G"))
+	done(c.Resize(ctx, m, "scsi0", "+1G", ""))
 	done(c.StartSetConfig(ctx, m, pve.Change{Set: map[string]string{"memory": "256"}}))
 	done(c.CreateSnapshot(ctx, m, "s1", "first", false))
 	done(c.StartSetConfig(ctx, m, pve.Change{Set: map[string]string{"memory": "512"}, Delete: []string{"agent"}}))

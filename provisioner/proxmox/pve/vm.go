@@ -75,9 +75,10 @@ func (c *Client) DeleteReferenced(ctx context.Context, vm VM) (UPID, error) {
 }
 
 // Resize starts to grow a disk, such as scsi0, to a size such as 10G, or by
-// one such as +512M. Shrinking is an error of the task.
-func (c *Client) Resize(ctx context.Context, vm VM, disk, size string) (UPID, error) {
-	return c.task(ctx, putResize, vm.args(), fields("disk", disk, "size", size))
+// one such as +512M. Shrinking is an error of the task, and so is another digest of
+// the config than the one given, unless that is empty.
+func (c *Client) Resize(ctx context.Context, vm VM, disk, size, digest string) (UPID, error) {
+	return c.task(ctx, putResize, vm.args(), fields("disk", disk, "size", size, "digest", digest))
 }
 
 // Start starts a machine. That it does not exist, or runs, is an error of the task.

@@ -141,7 +141,9 @@ func (r *build) options(seed string) (map[string]string, error) {
 }
 
 func (r *build) grow(ctx context.Context) error {
-	_, err := r.insist(ctx, func(ctx context.Context) (pve.UPID, error) { return r.Client.Resize(ctx, r.vm, system, r.spec.Size) }, nil)
+	_, err := r.insist(ctx, func(ctx context.Context) (pve.UPID, error) {
+		return r.Client.Resize(ctx, r.vm, system, r.spec.Size, "")
+	}, nil)
 	if err != nil {
 		return fmt.Errorf("grow the disk to %s: %w", r.spec.Size, err)
 	}

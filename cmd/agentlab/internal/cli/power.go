@@ -48,12 +48,12 @@ type powerCommand struct {
 func (p powerCommand) command(host Host) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               p.use + " ID...",
+		Use:               p.use + " ID|NAME...",
 		Short:             p.short,
 		Long:              p.long + "\n" + exitCodes,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 0),
-		RunE: run(host, p.interrupted, func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+		RunE: named(host, 0, p.interrupted, func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
 			for _, id := range ids {
 				if err := p.call(ctx, cmd, c, id, asJSON); err != nil {
 					return err
@@ -73,8 +73,13 @@ func (p powerCommand) call(ctx context.Context, cmd *cobra.Command, c *Client, i
 		ID    string `json:"sandbox_id"`
 		State string `json:"state"`
 	}
-	if err := c.Call(ctx, p.tool, a, &done); err != nil {
-		return err
+	for {
+		if err := c.Call(ctx, p.tool, a, &done); err != nil {
+			return err
+		}
+		if done.State != "stopping" && done.State != "starting" {
+			break // else the wait of one call was over
+		}
 	}
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), done)

@@ -3,15 +3,15 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
 func newResizeCommand(host Host) *cobra.Command {
-	var cores, memory, disk int
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "resize ID",
+		Use:   "resize ID|NAME",
 		Short: "Give a stopped sandbox other cores or memory, or more disk",
 		Long: `Give a stopped sandbox other cores or memory, or more disk, up to what its profile
 and the quota allow. What is not named stays. The local backend can't do it.
@@ -22,16 +22,12 @@ and the quota allow. What is not named stays. The local backend can't do it.
 ` + exitCodes,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeSandboxes(host, 1),
-		RunE: run(host, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
-			a := args{"sandbox_id": ids[0]}
-			for flag, param := range map[string]struct {
-				name  string
-				value int
-			}{"cpu": {"cpu", cores}, "memory-mb": {"memory_mb", memory}, "disk-gb": {"disk_gb", disk}} {
-				if cmd.Flags().Changed(flag) {
-					a[param.name] = param.value
-				}
+		RunE: named(host, 1, "", func(ctx context.Context, cmd *cobra.Command, c *Client, ids []string) error {
+			a, err := sizes(cmd)
+			if err != nil {
+				return err
 			}
+			a["sandbox_id"] = ids[0]
 			var done struct {
 				ID       string `json:"sandbox_id"`
 				Cores    int    `json:"cpu"`
@@ -44,13 +40,29 @@ and the quota allow. What is not named stays. The local backend can't do it.
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), done)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s has cpu %d, memory_mb %d and disk_gb %d when it is started\n", done.ID, done.Cores, done.MemoryMB, done.DiskGB)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has cpu %d, memory_mb %d and disk_gb %d when it is started\n", done.ID, done.Cores, done.MemoryMB, done.DiskGB)
 			return err
 		}),
 	}
-	cmd.Flags().IntVar(&cores, "cpu", 0, "cores")
-	cmd.Flags().IntVar(&memory, "memory-mb", 0, "memory")
-	cmd.Flags().IntVar(&disk, "disk-gb", 0, "disk")
+	cmd.Flags().Int("cpu", 0, "cores")
+	cmd.Flags().Int("memory-mb", 0, "memory")
+	cmd.Flags().Int("disk-gb", 0, "disk")
 	addJSON(cmd, &asJSON)
 	return cmd
+}
+
+// sizes are the arguments of the tool for the flags that were given.
+func sizes(cmd *cobra.Command) (args, error) {
+	a := args{}
+	for _, flag := range []string{"cpu", "memory-mb", "disk-gb"} {
+		if !cmd.Flags().Changed(flag) {
+			continue
+		}
+		n, err := cmd.Flags().GetInt(flag)
+		if err != nil {
+			return nil, err
+		}
+		a[strings.ReplaceAll(flag, "-", "_")] = n
+	}
+	return a, nil
 }
