@@ -92,8 +92,8 @@ func clients(ctx context.Context, n int) error {
 			if err != nil {
 				return err
 			}
-			if len(list.Tools) != 13 {
-				return fmt.Errorf("got %d tools, want 13", len(list.Tools))
+			if len(list.Tools) != 14 {
+				return fmt.Errorf("got %d tools, want 14", len(list.Tools))
 			}
 			return s.Close()
 		})
