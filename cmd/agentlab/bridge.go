@@ -112,11 +112,17 @@ type bridge struct {
 	paths config.Paths
 	warn  io.Writer
 
-	onlyJoin bool // start none
+	onlyJoin bool   // start none
+	starter  string // the command that alone starts one; empty is whoever needs one
 }
 
-// errNoDaemon is that none runs, where none is to be started.
-var errNoDaemon = errors.New("no daemon runs; whoever needs one starts it, such as agentlab mcp or agentlab sandbox new, or agentlab serve does")
+// noDaemon is the error that none runs, where we are to start none.
+func (b *bridge) noDaemon() error {
+	if b.starter != "" {
+		return fmt.Errorf("no daemon runs; start it: %s", b.starter)
+	}
+	return errors.New("no daemon runs; whoever needs one starts it, such as agentlab mcp or agentlab sandbox new, or agentlab serve does")
+}
 
 // connect returns a connection whose other end has greeted us. A daemon that
 // is about to end may still take a connection but greets nobody any more: then
@@ -127,11 +133,11 @@ func (b *bridge) connect(ctx context.Context) (*net.UnixConn, error) {
 	for range tries {
 		var conn *net.UnixConn
 		conn, err = dial(ctx, b.dir, b.paths.Socket)
-		if nobodyListens(err) && !b.onlyJoin {
+		if nobodyListens(err) && !b.onlyJoin && b.starter == "" {
 			conn, err = b.start(ctx)
 		}
 		if nobodyListens(err) {
-			return nil, errNoDaemon
+			return nil, b.noDaemon()
 		}
 		if err != nil {
 			return nil, err

@@ -13,6 +13,11 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
+// starterEnv is the variable with the command that alone starts the daemon of an
+// installation, such as that of a service whose unit confines it. Empty is that
+// whoever needs one may start one.
+const starterEnv = "AGENTLAB_STARTED_BY"
+
 // launch starts a daemon in a session of its own, so that it outlives us and
 // our terminal, and waits until it listens or has ended. said is what an ended
 // one said on its standard error.

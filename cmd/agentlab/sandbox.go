@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -71,7 +72,7 @@ func joinLocal(ctx context.Context, locate func() (config.Paths, error), start b
 		return nil, fail(exitUnsafe, err)
 	}
 	defer func() { _ = dir.Close() }()
-	b := bridge{dir: dir, paths: paths, warn: warn, onlyJoin: !start}
+	b := bridge{dir: dir, paths: paths, warn: warn, onlyJoin: !start, starter: os.Getenv(starterEnv)}
 	conn, err := b.connect(ctx)
 	if err != nil {
 		return nil, fail(exitLost, err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -40,6 +41,9 @@ listens on http_listen.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if starter := os.Getenv(starterEnv); starter != "" {
+				return fail(exitFailed, fmt.Errorf("%s is set: the daemon of this installation is started by %s", starterEnv, starter))
+			}
 			paths, err := locate()
 			if err != nil {
 				return fail(exitFailed, err)
