@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
 // TestPackages makes what is given to others of two clones in different places,
@@ -130,6 +132,17 @@ func hasSoundUnit(t *testing.T, deb string) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 	output(t, dir, "systemd-analyze", "security", "--offline=true", "--threshold=40", unit) // up to 4.0 is OK
+	// systemd gives such a directory, with all that is in it, to the user of the unit.
+	roots, err := config.Locate("", 0, "/root", func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for setting, place := range map[string]string{"StateDirectory": "/var/lib/", "RuntimeDirectory": "/run/"} {
+		m := regexp.MustCompile("(?m)^" + setting + "=(.+)$").FindStringSubmatch(string(text))
+		if m == nil || place+m[1] == roots.State || place+m[1] == roots.Runtime {
+			t.Errorf("%s is %q: want one that root's own installation, %+v, has not", setting, m, roots)
+		}
+	}
 }
 
 // installs installs, upgrades, removes and purges the package where that is root's
@@ -139,13 +152,17 @@ func installs(t *testing.T, deb string) {
 		t.Skip("only root installs packages")
 	}
 	got := output(t, ".", "unshare", "--mount", "sh", "testdata/install.sh", deb, t.TempDir())
-	want := `user agentlab /var/lib/agentlab:/usr/sbin/nologin
+	want := `user agentlab /var/lib/agentlab-service:/usr/sbin/nologin agentlab:agentlab 700
 config root:root 755 root:agentlab 750 root:agentlab 640
 version VERSION
 doctor ok configuration: /etc/agentlab/service/config.yaml
+token list 5 agentlab: no daemon runs; start it: systemctl start agentlab
+serve 1 agentlab: AGENTLAB_STARTED_BY is set: the daemon of this installation is started by systemctl start agentlab
+daemon agentlab 600 agentlab 600 agentlab 600
 upgraded #mine 600
 removed #mine key gone
 purged gone key
+roots roots root 711 root 644 root 711
 `
 	got = regexp.MustCompile(`(?m)^version agentlab \S+.*$`).ReplaceAllString(got, "version VERSION")
 	if diff := cmp.Diff(want, got); diff != "" {
