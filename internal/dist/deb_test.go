@@ -152,15 +152,22 @@ func installs(t *testing.T, deb string) {
 		t.Skip("only root installs packages")
 	}
 	got := output(t, ".", "unshare", "--mount", "sh", "testdata/install.sh", deb, t.TempDir())
-	want := `user agentlab /var/lib/agentlab-service:/usr/sbin/nologin agentlab:agentlab 700
+	want := `install 0 start enabled
+user agentlab /var/lib/agentlab-service:/usr/sbin/nologin agentlab:agentlab 700
 config root:root 755 root:agentlab 750 root:agentlab 640
 version VERSION
 doctor ok configuration: /etc/agentlab/service/config.yaml
 token list 5 agentlab: no daemon runs; start it: systemctl start agentlab
 serve 1 agentlab: AGENTLAB_STARTED_BY is set: the daemon of this installation is started by systemctl start agentlab
 daemon agentlab 600 agentlab 600 agentlab 600
+upgrade 0 restart enabled
 upgraded #mine 600
+refused 1 start enabled
+remove 0 stop
 removed #mine key gone
+again 0 restart enabled
+disabled 0 restart disabled
+purge 0 stop
 purged gone key
 roots roots root 711 root 644 root 711
 `

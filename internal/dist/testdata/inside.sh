@@ -9,6 +9,18 @@ mkfifo /tmp/says
 
 say() { echo "$@" >&3; }
 
+# pkg NAME ARGUMENTS... runs dpkg and says what it asked of systemd, to which every
+# unit runs here, and whether ours is enabled.
+pkg() {
+	local name=$1 code=0
+	shift
+	dpkg --force-depends --force-confdef "$@" &>/tmp/out || code=$?
+	cat /tmp/out
+	# shellcheck disable=SC2046 # they are words
+	say "$name" "$code" $(sed -nE "s/^Running in chroot, ignoring command '(start|restart|stop)'$/\1/p" /tmp/out) \
+		$(systemctl is-enabled agentlab 2>/dev/null | grep -xE 'enabled|disabled')
+}
+
 # as_service COMMAND... becomes a command of the service's user, in the background.
 as_service() { exec setpriv --reuid=agentlab --regid=agentlab --init-groups "$@"; }
 
@@ -25,7 +37,7 @@ until_says() {
 install -d -m 711 /var/lib/agentlab /run/agentlab
 echo roots >/var/lib/agentlab/instance.key
 
-dpkg -i --force-depends /tmp/a.deb
+pkg install -i /tmp/a.deb
 say user "$(id -un agentlab)" "$(getent passwd agentlab | cut -d: -f6,7)" "$(stat -c "%U:%G %a" $home)"
 say config "$(stat -c "%U:%G %a" /etc/agentlab /etc/agentlab/service /etc/agentlab/service/config.yaml | xargs)"
 say version "$(agentlab version)"
@@ -54,15 +66,32 @@ say daemon "$(stat -c "%U %a" /run/agentlab-service/agentlab/*.sock $home/agentl
 kill $pid
 wait $pid || true
 exec 4<&-
-pid=
 
+# What runs as the sandbox of a service does, also after an upgrade.
+cp /usr/bin/perl /usr/lib/agentlab/runsc
+as_service /usr/lib/agentlab/runsc -e '$| = 1; print "up\n"; kill STOP => $$' >/tmp/says &
+pid=$!
+exec 4</tmp/says
+until_says up
+exec 4<&-
 echo '#mine' >>/etc/agentlab/service/config.yaml
 echo key >$home/agentlab/instance.key
 chmod 600 /etc/agentlab/service/config.yaml
-dpkg -i --force-depends --force-confdef /tmp/a.deb
+pkg upgrade -i /tmp/a.deb
 say upgraded "$(tail -n 1 /etc/agentlab/service/config.yaml) $(stat -c %a /etc/agentlab/service/config.yaml)"
-dpkg -r agentlab
+pkg refused -r agentlab
+grep -F 'agentlab-service sandbox destroy' /tmp/out
+kill -KILL $pid
+wait $pid || true
+pid=
+
+pkg remove -r agentlab
 say removed "$(tail -n 1 /etc/agentlab/service/config.yaml) $(cat $home/agentlab/instance.key) $(command -v agentlab || echo gone)"
-dpkg -P agentlab
+pkg again -i /tmp/a.deb
+systemctl disable agentlab
+pkg disabled -i /tmp/a.deb
+touch /etc/agentlab/service/{environment,proxmox-token,profiles/mine.yaml}
+pkg purge -P agentlab
+grep -F "$home is kept" /tmp/out
 say purged "$(ls -d /etc/agentlab 2>/dev/null || echo gone) $(cat $home/agentlab/instance.key)"
 say roots "$(cat /var/lib/agentlab/instance.key) $(stat -c "%U %a" /var/lib/agentlab /var/lib/agentlab/instance.key /run/agentlab | xargs)"

@@ -13,4 +13,6 @@ cp "$1" "$root/all/tmp/a.deb"
 cp "${0%/*}/inside.sh" "$root/all/tmp/"
 mount --rbind /proc "$root/all/proc"
 mount --rbind /dev "$root/all/dev"
-chroot "$root/all" bash -euo pipefail /tmp/inside.sh
+# systemctl enables and disables there, and says what else it was asked to do.
+mkdir -p "$root/all/run/systemd/system"
+SYSTEMD_OFFLINE=1 chroot "$root/all" bash -euo pipefail /tmp/inside.sh
