@@ -50,7 +50,7 @@ func TestEmptyState(t *testing.T) {
 				s.start(t)
 				s.same(t, before)
 			})
-			s.world.slay(t) // nobody can destroy the other's, whose token is lost
+			s.world.take(t) // nobody can destroy the other's, whose token is lost
 			s.id, s.process = "", ""
 			s.vanish(t)
 		})

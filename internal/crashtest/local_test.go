@@ -192,6 +192,8 @@ func (h *host) slay(t *testing.T) {
 	}
 }
 
+func (h *host) take(t *testing.T) { t.Helper(); h.slay(t) }
+
 func (h *host) killAll(t *testing.T, id string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), h.st.Bin("runsc"), "--root="+h.dir+"/runsc", "kill", id, "KILL")

@@ -202,7 +202,7 @@ func starts() []operation {
 		{name: "adopt", before: then((*site).lost), until: then((*site).ready), after: then((*site).intact), brief: true},
 		{name: "reap-late", before: then((*site).late), until: then((*site).over), ends: true, brief: true},
 		{name: "bury", of: "local", before: then((*site).dead), until: then((*site).over), ends: true, brief: true},
-		{name: "halt", of: "proxmox", before: then((*site).dead), until: then((*site).halted), after: then((*site).startAgain), brief: true},
+		{name: "halt", of: "proxmox", before: then((*site).dead), until: then((*site).halted), after: then((*site).startHalted), brief: true},
 	}
 }
 

@@ -49,8 +49,7 @@ func (s *site) haveStopped(t *testing.T) {
 func (s *site) stopAgain(t *testing.T) {
 	t.Helper()
 	s.must(t, "stop_sandbox", stage.Args{"sandbox_id": s.id}, nil)
-	s.halted(t)
-	s.startAgain(t)
+	s.startHalted(t)
 }
 
 // startAgain starts the sandbox, whatever has come of it, and looks for the file.
@@ -63,6 +62,13 @@ func (s *site) startAgain(t *testing.T) {
 	if text := s.must(t, "read_file", stage.Args{"sandbox_id": s.id, "path": "kept"}, nil); text != "kept" {
 		t.Errorf("the file holds %q", text)
 	}
+}
+
+// startHalted starts the sandbox when it was seen that its machine is off.
+func (s *site) startHalted(t *testing.T) {
+	t.Helper()
+	s.halted(t)
+	s.startAgain(t)
 }
 
 // halted waits until the sandbox is STOPPED.

@@ -162,15 +162,28 @@ func (c *cluster) touched(*testing.T) []string {
 // slay stops them as an administrator would.
 func (c *cluster) slay(t *testing.T) {
 	t.Helper()
+	c.asAnother(t, http.MethodPost, "/status/stop")
+}
+
+// take deletes them.
+func (c *cluster) take(t *testing.T) {
+	t.Helper()
+	c.slay(t)
+	c.asAnother(t, http.MethodDelete, "")
+}
+
+// asAnother has somebody else call the API for each of our machines.
+func (c *cluster) asAnother(t *testing.T, method, call string) {
+	t.Helper()
 	const token = "root@pam!another"
 	var secret string
 	var paths []string
 	c.Server.Edit(func(all *pvetest.Cluster) { secret = all.AddToken(token, false) })
 	c.each(func(id int, vm *pvetest.VM) {
-		paths = append(paths, fmt.Sprintf("/api2/json/nodes/%s/qemu/%d/status/stop", vm.Node, id))
+		paths = append(paths, fmt.Sprintf("/api2/json/nodes/%s/qemu/%d%s", vm.Node, id, call))
 	})
 	for _, path := range paths {
-		r := httptest.NewRequest(http.MethodPost, path, nil)
+		r := httptest.NewRequest(method, path, nil)
 		r.Header.Set("Authorization", "PVEAPIToken="+token+"="+secret)
 		w := httptest.NewRecorder()
 		c.Server.ServeHTTP(w, r)

@@ -52,6 +52,8 @@ type world interface {
 	touched(t *testing.T) []string
 	// slay kills the only machine behind our back.
 	slay(t *testing.T)
+	// take has all machines gone behind our back, or dead where that is the same.
+	take(t *testing.T)
 	// strip takes the papers from all machines, and bereft names these then.
 	strip(t *testing.T)
 	bereft() []string
