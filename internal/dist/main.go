@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, log io.Writer) error {
 	arches := flags.String("arch", "amd64,arm64", "architectures of Linux, separated by commas")
 	bridges := flags.String("remote", "darwin/amd64,darwin/arm64,windows/amd64,linux/amd64,linux/arm64", "platforms of the bridge to a server elsewhere, separated by commas; empty is none")
 	runsc := flags.String("runsc", "", "a runsc that is built already, for the one architecture; empty builds it")
-	tools := flags.String("tools", "bin", "directory of nfpm and cyclonedx-gomod")
+	tools := flags.String("tools", "bin", "directory of nfpm and cyclonedx-gomod; empty makes neither Debian packages nor SBOMs")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -90,15 +90,11 @@ func (s servers) build(ctx context.Context, arches string) (files []string, pack
 		if err := writeArchive(archive, s.share, b); err != nil {
 			return nil, nil, "", fmt.Errorf("write %s: %w", archive, err)
 		}
-		deb, err := writeDeb(ctx, s.out, s.tools, s.share, b)
+		more, err := s.packaged(ctx, b)
 		if err != nil {
 			return nil, nil, "", err
 		}
-		boms, err := writeSBOMs(ctx, s.out, s.tools, b)
-		if err != nil {
-			return nil, nil, "", err
-		}
-		files = append(append(files, deb), boms...)
+		files = append(files, more...)
 		bundle := filepath.Join(s.out, fmt.Sprintf("agentlab-mcp-%s-linux-%s.mcpb", b.version, arch))
 		if err := writeBundle(bundle, b, manifest(b)); err != nil {
 			return nil, nil, "", fmt.Errorf("write %s: %w", bundle, err)
@@ -112,6 +108,19 @@ func (s servers) build(ctx context.Context, arches string) (files []string, pack
 		packages = append(packages, p)
 	}
 	return files, packages, version, nil
+}
+
+// packaged makes what needs the tools, and returns the names of the files.
+func (s servers) packaged(ctx context.Context, b built) (files []string, err error) {
+	if s.tools == "" {
+		return nil, nil
+	}
+	deb, err := writeDeb(ctx, s.out, s.tools, s.share, b)
+	if err != nil {
+		return nil, err
+	}
+	boms, err := writeSBOMs(ctx, s.out, s.tools, b)
+	return append(boms, deb), err
 }
 
 // remotes builds the bridge to a server elsewhere: a bundle each.
