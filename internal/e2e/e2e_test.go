@@ -55,7 +55,7 @@ func TestClients(t *testing.T) {
 // TestBundle starts what a desktop client would install.
 func TestBundle(t *testing.T) {
 	out := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "run", "./internal/dist", "-out", out, "-arch", runtime.GOARCH, "-remote", "")
+	build := exec.CommandContext(t.Context(), "go", "run", "./internal/dist", "-out", out, "-arch", runtime.GOARCH, "-remote", "", "-tools", "")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {

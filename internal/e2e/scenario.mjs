@@ -6,7 +6,7 @@ import { test } from 'node:test';
 
 const TOOLS = [
   'control_process', 'create_sandbox', 'destroy', 'edit_file', 'exec', 'extend_ttl',
-  'list_files', 'list_sandboxes', 'read_file', 'read_process', 'write_file',
+  'list_files', 'list_sandboxes', 'read_file', 'read_process', 'resize_sandbox', 'start_sandbox', 'stop_sandbox', 'write_file',
 ];
 
 /** What is there besides for clients that come over HTTP, if only by a bridge. */

@@ -293,12 +293,12 @@ func testTerminal(t *testing.T, h Harness) {
 	out := &gathered{changed: make(chan struct{}, 1)}
 	ended := make(chan error, 1)
 	go func() {
-		_, err := h.Conn.Run(within(t), h.script(`test -t 0 && test -t 2 && echo $TERM >&2; stty size; read go; stty size`),
+		_, err := h.Conn.Run(within(t), h.script(`test -t 0 && test -t 2 && echo $TERM >&2; stty size; read go; until stty size | grep "50 100"; do sleep 0.1; done`),
 			guest.Streams{Stdin: in, Stdout: out, TTY: &guest.TTY{Term: "vt100", Cols: 80, Rows: 24, Resize: resize}})
 		ended <- err
 	}()
 	out.await(t, "vt100\r\n24 80")
-	resize <- guest.Size{Cols: 100, Rows: 50}
+	resize <- guest.Size{Cols: 100, Rows: 50} // which input may overtake
 	_, err := io.WriteString(feed, "go\n")
 	check(t, err)
 	check(t, <-ended)
