@@ -14,7 +14,7 @@ func (m *Manager) Remove(sb Sandbox) {
 // Reconcile is a look of the reconciler.
 func (m *Manager) Reconcile(ctx context.Context, backend string) error {
 	m.init()
-	_, err := m.reconcile(ctx, backend, m.Backends[backend], nil)
+	_, err := m.reconcile(ctx, backend, m.Backends[backend], looked{})
 	return err
 }
 

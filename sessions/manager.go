@@ -64,7 +64,6 @@ type Manager struct {
 	removing map[string]*remover  // by id, or trimming
 	powering map[string]*powering // by the id of the sandbox
 	stuck    map[string]Stuck     // by id
-	places   map[string]places    // by backend
 }
 
 // Quota limits what one principal has at a time. Zero is no limit.
@@ -340,7 +339,6 @@ func (m *Manager) init() {
 		m.alarm.ring = make(chan struct{}, 1)
 		m.makers, m.removing, m.stuck = map[string]*maker{}, map[string]*remover{}, map[string]Stuck{}
 		m.entering, m.powering = map[string]entrant{}, map[string]*powering{}
-		m.places = map[string]places{}
 		m.slots = map[string]*backendSlots{}
 		for name := range m.Backends {
 			n := cmp.Or(m.Parallel[name], defaultParallel)

@@ -17,12 +17,9 @@ type places map[string]seat
 type seat struct{ handle, place string }
 
 // tellMoved records which machines are in another place than at the last look of
-// this run: whoever has moved them, it was not us. One that could not be read in
-// between may be found again somewhere else.
-func (m *Manager) tellMoved(ctx context.Context, backend string, seen []provisioner.Machine) {
-	m.mu.Lock()
-	before := m.places[backend]
-	m.mu.Unlock()
+// this run, and returns where they are now: whoever has moved them, it was not us.
+// One that could not be read in between may be found again somewhere else.
+func (m *Manager) tellMoved(ctx context.Context, before places, seen []provisioner.Machine) places {
 	now := places{}
 	if slices.ContainsFunc(seen, func(mach provisioner.Machine) bool { return mach.Unread }) {
 		maps.Copy(now, before)
@@ -43,7 +40,5 @@ func (m *Manager) tellMoved(ctx context.Context, backend string, seen []provisio
 			now[mach.Sandbox] = was // and tell it with the next look
 		}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.places[backend] = now
+	return now
 }

@@ -28,8 +28,9 @@ type powering struct {
 }
 
 // Stop switches the machine of a sandbox off and waits up to wait until it is, which
-// goes on when ctx or the wait ends. What is on its disk stays until its end, which comes as if it ran;
-// it counts against the quota. One that is STOPPED already is no error.
+// goes on when ctx or the wait ends. What is on its disk stays until its end, which
+// comes as if it ran; it counts against the quota. One that is STOPPED already is no
+// error.
 //
 // Errors: Conflict if it is being made or started, or its backend can't do it.
 func (m *Manager) Stop(ctx context.Context, id string, wait time.Duration) (Sandbox, error) {

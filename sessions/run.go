@@ -94,14 +94,14 @@ func (m *Manager) Sweep(ctx context.Context) time.Time {
 // reconcileLoop compares records and machines of one backend. Each has its
 // own, so that one that hangs holds up no other.
 func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.Provisioner) {
-	var doubts map[string]verb
+	var last looked
 	for {
 		var err error
-		if doubts, err = m.reconcile(ctx, name, p, doubts); err != nil && ctx.Err() == nil {
+		if last, err = m.reconcile(ctx, name, p, last); err != nil && ctx.Err() == nil {
 			m.Log.Error("reconcile: nothing decided", "backend", name, "err", err)
 		}
 		wait := m.ReconcileEvery
-		if len(doubts) > 0 { // what is dead is to be gone within one period
+		if len(last.doubts) > 0 { // what is dead is to be gone within one period
 			wait = min(wait, secondLook)
 		}
 		select {
@@ -112,20 +112,24 @@ func (m *Manager) reconcileLoop(ctx context.Context, name string, p provisioner.
 	}
 }
 
-// reconcile does what plan says. doubts are the sandboxes in whose case the
-// last look called for a second one to agree, and to what; those of this look are
-// returned.
-func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, doubts map[string]verb) (map[string]verb, error) {
+// looked is what a look at the machines of a backend leaves to the next one.
+type looked struct {
+	doubts map[string]verb // by sandbox: what the next one must agree to
+	places places
+}
+
+// reconcile does what plan says, after the last look.
+func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Provisioner, last looked) (looked, error) {
 	recorded, seen, todo, err := m.decide(ctx, name, p)
 	if err != nil {
-		return nil, err
+		return looked{places: last.places}, err
 	}
-	m.tellMoved(ctx, name, seen)
-	fresh, trusted := map[string]verb{}, true
+	now := looked{doubts: map[string]verb{}, places: m.tellMoved(ctx, last.places, seen)}
+	trusted := true
 	var left []string
 	for _, a := range todo {
-		if a.doubt && doubts[a.sb.ID] != a.do {
-			fresh[a.sb.ID] = a.do
+		if a.doubt && last.doubts[a.sb.ID] != a.do {
+			now.doubts[a.sb.ID] = a.do
 			continue
 		}
 		if a.do == doLeave {
@@ -142,7 +146,7 @@ func (m *Manager) reconcile(ctx context.Context, name string, p provisioner.Prov
 		m.slots[name].look()
 		m.drainStrays(ctx, recorded)
 	}
-	return fresh, nil
+	return now, nil
 }
 
 // seen says that the record of a member of a pool was compared with its machine
