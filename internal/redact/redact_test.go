@@ -90,6 +90,18 @@ func FuzzText(f *testing.F) {
 	})
 }
 
+// What is so short that it is not looked at has none of the forms.
+func FuzzShortText(f *testing.F) {
+	for _, s := range []string{"basic abcdef", "basic\tabcde", "!a=x", "a!b=c", "://x@", "--token x", "token=x", "hf_012345678", "eyJ012345.x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if got, want := redact.Text(text), redact.Slowly(text); got != want {
+			t.Errorf("Text(%q) = %q, want %q", text, got, want)
+		}
+	})
+}
+
 // What is logged is masked wherever it stands in a line, and nothing else is.
 func FuzzAttr(f *testing.F) {
 	f.Add("runsc said ", " and ended", 7)
