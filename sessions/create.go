@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -263,7 +262,7 @@ func (m *Manager) bringUp(ctx context.Context, mk *maker, sb Sandbox) error {
 	err = m.makeError(ctx, id, err)
 	var shown *Error
 	errors.As(err, &shown)
-	reason := clip(redact.Text(shown.Msg), 500)
+	reason := shown.Msg
 	if shown.Kind == Internal {
 		reason = "internal error"
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -237,9 +238,13 @@ func (m *Manager) await(ctx context.Context, id string, wait time.Duration, done
 	}
 }
 
-// move changes the state in the store and wakes who waits for it.
+// maxReason cuts reasons that are recorded, in bytes.
+const maxReason = 508
+
+// move changes the state in the store and wakes who waits for it. The reason may
+// quote a guest or a backend, which may say a secret, and much.
 func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (Sandbox, error) {
-	ch.At = m.now()
+	ch.At, ch.Reason = m.now(), clip(redact.Text(ch.Reason), maxReason)
 	sb, err := m.Store.Move(context.WithoutCancel(ctx), id, to, ch)
 	if err != nil {
 		return Sandbox{}, fmt.Errorf("move %s to %s: %w", id, to, err)

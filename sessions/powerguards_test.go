@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,24 @@ func TestLooksMustAgree(t *testing.T) {
 		}
 		if got := l.recorded(t, sb.ID).State; got.Live() {
 			t.Errorf("it is %s when it was seen to be gone again", got)
+		}
+	})
+}
+
+// A reason that quotes a secret is recorded without it.
+func TestReasonsAreMasked(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{})
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		l.world.fail("start", sessions.Errorf(sessions.Unavailable, "it said ghp_0123456789abcdefABCD"))
+		if _, err := l.Start(ctx, sb.ID, time.Minute); err == nil {
+			t.Error("it was started")
+		}
+		if events := l.events(t, sb.ID); !strings.Contains(events, "could not be started: it said [redacted]") || strings.Contains(events, "ghp_") {
+			t.Errorf("events:\n%s", events)
 		}
 	})
 }
