@@ -209,11 +209,18 @@ func TestRepeatEndsWithContext(t *testing.T) {
 	}
 }
 
+// unanswered waits until the client has gone. It must not return: the server
+// would then answer, which a slow client still reads.
+func unanswered(r *http.Request) {
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
+}
+
 func TestContextEndsACall(t *testing.T) {
 	arrived := make(chan struct{}, 1)
 	c, _ := server(t, func(_ http.ResponseWriter, r *http.Request) {
 		arrived <- struct{}{}
-		<-r.Context().Done()
+		unanswered(r)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
@@ -225,8 +232,7 @@ func TestContextEndsACall(t *testing.T) {
 func TestLimitsOfACall(t *testing.T) {
 	c, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
-			<-r.Context().Done()
-			return
+			unanswered(r)
 		}
 		_, _ = io.WriteString(w, `{"data":"`+strings.Repeat("9", 1000)+`"}`)
 	})
