@@ -24,6 +24,32 @@ func (m *Manager) LookForIdle(ctx context.Context, started time.Time) error {
 	return m.lookForIdle(ctx, started, m.now(), make(chan struct{}, 1))
 }
 
+// OpenPool has members of a pool be made from what word says, from now on, as if its
+// keeper had asked, and returns their recipe.
+func (m *Manager) OpenPool(profile, word string) string {
+	m.init()
+	p := m.pools[profile]
+	m.slots[p.profile.Backend].look()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.recipe == "" {
+		close(p.begun)
+	}
+	p.recipe, p.backoff, p.rests = recipe(word, p.profile, p.draft(m.now())), nil, time.Time{}
+	return p.recipe
+}
+
+// Tend is a look of the keeper of a pool, who asks what its members are made from.
+func (m *Manager) Tend(ctx context.Context, profile string) error {
+	m.init()
+	p := m.pools[profile]
+	p.mu.Lock()
+	p.asked = time.Time{}
+	p.mu.Unlock()
+	_, err := m.tend(ctx, p)
+	return err
+}
+
 // Settle waits for all that runs between calls.
 func (m *Manager) Settle() { m.tasks.Wait() }
 

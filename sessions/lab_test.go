@@ -142,7 +142,10 @@ func (w *world) Rekey(ctx context.Context, ref provisioner.Ref, spec provisioner
 		old.Close()
 	}
 	err = w.do(ctx, "rekey", ref.Sandbox, func() {
-		m := w.machines[ref.Sandbox]
+		m, there := w.machines[ref.Sandbox]
+		if !there {
+			return
+		}
 		if !w.pooled[ref.Sandbox] {
 			panic("re-keyed though not made for it")
 		}
@@ -152,6 +155,9 @@ func (w *world) Rekey(ctx context.Context, ref provisioner.Ref, spec provisioner
 		w.open++
 		conn = &fakeConn{w: w, id: ref.Sandbox}
 	})
+	if err == nil && conn == nil {
+		return nil, provisioner.ErrNotFound
+	}
 	return conn, err
 }
 

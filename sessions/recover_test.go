@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -437,22 +438,34 @@ func crashAt(t *testing.T, l *lab, n int, took, lose bool) {
 	}
 }
 
-// Everything at once: create, use, extend, destroy, the reaper and the
-// reconciler over backends that take their time. Whatever wins, each call ends
+// Everything at once: create, claim, use, extend, destroy, drain, the reaper and
+// the reconciler over backends that take their time. Whatever wins, each call ends
 // in one of the known ways, and in the end nothing is left.
 func TestStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, &world{}, filepath.Join(t.TempDir(), "db"))
+		l := newLab(t, &world{recipe: "v"}, filepath.Join(t.TempDir(), "db"))
 		l.Profiles[0].MinTTL = time.Second
+		l.Profiles[0].Pool = sessions.Pool{Size: 3, Burst: 3}
 		l.ReconcileEvery = 100 * time.Millisecond
 		l.world.onStep(func(_ context.Context, _, _ string, do func() error) error {
 			time.Sleep(rand.N(500 * time.Millisecond))
 			return do()
 		})
 		l.run()
-		defer l.stop()
+		defer func() { l.stop() }()
+		synctest.Wait()
+		time.Sleep(3 * time.Second) // the pool is full
 		ctx := as(t, "alice")
 		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := range 6 {
+				time.Sleep(300 * time.Millisecond)
+				l.world.mu.Lock()
+				l.world.recipe = fmt.Sprint("v", i)
+				l.world.mu.Unlock()
+			}
+		})
+		var claimed atomic.Int64
 		try := func(what string, f func() error) {
 			wg.Go(func() {
 				time.Sleep(rand.N(2 * time.Second))
@@ -469,6 +482,7 @@ func TestStorm(t *testing.T) {
 				if err != nil {
 					return // its namesake was destroyed meanwhile
 				}
+				claimed.Add(int64(sb.Keys))
 				for range 3 {
 					try("use", func() error { return l.Use(ctx, sb.ID, time.Second, nothing) })
 					try("extend", func() error { _, err := l.Extend(ctx, sb.ID, time.Second+rand.N(2*time.Second)); return err })
@@ -480,9 +494,14 @@ func TestStorm(t *testing.T) {
 		}
 		wg.Wait()
 		time.Sleep(10 * time.Second)
+		l.again(sessions.Pool{}, nil) // which drains what there was
+		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if n, err := l.Active(t.Context()); err != nil || n != 0 || len(l.world.machines) != 0 {
 			t.Errorf("%d open records, machines %v, %v", n, l.world.machines, err)
+		}
+		if claimed.Load() == 0 || l.world.count("recipe") < 5 {
+			t.Errorf("%d were claimed, and it was asked %d times what they are made from", claimed.Load(), l.world.count("recipe"))
 		}
 	})
 }

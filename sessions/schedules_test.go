@@ -15,9 +15,10 @@ type scenario struct {
 	actors []string        // see play.act
 	clock  []time.Duration // after the sandbox was made, to where the clock is set
 	broken bool            // the store can't be written when a TIMEOUT is first
+	member bool            // the sandbox is a member of a pool, of which there is one
 }
 
-func (s scenario) String() string { return fmt.Sprint(s.actors, s.clock, s.broken) }
+func (s scenario) String() string { return fmt.Sprint(s.actors, s.clock, s.broken, s.member) }
 
 // The sandbox lasts an hour and may last four.
 func scenarios() (small, large []scenario) {
@@ -39,6 +40,13 @@ func scenarios() (small, large []scenario) {
 	} {
 		large = append(large, scenario{actors: actors, clock: []time.Duration{time.Hour - 1, time.Hour}},
 			scenario{actors: actors, clock: []time.Duration{idleTimeout, time.Hour}, broken: true})
+	}
+	// Who comes to the gate of a pool first is up to chance: these can't be listed.
+	for _, actors := range [][]string{
+		{"claim", "claim2"}, {"claim", "outdate"}, {"claim", "sweep"}, {"claim", "reconcile"},
+		{"claim", "claim2", "tend", "outdate"}, {"claim", "claim2", "outdate", "sweep", "reconcile"}, {"claim", "destroy", "tend", "sweep", "reconcile"},
+	} {
+		large = append(large, scenario{actors: actors, clock: []time.Duration{time.Minute, memberAge, time.Hour}, member: true})
 	}
 	return small, large
 }

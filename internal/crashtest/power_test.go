@@ -10,13 +10,16 @@ import (
 )
 
 // changes are the points of switching a machine at which something changes.
-var changes = []string{"store move ", "pve PUT ", "pve POST nodes/qemu/status"}
+var changes = []string{"store move ", "pve PUT ", "pve POST nodes/qemu/status", "local pause", "local resume"}
 
-// switches are those that switch a machine off and on, where that can be.
+// switches are those that switch a machine off and on, where that can be, and those
+// that hold it still and let it go on.
 func switches() []operation {
 	return []operation{
 		{name: "stop-sandbox", of: "proxmox", before: then((*site).haveKept), do: power("stop_sandbox"), after: then((*site).stopAgain), only: changes, keeps: true},
 		{name: "start-sandbox", of: "proxmox", before: then((*site).haveStopped), do: power("start_sandbox"), after: then((*site).startAgain), only: changes, keeps: true},
+		{name: "pause-sandbox", before: then((*site).haveSandbox), do: pause, after: then((*site).pauseAgain), only: changes, keeps: true},
+		{name: "resume-sandbox", before: then((*site).havePaused), do: power("start_sandbox"), after: then((*site).resumeAgain), only: changes, keeps: true},
 	}
 }
 
@@ -25,6 +28,34 @@ func power(tool string) func(context.Context, *site) error {
 		_, err := s.call(ctx, tool, stage.Args{"sandbox_id": s.id}, nil)
 		return err
 	}
+}
+
+func pause(ctx context.Context, s *site) error {
+	_, err := s.call(ctx, "stop_sandbox", stage.Args{"sandbox_id": s.id, "pause": true}, nil)
+	return err
+}
+
+func (s *site) havePaused(t *testing.T) {
+	t.Helper()
+	s.haveSandbox(t)
+	if err := pause(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pauseAgain pauses the sandbox, whatever has come of it, and lets it go on.
+func (s *site) pauseAgain(t *testing.T) {
+	t.Helper()
+	s.havePaused(t)
+	s.resumeAgain(t)
+}
+
+// resumeAgain lets the sandbox go on, whatever has come of it: its process has
+// left out nothing.
+func (s *site) resumeAgain(t *testing.T) {
+	t.Helper()
+	s.must(t, "start_sandbox", stage.Args{"sandbox_id": s.id}, nil)
+	s.intact(t)
 }
 
 // haveKept makes the sandbox, and in it a file, unless there is one.
