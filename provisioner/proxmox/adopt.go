@@ -28,11 +28,11 @@ func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisi
 		case err != nil: // it may well run
 			return provisioner.Machine{}, err
 		case m.stage == whole:
-			s, err := p.Client.Status(ctx, vm)
+			runs, err := p.runsOn(ctx, vm)
 			if err != nil {
 				return provisioner.Machine{}, err
 			}
-			if s.Running() {
+			if runs {
 				return p.describe(vm, m.papers, true), nil
 			}
 		}
@@ -44,6 +44,33 @@ func (p *Provisioner) adopt(ctx context.Context, spec provisioner.Spec) (provisi
 		}
 	}
 	return provisioner.Machine{}, provisioner.ErrNotFound
+}
+
+// runsOn says that a machine runs and will. An earlier process that was about to
+// undo it may have left a task that ends it.
+func (p *Provisioner) runsOn(ctx context.Context, vm pve.VM) (bool, error) {
+	ending, err := p.tasks(ctx, vm, "qmstop", "qmshutdown")
+	for _, task := range ending {
+		if err == nil {
+			err = p.awaited(ctx, task)
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	s, err := p.Client.Status(ctx, vm)
+	return s.Running(), err
+}
+
+// awaited waits for a task that an earlier process began. How it ended shows in
+// what it left.
+func (p *Provisioner) awaited(ctx context.Context, task pve.UPID) error {
+	_, err := p.Client.Wait(ctx, task)
+	var failed *pve.Error
+	if errors.As(err, &failed) && (failed.Task != "" || failed.Kind == pve.NotFound) {
+		return nil
+	}
+	return err
 }
 
 // begun returns the machines that bear a sandbox's papers, once a clone that was
@@ -84,12 +111,7 @@ func (p *Provisioner) landed(ctx context.Context, recorded string) (handle, erro
 	if inv, err := p.glance(ctx); err == nil && len(inv.nodes) > 0 && inv.nodes[h.task.Node()].Node == "" {
 		return h, nil
 	}
-	var failed *pve.Error
-	_, err = p.Client.Wait(ctx, h.task)
-	if errors.As(err, &failed) && (failed.Task != "" || failed.Kind == pve.NotFound) {
-		err = nil // how it ended shows in what it left
-	}
-	return h, err
+	return h, p.awaited(ctx, h.task)
 }
 
 // landedUnnamed is landed for a clone of which no task was recorded, for we died

@@ -180,8 +180,13 @@ func (p *Provisioner) cloning(ctx context.Context, template pve.VM) bool {
 
 // clones returns the clones of a template that run, as far as we may see them.
 func (p *Provisioner) clones(ctx context.Context, template pve.VM) ([]pve.UPID, error) {
-	tasks, err := p.Client.ActiveTasks(ctx, template.Node)
+	return p.tasks(ctx, template, "qmclone")
+}
+
+// tasks returns the tasks of some types that work on a VM, as far as we may see them.
+func (p *Provisioner) tasks(ctx context.Context, vm pve.VM, types ...string) ([]pve.UPID, error) {
+	tasks, err := p.Client.ActiveTasks(ctx, vm.Node)
 	return slices.DeleteFunc(tasks, func(t pve.UPID) bool {
-		return t.Type() != "qmclone" || t.ID() != strconv.Itoa(template.ID)
+		return !slices.Contains(types, t.Type()) || t.ID() != strconv.Itoa(vm.ID)
 	}), err
 }

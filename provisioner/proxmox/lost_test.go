@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pvetest"
 )
 
@@ -297,5 +298,30 @@ func TestCrashBeforeTheTaskIsRecorded(t *testing.T) {
 	l.srv.Close()
 	if on := l.nodes(); on["pve"] != 1 {
 		t.Errorf("Create: %+v; machines on %v", m, on)
+	}
+}
+
+// A machine that an earlier process was about to undo still runs, and is being
+// stopped: it is none to go on with.
+func TestNoMachineThatIsBeingStopped(t *testing.T) {
+	l := newLab(t, &pvetest.Server{TaskTime: map[string]time.Duration{"qmstop": time.Second}})
+	p := l.provisioner()
+	left, err := p.Create(t.Context(), testSpec(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := pve.VM{Node: "pve", ID: handleID(t, left)}
+	stop, err := p.Client.Stop(t.Context(), vm, pve.StopOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := testSpec(1)
+	spec.Handle = left.Handle
+	m, err := l.provisioner().Create(t.Context(), spec)
+	if _, werr := p.Client.Wait(t.Context(), stop); err != nil || werr != nil {
+		t.Fatalf("Create: %v, stop: %v", err, werr)
+	}
+	if s, err := p.Client.Status(t.Context(), pve.VM{Node: "pve", ID: handleID(t, m)}); err != nil || !s.Running() {
+		t.Errorf("VM %s is given as what runs: %+v, %v", m.Handle, s, err)
 	}
 }
