@@ -21,7 +21,12 @@ type call struct {
 	begun  time.Time // by the clock of ends
 	before int       // times that the clock had jumped then
 	safe   bool      // the box was certain then
+	turned int       // how often it had been switched then
 }
+
+// sound says that the box was certain when the call was made, and nobody has
+// switched it since.
+func (c *call) sound() bool { return c.safe && c.box.turned == c.turned }
 
 // jumped says that the clock has jumped since it was made.
 func (c *call) jumped() bool { return c.leaps != c.before }
@@ -42,6 +47,7 @@ func (c *call) own() bool { return c.box != nil && c.box.owner == c.who }
 // take so much longer.
 var limits = map[verb]time.Duration{
 	create: 50 * time.Second, invalid: 30 * time.Second, exec: callLimit + slack, start: callLimit + slack, read: callLimit + slack, extend: callLimit + slack,
+	off: callLimit + slack, on: callLimit + slack, hold: callLimit + slack,
 	destroy: 31 * time.Second, unknown: 31 * time.Second, list: time.Second,
 }
 
@@ -56,6 +62,7 @@ const (
 // is locked when they look at it.
 var calls = map[verb]func(*call, context.Context) (string, error){
 	create: (*call).create, invalid: (*call).invalid, exec: (*call).exec, start: (*call).start, read: (*call).read,
+	off: (*call).off, on: (*call).on, hold: (*call).hold,
 	extend: (*call).extend, destroy: (*call).destroy, unknown: (*call).destroy, list: (*call).list,
 }
 
@@ -72,7 +79,7 @@ func (c *call) failed(err error) bool {
 		c.broke("%v: an error that is none of ours: %v", c.step, err)
 	case e.Kind == sessions.Internal:
 		c.broke("%v: an internal error: %v", c.step, err)
-	case c.calm && e.Kind == sessions.Unavailable && !c.daemon.stopping() && (c.box == nil || c.safe):
+	case c.calm && e.Kind == sessions.Unavailable && !c.daemon.stopping() && (c.box == nil || c.sound()):
 		c.broke("%v: unavailable, though nothing is wrong: %v", c.step, err)
 	}
 	return true
@@ -142,7 +149,7 @@ func (c *call) use(ctx context.Context, f func(context.Context, guest.Conn) erro
 		}
 		return nil
 	}
-	if c.failed(err) && !c.daemon.isDead() && c.own() && c.safe && c.box.certain(c.lab.now()) && isKind(err, sessions.NotFound) {
+	if c.failed(err) && !c.daemon.isDead() && c.own() && c.sound() && c.box.certain(c.lab.now()) && isKind(err, sessions.NotFound) {
 		c.broke("%v: %v, but it must live until %v", c.step, err, c.box.due)
 	}
 	if !c.own() && !c.daemon.isDead() && !isKind(err, sessions.NotFound) {
@@ -171,7 +178,11 @@ func (c *call) start(ctx context.Context) (string, error) {
 		return err
 	})
 	if err == nil {
-		c.locked(func() { c.box.processes = append(c.box.processes, &process{id: id}) })
+		c.locked(func() {
+			if c.box.turned == c.turned { // else it may have ended with the machine
+				c.box.processes = append(c.box.processes, &process{id: id})
+			}
+		})
 	}
 	return id, err
 }

@@ -86,7 +86,7 @@ func TestHistories(t *testing.T) {
 				leaks.Add(int64(len(p.leaks)))
 				touches.Add(int64(len(p.lab.touched)))
 				if err != nil {
-					rt.Fatalf("%v\n%s", err, p.tale())
+					rt.Fatal(p.tale(err))
 				}
 			})
 		})

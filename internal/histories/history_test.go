@@ -29,6 +29,9 @@ const (
 	read    verb = "read"
 	extend  verb = "extend"
 	destroy verb = "destroy"
+	off     verb = "switch off"
+	on      verb = "switch on"
+	hold    verb = "pause"
 	unknown verb = "destroy none"
 	list    verb = "list"
 )
@@ -61,6 +64,7 @@ const (
 // weights are how often each comes, in relation to the others.
 var weights = map[verb]int{
 	create: 18, invalid: 1, exec: 7, start: 3, read: 4, extend: 6, destroy: 6, unknown: 1, list: 4,
+	off: 3, on: 4, hold: 2,
 	stop: 1, kill: 3, fuse: 4, vary: 1,
 	sleep: 16, jump: 2, wire: 6, taskFails: 2, nodeDown: 2, nodeHung: 1, nodeMute: 1, storageFull: 1, diskFull: 1, lift: 4,
 	slay: 1, wipe: 2, intrude: 2,
@@ -68,7 +72,7 @@ var weights = map[verb]int{
 
 // verbs are in order, so that a seed means the same every time. Shrinking goes
 // to the first.
-var verbs = weighted(sleep, create, list, exec, start, read, extend, destroy, unknown, invalid, stop, kill, fuse, vary,
+var verbs = weighted(sleep, create, list, exec, start, read, extend, destroy, off, on, hold, unknown, invalid, stop, kill, fuse, vary,
 	jump, wire, taskFails, nodeDown, nodeHung, nodeMute, storageFull, diskFull, lift, slay, wipe, intrude)
 
 // weighted mixes them, since low numbers are drawn more often than others.
@@ -107,12 +111,12 @@ var steps = rapid.Custom(func(t *rapid.T) step {
 	s := step{do: rapid.SampledFrom(verbs).Draw(t, "do")}
 	pick := func(from []time.Duration) time.Duration { return rapid.SampledFrom(from).Draw(t, "time") }
 	switch s.do {
-	case create, exec, start, read, extend, destroy, unknown, invalid, list:
+	case create, exec, start, read, extend, destroy, off, on, hold, unknown, invalid, list:
 		s.who = rapid.IntRange(0, len(principals)-1).Draw(t, "who")
 	default: // nobody does it
 	}
 	switch s.do {
-	case exec, start, read, extend, destroy, slay, wipe:
+	case exec, start, read, extend, destroy, off, on, hold, slay, wipe:
 		s.box = rapid.IntRange(0, 9).Draw(t, "box")
 	default: // it is about none
 	}
@@ -122,6 +126,8 @@ var steps = rapid.Custom(func(t *rapid.T) step {
 		s.n = rapid.IntRange(0, 4).Draw(t, "ttl")
 	case extend:
 		s.time = pick(ttls)
+	case off, on:
+		s.time = pick(waits)
 	case sleep:
 		s.time = pick(pauses)
 	case jump:
@@ -148,7 +154,9 @@ func (s step) String() string {
 		return fmt.Sprintf("%s %q for %v, waiting %v", who, s.name, ttls[s.n], s.time)
 	case invalid:
 		return fmt.Sprintf("%s, way %d", who, s.n)
-	case exec, start, read, destroy:
+	case off, on:
+		return fmt.Sprintf("%s sandbox %d, waiting %v", who, s.box, s.time)
+	case exec, start, read, destroy, hold:
 		return fmt.Sprintf("%s sandbox %d", who, s.box)
 	case extend:
 		return fmt.Sprintf("%s sandbox %d by %v", who, s.box, s.time)

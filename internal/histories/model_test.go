@@ -26,6 +26,9 @@ type box struct {
 	doubt     bool      // it may end before its time: that was asked for, or its machine was slain
 	past      bool      // a clock that was set back since has told that its end has come
 	over      bool      // its owner was told that it is destroyed
+	off       bool      // its machine may be switched off or held still: that was asked for
+	turned    int       // how often it was switched
+	turning   int       // calls that switch it and are under way
 	due       time.Time // it must not end before
 	extends   int       // that are under way
 	processes []*process
@@ -38,7 +41,9 @@ type process struct {
 }
 
 // certain says that a box must be of use now.
-func (b *box) certain(now time.Time) bool { return b.ready && !b.doubt && !b.past && now.Before(b.due) }
+func (b *box) certain(now time.Time) bool {
+	return b.ready && !b.doubt && !b.off && !b.past && now.Before(b.due)
+}
 
 func (m *model) broke(format string, args ...any) {
 	m.broken = append(m.broken, fmt.Sprintf(format, args...))
@@ -52,16 +57,16 @@ func (m *model) find(id string) *box {
 }
 
 // pick returns the box that a step means, mostly one that is not over; nil if
-// there is none.
-func (m *model) pick(n int) *box {
-	from := slices.DeleteFunc(slices.Clone(m.boxes), func(b *box) bool { return b.over })
-	if n > 7 || len(from) == 0 {
+// there is none. What is to be switched on is mostly one that was switched off.
+func (m *model) pick(s step) *box {
+	from := slices.DeleteFunc(slices.Clone(m.boxes), func(b *box) bool { return b.over || s.do == on && !b.off })
+	if s.box > 7 || len(from) == 0 {
 		from = m.boxes
 	}
 	if len(from) == 0 {
 		return nil
 	}
-	return from[n%len(from)]
+	return from[s.box%len(from)]
 }
 
 // meet returns the box of a record, which its owner must have asked for.
@@ -103,6 +108,11 @@ func (m *model) told(who string, sb sessions.Sandbox) *box {
 
 func usable(sb sessions.Sandbox) bool {
 	return sb.State == sessions.Ready || sb.State == sessions.Running
+}
+
+// atRest says that the machine of a sandbox is there and does not run.
+func atRest(sb sessions.Sandbox) bool {
+	return sb.State == sessions.Stopped || sb.State == sessions.Suspended
 }
 
 // recorded looks whether the records are as they must be, at a time when nothing

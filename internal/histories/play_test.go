@@ -34,13 +34,13 @@ func (p *player) locked(f func()) {
 	f()
 }
 
-// tale is the story, in which sandboxes have the numbers of the steps.
-func (p *player) tale() string {
+// tale is the story and how it ended, in which sandboxes have the numbers of the steps.
+func (p *player) tale(end error) string {
 	var pairs []string
 	for n, b := range p.boxes {
 		pairs = append(pairs, b.id, fmt.Sprint("sandbox-", n))
 	}
-	return strings.NewReplacer(pairs...).Replace(strings.Join(p.story, "\n"))
+	return strings.NewReplacer(pairs...).Replace(fmt.Sprintf("%v\n%s", end, strings.Join(p.story, "\n")))
 }
 
 // tell adds to the story.
@@ -75,8 +75,8 @@ func (p *player) call(s step) {
 	var b *box
 	p.locked(func() {
 		switch s.do {
-		case exec, start, read, extend, destroy:
-			switch b = p.pick(s.box); {
+		case exec, start, read, extend, destroy, off, on, hold:
+			switch b = p.pick(s); {
 			case b != nil && s.box%4 != 3:
 				s.who = slices.Index(principals, b.owner)
 			case b == nil:
@@ -96,6 +96,9 @@ func (p *player) callAbout(s step, b *box) {
 		c.safe = b != nil && b.certain(c.begun)
 		p.calls++
 		n, c.before = p.calls, p.leaps
+		if b != nil {
+			c.turned = b.turned
+		}
 		p.tell("%v (%d)", s, n)
 	})
 	p.under.Go(func() {
@@ -211,7 +214,7 @@ func (l *lab) intrude(n int) {
 func (p *player) slay(s step) {
 	var b *box
 	p.locked(func() {
-		if b = p.pick(s.box); b != nil {
+		if b = p.pick(s); b != nil {
 			b.doubt = true
 		}
 	})
@@ -245,4 +248,10 @@ func (l *lab) machines(sandbox string) (all []pve.VM) {
 		}
 	})
 	return all
+}
+
+// runs says whether a VM runs.
+func (l *lab) runs(id int) (yes bool) {
+	l.sim.Server.Edit(func(c *pvetest.Cluster) { yes = c.VMs[id] != nil && c.VMs[id].Running })
+	return yes
 }

@@ -68,7 +68,7 @@ func (p *player) deleting(id int) {
 	}
 	for _, sb := range all {
 		ours := slices.ContainsFunc(p.lab.machines(sb.ID), func(vm pve.VM) bool { return vm.ID == id })
-		if ours && sb.Handle == fmt.Sprint(id) && usable(sb) && p.lab.now().Before(sb.End) && !p.passed(sb) {
+		if ours && sb.Handle == fmt.Sprint(id) && (usable(sb) || atRest(sb)) && p.lab.now().Before(sb.End) && !p.passed(sb) {
 			p.broke("the machine %d of %s is deleted, which is %s until %v", id, sb.ID, sb.State, sb.End)
 		}
 	}
@@ -105,6 +105,9 @@ func (p *player) settle() error {
 	if err := p.filled(); err != nil {
 		return err
 	}
+	if err := p.wake(); err != nil {
+		return err
+	}
 	l.stop() // what is in the pool is drained by one that has none
 	l.kept, l.pool = l.pool, 0
 	if err := l.start(); err != nil {
@@ -137,6 +140,31 @@ func (p *player) settle() error {
 	}
 	p.leaks = append(p.leaks, l.sim.Changed()...)
 	return leaked(p.leaks)
+}
+
+// wake switches each machine on that is off, for half of which the time then ends.
+func (p *player) wake() error {
+	all, err := p.records()
+	if err != nil {
+		return err
+	}
+	var woken []string
+	for _, sb := range all {
+		if b := p.find(sb.ID); b != nil && atRest(sb) {
+			woken = append(woken, sb.ID)
+			p.callAbout(step{do: on, who: slices.Index(principals, b.owner), time: time.Minute}, b)
+		}
+	}
+	p.under.Wait()
+	if all, err = p.records(); err != nil {
+		return err
+	}
+	for _, sb := range all {
+		if slices.Contains(woken, sb.ID) && sb.State.Live() && !usable(sb) {
+			return fmt.Errorf("%s was switched on, and is %s (%s)", sb.ID, sb.State, sb.Reason)
+		}
+	}
+	return p.agree()
 }
 
 // filled looks whether the pool has what it is to have. The oldest may be being replaced.
@@ -184,10 +212,14 @@ func (p *player) agree() error {
 		if sb.Pooled() && sb.State.Live() && !usable(sb) {
 			continue // it takes another's place
 		}
-		switch ok := usable(sb) && len(vms) == 1 || sb.State == sessions.Destroyed && len(vms) == 0; {
+		b := p.find(sb.ID)
+		rests := atRest(sb) && b != nil && (b.off || b.doubt)
+		switch ok := (usable(sb) || rests) && len(vms) == 1 || sb.State == sessions.Destroyed && len(vms) == 0; {
 		case !ok && !justEnded:
 			p.leaks = append(p.leaks, fmt.Sprintf("%s is %s (%s), with the machines %v", sb.ID, sb.State, sb.Reason, vms))
-		case usable(sb) && sb.Handle != fmt.Sprint(vms[0].ID):
+		case sb.State.Live() && p.lab.runs(vms[0].ID) == (sb.State == sessions.Stopped):
+			p.leaks = append(p.leaks, fmt.Sprintf("%s is %s (%s), and its machine runs: %v", sb.ID, sb.State, sb.Reason, p.lab.runs(vms[0].ID)))
+		case sb.State.Live() && sb.Handle != fmt.Sprint(vms[0].ID):
 			p.leaks = append(p.leaks, fmt.Sprintf("%s is recorded as VM %s and is %v", sb.ID, sb.Handle, vms))
 		}
 	}
