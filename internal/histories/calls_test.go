@@ -246,6 +246,7 @@ func (c *call) extend(ctx context.Context) (string, error) {
 		return "", err
 	}
 	c.box.extends--
+	c.box.extended = time.Now()
 	if !void {
 		c.told(c.who, sb)
 		first, last := c.begun.Add(c.time), c.lab.now().Add(c.time)

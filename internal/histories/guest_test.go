@@ -28,7 +28,11 @@ type fakeGuest struct {
 	started  map[string]started // processes that go on, by id and by key
 	printed  map[string]string  // what commands under Run have printed, by key
 	pid      int
-	armed    int // 1: it has a dead man's switch
+	armed    int    // 1: it has a dead man's switch
+	switchID string // as of agentconn.Switch
+	dead     *time.Timer
+	told     func(after time.Duration) // is told for when its switch is armed
+	fired    func() (yes bool)         // is told that it powers itself off
 }
 
 // script is one run of a script.
@@ -52,10 +56,13 @@ func line(n int64) string { return fmt.Sprintf("line %07d\n", n) }
 
 const lineLen = 13
 
-func newGuest(pvetest.GuestSpec) (pvetest.Guest, error) {
+func (l *lab) newGuest(spec pvetest.GuestSpec) (pvetest.Guest, error) {
 	host, inside := net.Pipe()
-	g := &fakeGuest{host: host, done: make(chan struct{}), scripts: map[int]script{}, started: map[string]started{}, printed: map[string]string{}, pid: 100}
+	g := &fakeGuest{host: host,
+		told: func(after time.Duration) { l.armed(spec.VMID, after) }, fired: func() bool { return l.fired(spec.VMID) },
+		done: make(chan struct{}), scripts: map[int]script{}, started: map[string]started{}, printed: map[string]string{}, pid: 100}
 	g.end = sync.OnceFunc(func() { _ = host.Close(); _ = inside.Close(); close(g.done) })
+	g.dead = time.AfterFunc(time.Until(never), g.powerOff)
 	go g.serve(inside)
 	return g, nil
 }
@@ -64,6 +71,26 @@ func (g *fakeGuest) Agent(context.Context) (net.Conn, error) { return g.host, ni
 func (g *fakeGuest) Powerdown()                              { g.end() }
 func (g *fakeGuest) Kill()                                   { g.end() }
 func (g *fakeGuest) Done() <-chan struct{}                   { return g.done }
+
+// arm is arm.sh: armed with the same again, it goes on as it was.
+func (g *fakeGuest) arm(id string, seconds int64) {
+	if g.armed = 1; id != g.switchID {
+		g.switchID = id
+		g.dead.Reset(time.Duration(seconds) * time.Second)
+		g.told(time.Duration(seconds) * time.Second)
+	}
+}
+
+// powerOff is what the switch does when nobody has armed it anew.
+func (g *fakeGuest) powerOff() {
+	select {
+	case <-g.done:
+	default:
+		if g.fired() {
+			g.end()
+		}
+	}
+}
 
 // request is what the agent is asked.
 type request struct {
@@ -151,9 +178,12 @@ func (g *fakeGuest) run(argv []string) script {
 		return said(g.pull(args[0], number(args[2])))
 	case "rekey": // whose first argument is litter, too
 		g.identity, g.started, g.printed = args[0], map[string]started{}, map[string]string{}
+		if g.armed == 1 {
+			g.arm(args[7], number(args[8]))
+		}
 		return said(fmt.Sprintf("machine=%s name=%s switched=%d\n", args[2], args[1], g.armed))
 	case "arm":
-		g.armed = 1
+		g.arm(args[0], number(args[1]))
 		return script{}
 	case "kill", "beat":
 		return script{}

@@ -46,13 +46,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// powerOff is so short that machines come to it while no daemon runs.
+const powerOff = 2 * time.Minute
+
 // TestHistories plays random histories. One that does not hold is told in its
 // shortest form, with what plays it again.
 func TestHistories(t *testing.T) {
-	var played, moves, calls, claims, faults, leaks, touches atomic.Int64
+	var played, moves, calls, claims, fires, faults, leaks, touches atomic.Int64
 	t.Cleanup(func() {
-		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d claims, %d faults, %d leaks, %d foreign touches\n",
-			played.Load(), moves.Load(), calls.Load(), claims.Load(), faults.Load(), leaks.Load(), touches.Load())
+		line := fmt.Sprintf("histories: %d played, %d steps, %d calls, %d claims, %d switches, %d faults, %d leaks, %d foreign touches\n",
+			played.Load(), moves.Load(), calls.Load(), claims.Load(), fires.Load(), faults.Load(), leaks.Load(), touches.Load())
 		t.Log(line)
 		asked, err := strconv.ParseInt(flag.Lookup("rapid.checks").Value.String(), 10, 64)
 		if err != nil {
@@ -75,13 +78,14 @@ func TestHistories(t *testing.T) {
 					kind.pool = 2
 				}
 				if rapid.Bool().Draw(rt, "dead man's switch") {
-					kind.powerOff = 10 * time.Hour
+					kind.powerOff = powerOff
 				}
 				p, err := replay(t, rt, kind, history)
 				played.Add(1)
 				moves.Add(int64(len(history)))
 				calls.Add(int64(p.calls))
 				claims.Add(int64(p.claims))
+				fires.Add(int64(p.fires))
 				faults.Add(int64(p.lab.faults))
 				leaks.Add(int64(len(p.leaks)))
 				touches.Add(int64(len(p.lab.touched)))
@@ -115,7 +119,7 @@ func playAll(dir string, kind flavour, history []step) (p *player, err error) {
 		err = errors.Join(err, p.lab.close())
 		time.Sleep(time.Hour) // time stands still when this returns, and what still waits for some would wait for ever
 	}()
-	p.lab.deleted = p.deleting
+	p.lab.deleted, p.lab.armed, p.lab.fired = p.deleting, p.armed, p.fired
 	if kind.pool > 0 { // which is full then, or few would find something in it
 		if err := p.lab.start(); err != nil {
 			return p, err

@@ -96,7 +96,7 @@ func weighted(order ...verb) []verb {
 
 var (
 	names  = []string{"", "", "web", "db"}
-	pauses = []time.Duration{0, 100 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 3 * time.Minute, 15 * time.Minute}
+	pauses = []time.Duration{0, 100 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 3 * time.Minute, 15 * time.Minute, 40 * time.Minute}
 	waits  = []time.Duration{0, 5 * time.Second, time.Minute}
 	ttls   = []time.Duration{0, time.Minute, 5 * time.Minute, 20 * time.Minute, 40 * time.Minute, time.Hour, -time.Minute}
 	jumps  = []time.Duration{time.Hour, -time.Hour}

@@ -66,19 +66,21 @@ type lab struct {
 	daemons []*daemon   // all there were
 
 	mu      sync.Mutex
-	offset  time.Duration // of the clock that ends are told by
-	full    bool          // the store can't be written
-	wrong   trouble       // what goes wrong with calls
-	quiet   int           // so many calls go well before that
-	wrongs  int           // and so many go wrong then
-	fuse    int           // the daemon dies at the point that is so many from here; 0 is none
-	task    string        // tasks of this type fail
-	fails   int           // so many of them
-	freed   []int         // VMIDs that were ours
-	foreign map[int]bool  // VMIDs that are another's
-	touched []string      // calls that would change what is another's
-	deleted func(id int)  // is told of each of our calls that delete a machine
-	faults  int           // that happened
+	offset  time.Duration                     // of the clock that ends are told by
+	full    bool                              // the store can't be written
+	wrong   trouble                           // what goes wrong with calls
+	quiet   int                               // so many calls go well before that
+	wrongs  int                               // and so many go wrong then
+	fuse    int                               // the daemon dies at the point that is so many from here; 0 is none
+	task    string                            // tasks of this type fail
+	fails   int                               // so many of them
+	freed   []int                             // VMIDs that were ours
+	foreign map[int]bool                      // VMIDs that are another's
+	touched []string                          // calls that would change what is another's
+	deleted func(id int)                      // is told of each of our calls that delete a machine
+	armed   func(id int, after time.Duration) // is told of each machine that is to power itself off then
+	fired   func(int) bool                    // is told of each machine that would power itself off, and says whether it does
+	faults  int                               // that happened
 }
 
 // daemon is what `agentlab serve` is made of, without its sockets.
@@ -96,9 +98,9 @@ type daemon struct {
 var errDead = errors.New("the daemon is dead")
 
 func newLab(dir string, kind flavour) (*lab, error) {
-	l := &lab{flavour: kind, cores: 1, path: filepath.Join(dir, "agentlab.db"), net: newPipes(), foreign: map[int]bool{}, deleted: func(int) {}}
+	l := &lab{flavour: kind, cores: 1, path: filepath.Join(dir, "agentlab.db"), net: newPipes(), foreign: map[int]bool{}, deleted: func(int) {}, armed: func(int, time.Duration) {}, fired: func(int) bool { return true }}
 	srv := &pvetest.Server{
-		Version: kind.version, Scale: 1, NewGuest: newGuest, TaskFail: l.taskFail, CallTime: kind.callTime,
+		Version: kind.version, Scale: 1, NewGuest: l.newGuest, TaskFail: l.taskFail, CallTime: kind.callTime,
 		TaskTime: map[string]time.Duration{"qmclone": 4 * time.Second, "qmstart": time.Second, "qmstop": time.Second, "qmdestroy": time.Second},
 	}
 	l.sim = pvesim.Furnish(srv)

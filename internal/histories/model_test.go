@@ -31,6 +31,7 @@ type box struct {
 	turning   int       // calls that switch it and are under way
 	due       time.Time // it must not end before
 	extends   int       // that are under way
+	extended  time.Time // when the last one had ended
 	processes []*process
 }
 

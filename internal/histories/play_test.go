@@ -25,6 +25,7 @@ type player struct {
 	story []string // what happened, for people
 	leaps int      // how often the clock jumped
 	calls int      // that were made
+	fires int      // machines that powered themselves off
 	leaks []string // what was left of what ended
 }
 

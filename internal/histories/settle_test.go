@@ -74,6 +74,45 @@ func (p *player) deleting(id int) {
 	}
 }
 
+// armed looks at when a machine is to power itself off: some time after its end. One
+// that has just been given another is told anew.
+func (p *player) armed(id int, after time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, err := p.records()
+	if err != nil {
+		p.broke("when the switch of VM %d was armed: %v", id, err)
+	}
+	for _, sb := range all {
+		b, due := p.find(sb.ID), sb.End.Add(p.lab.powerOff-time.Second)
+		moved := p.leaps > 0 || b != nil && (b.extends > 0 || time.Since(b.extended) < 10*time.Second)
+		if sb.Handle == fmt.Sprint(id) && sb.State.Live() && !moved && p.lab.now().Add(after).Before(due) {
+			p.broke("%s ends at %v, and is to power itself off in %v", sb.ID, sb.End, after)
+		}
+	}
+}
+
+// fired notes that a machine powers itself off, for nobody came to it after its end.
+// It does not if the clock has jumped: switches are armed by another clock than ours.
+func (p *player) fired(id int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leaps > 0 {
+		return false
+	}
+	p.fires++
+	all, err := p.records()
+	if err != nil {
+		p.broke("when VM %d powered itself off: %v", id, err)
+	}
+	for _, sb := range all {
+		if b := p.find(sb.ID); b != nil && sb.Handle == fmt.Sprint(id) {
+			b.doubt = true // its end may have been moved, and no daemon was there to tell it
+		}
+	}
+	return true
+}
+
 // passed says that a clock has told that the end of sb has come, or may have.
 func (p *player) passed(sb sessions.Sandbox) bool {
 	if sb.Pooled() {
