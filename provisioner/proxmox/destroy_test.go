@@ -51,6 +51,26 @@ func TestDestroyWaitsForOthers(t *testing.T) {
 	}
 }
 
+// A clone that was cut short bears no papers, so that it is not ours to remove: who
+// may is told how.
+func TestDestroyOfACloneCutShort(t *testing.T) {
+	l := newLab(t, &pvetest.Server{})
+	p := l.provisioner()
+	m, id := makeOne(t, p, 1)
+	l.srv.Edit(func(c *pvetest.Cluster) {
+		c.VMs[id].Config["lock"] = "clone"
+		delete(c.VMs[id].Config, "description")
+	})
+	before := l.configs()
+	says := fmt.Sprintf("qm unlock %[1]d && qm destroy %[1]d ", id)
+	if err := p.Destroy(t.Context(), m.Ref); !errors.Is(err, provisioner.ErrUnavailable) || !strings.Contains(err.Error(), says) {
+		t.Errorf("Destroy: %v", err)
+	}
+	if diff := cmp.Diff(before, l.configs()); diff != "" {
+		t.Errorf("it was touched:\n%s", diff)
+	}
+}
+
 // Whatever state somebody or an error has put a machine into, it can go.
 func TestDestroyInAnyState(t *testing.T) {
 	for name, edit := range map[string]func(*pvetest.VM){
