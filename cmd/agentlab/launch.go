@@ -7,10 +7,6 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
 // starterEnv is the variable with the command that alone starts the daemon of an
@@ -54,35 +50,4 @@ func launch(configFile string) (said string, err error) {
 		return "", fmt.Errorf("it was not ready within %v: %s", wait, text)
 	}
 	return string(text), err
-}
-
-// detach ends the wait of launch: standard output and error become the log,
-// which then also holds what the runtime says of a crash.
-func detach(log *os.File) error {
-	for _, fd := range []int{unix.Stdout, unix.Stderr} {
-		if err := unix.Dup3(int(log.Fd()), fd, 0); err != nil {
-			return fmt.Errorf("redirect output to the log: %w", err)
-		}
-	}
-	return nil
-}
-
-// Size from which on a log is put aside when a daemon starts.
-const maxLog = 10 << 20
-
-// openLog opens the log of a detached daemon in its state directory. When that
-// can't be, on a full disk for one, the daemon serves without: what is wrong
-// is said in its answers.
-func openLog(state *os.File) (*os.File, error) {
-	if state != nil {
-		path := config.At(state, config.LogFile)
-		if info, err := os.Lstat(path); err == nil && info.Size() > maxLog {
-			_ = os.Rename(path, path+".1")
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
-		if err == nil {
-			return f, nil
-		}
-	}
-	return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 }

@@ -103,7 +103,10 @@ func (d *daemon) run(ctx context.Context, stderr io.Writer) (err error) {
 			return err
 		}
 		defer func() { _ = file.Close() }()
-		log, ready = file, func() error { return detach(file) }
+		log, ready = file, func() error {
+			go keepLog(ctx, in.state, file)
+			return detach(file)
+		}
 	}
 	in.log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: in.level, ReplaceAttr: redact.Attr}))
 	cfg, err := config.Load(in.paths.Config)

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
+)
+
+// A log that has become too long while the daemon runs is put aside, with the one
+// before it forgotten, and what is written then is in a new one.
+func TestRenewLog(t *testing.T) {
+	state, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	log, err := openLog(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	path := config.At(state, config.LogFile)
+	sizes := func(wants ...int64) {
+		t.Helper()
+		for i, name := range []string{path, path + ".1"} {
+			if info, err := os.Stat(name); err != nil || info.Size() != wants[i] {
+				t.Errorf("%s: %v, %v, want %d bytes", name, info, err, wants[i])
+			}
+		}
+	}
+	for round := range int64(2) {
+		if err := log.Truncate(maxLog); err != nil {
+			t.Fatal(err)
+		}
+		if err := renewLog(state, log); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != maxLog {
+			t.Errorf("one that is not too long was put aside: %v, %v", info, err)
+		}
+		if _, err := log.Write(make([]byte, 1+round)); err != nil {
+			t.Fatal(err)
+		}
+		if err := renewLog(state, log); err != nil {
+			t.Fatal(err)
+		}
+		sizes(0, maxLog+1+round)
+		if _, err := log.WriteString("more"); err != nil {
+			t.Fatal(err)
+		}
+		sizes(4, maxLog+1+round)
+	}
+}
