@@ -50,6 +50,9 @@ func (m *Manager) Tend(ctx context.Context, profile string) error {
 	return err
 }
 
+// End ends what goes on between calls, as the end of Run does.
+func (m *Manager) End() { m.stop(errStopping) }
+
 // Settle waits for all that runs between calls.
 func (m *Manager) Settle() { m.tasks.Wait() }
 

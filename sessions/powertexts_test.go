@@ -108,7 +108,7 @@ func TestWhyAWaitForPowerEnds(t *testing.T) {
 				l.world.hang(op, sb.ID)
 				brief, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
-				if _, err := turn(brief, sb.ID, time.Minute); !errors.Is(err, context.DeadlineExceeded) {
+				if _, err := turn(brief, sb.ID, time.Minute); !errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*sessions.Error)) {
 					t.Errorf("who has no more time is told %v", err)
 				}
 				l.later(func() {
@@ -122,4 +122,24 @@ func TestWhyAWaitForPowerEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who waits while the server ends, or comes then, is told that, and not that anything
+// went wrong: the next one goes on with it.
+func TestSwitchingWhileTheServerEnds(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{})
+		l.world.hang("stop", sb.ID)
+		var waiting error
+		l.later(func() { waiting = second(l.Stop(ctx, sb.ID, time.Minute)) })
+		l.End()
+		<-l.done
+		for when, err := range map[string]error{"waits": waiting, "comes": second(l.Stop(ctx, sb.ID, time.Minute))} {
+			if k, says := kind(t, err); k != sessions.Unavailable || !strings.HasPrefix(says, "the server is stopping") {
+				t.Errorf("who %s is told %s: %s", when, k, says)
+			}
+		}
+		l.world.onStep(nil)
+	})
 }
