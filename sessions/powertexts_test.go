@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -141,5 +142,73 @@ func TestSwitchingWhileTheServerEnds(t *testing.T) {
 			}
 		}
 		l.world.onStep(nil)
+	})
+}
+
+// Two who ask for the same wait for one and the same, also if it fails.
+func TestTwoSwitchOff(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{})
+		fail := make(chan struct{})
+		l.world.onStep(func(_ context.Context, op, _ string, do func() error) error {
+			if op != "stop" {
+				return do()
+			}
+			<-fail
+			return provisioner.ErrUnavailable
+		})
+		var told [2]error
+		var wg sync.WaitGroup
+		for i := range told {
+			wg.Go(func() { told[i] = second(l.Stop(ctx, sb.ID, time.Minute)) })
+			synctest.Wait()
+		}
+		close(fail)
+		wg.Wait()
+		for _, err := range told {
+			if k, says := kind(t, err); k != sessions.Unavailable {
+				t.Errorf("%s: %s", k, says)
+			}
+		}
+		if n := l.world.count("stop"); n != 1 {
+			t.Errorf("it was stopped %d times", n)
+		}
+		l.world.onStep(nil)
+	})
+}
+
+// A look whether a machine answers that somebody else has switched on, and off
+// again, holds nobody up who starts it.
+func TestStartWhileItIsLookedAt(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{})
+		if _, err := l.Stop(ctx, sb.ID, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		looked, started := make(chan struct{}), make(chan struct{})
+		look, start := sync.OnceFunc(func() { close(looked) }), sync.OnceFunc(func() { close(started) })
+		l.world.onStep(func(ctx context.Context, op, _ string, do func() error) error {
+			switch op {
+			case "dial":
+				look()
+				select {
+				case <-started:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			case "start":
+				defer start()
+			}
+			return do()
+		})
+		l.world.behind(sb.ID, true)
+		<-looked
+		l.world.behind(sb.ID, false)
+		begun := time.Now()
+		if got, err := l.Start(ctx, sb.ID, time.Minute); err != nil || got.State != sessions.Ready || time.Since(begun) > time.Second {
+			t.Errorf("Start: %+v, %v after %v", got, err, time.Since(begun))
+		}
 	})
 }
