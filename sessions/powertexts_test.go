@@ -212,3 +212,38 @@ func TestStartWhileItIsLookedAt(t *testing.T) {
 		}
 	})
 }
+
+// One that is SUSPENDED may run, if its pause failed or a crash came in between: it
+// can be paused again.
+func TestPauseAgain(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{})
+		l.world.fail("pause", provisioner.ErrUnavailable)
+		if k, says := kind(t, second(l.Pause(ctx, sb.ID))); k != sessions.Unavailable || !strings.Contains(says, "Pause it again") {
+			t.Errorf("%s: %s", k, says)
+		}
+		l.world.onStep(nil)
+		before := l.world.count("pause")
+		if got, err := l.Pause(ctx, sb.ID); err != nil || got.State != sessions.Suspended || l.world.count("pause") != before+1 {
+			t.Errorf("Pause: %+v, %v; its machine was held still %d times", got, err, l.world.count("pause")-before)
+		}
+	})
+}
+
+// Whoever lets a sandbox go on whose time is up meanwhile is told that.
+func TestResumeOfWhatEnds(t *testing.T) {
+	inPowerLab(t, func(t *testing.T, l *powerLab) {
+		ctx := as(t, "alice")
+		sb := l.create(t, sessions.CreateRequest{TTL: time.Minute})
+		if _, err := l.Pause(ctx, sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Second)
+		l.world.hang("dial", sb.ID)
+		if k, says := kind(t, second(l.Resume(ctx, sb.ID))); k != sessions.NotFound || !strings.Contains(says, "(ttl)") {
+			t.Errorf("%s: %s", k, says)
+		}
+		l.world.onStep(nil)
+	})
+}
