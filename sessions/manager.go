@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/agentlab-mcp/agentlab/internal/keylock"
-	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/turns"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -244,7 +243,7 @@ const maxReason = 508
 // move changes the state in the store and wakes who waits for it. The reason may
 // quote a guest or a backend, which may say a secret, and much.
 func (m *Manager) move(ctx context.Context, id string, to State, ch Change) (Sandbox, error) {
-	ch.At, ch.Reason = m.now(), clip(redact.Text(ch.Reason), maxReason)
+	ch.At, ch.Reason = m.now(), quoted(ch.Reason, maxReason)
 	sb, err := m.Store.Move(context.WithoutCancel(ctx), id, to, ch)
 	if err != nil {
 		return Sandbox{}, fmt.Errorf("move %s to %s: %w", id, to, err)
@@ -292,7 +291,7 @@ func (m *Manager) check(ctx context.Context, backend, profile string) error {
 		slots.sound.Store(true)
 		return nil
 	}
-	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, clip(unavailable(err), 1000)), err}
+	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, quoted(unavailable(err), 1000)), err}
 }
 
 // checkOnce asks a backend for all who ask meanwhile: a burst of creates is one

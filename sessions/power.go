@@ -156,7 +156,7 @@ func (m *Manager) notYet(ctx context.Context, sb Sandbox, err error) error {
 func obstacleOf(id string, err error) string {
 	var e *Error
 	if errors.As(present(id, err), &e) && e.Msg != "" {
-		return clip(e.Msg, 300)
+		return quoted(e.Msg, 300)
 	}
 	_, problem := obstacle(err)
 	return problem

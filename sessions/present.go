@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
@@ -26,11 +27,11 @@ func present(id string, err error) error {
 	case err == nil, errors.As(err, &known):
 		return err
 	case errors.Is(err, provisioner.ErrInvalid):
-		kind, msg = Invalid, "the request can't be met: "+clip(err.Error(), 300)
+		kind, msg = Invalid, "the request can't be met: "+quoted(err.Error(), 300)
 	case errors.Is(err, provisioner.ErrExhausted):
-		kind, msg = Exhausted, "the server has no room: "+clip(err.Error(), 300)+"; destroy a sandbox that is no longer needed, or ask for less memory or disk"
+		kind, msg = Exhausted, "the server has no room: "+quoted(err.Error(), 300)+"; destroy a sandbox that is no longer needed, or ask for less memory or disk"
 	case errors.Is(err, provisioner.ErrUnavailable):
-		kind, msg = Unavailable, "the server can't make or reach sandboxes now: "+clip(err.Error(), 300)
+		kind, msg = Unavailable, "the server can't make or reach sandboxes now: "+quoted(err.Error(), 300)
 	case errors.Is(err, guest.ErrUnreachable):
 		kind, msg = Unavailable, fmt.Sprintf("sandbox %s can't be reached; if a command was asked for, it may have started. Try again; if that goes on, destroy it and create a new one", id)
 	case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
@@ -124,6 +125,10 @@ func ago(d time.Duration) string {
 	}
 	return fmt.Sprintf("%d days ago", d/(24*time.Hour))
 }
+
+// quoted is what we repeat of an error: its secrets are masked before it is cut, since
+// half a secret looks like none.
+func quoted(s string, n int) string { return clip(redact.Text(s), n) }
 
 // clip bounds what we repeat of what others wrote.
 func clip(s string, n int) string {

@@ -120,7 +120,7 @@ func obstacle(err error) (class, problem string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no_answer", "its backend does not answer"
 	case errors.Is(err, provisioner.ErrUnavailable):
-		return "unavailable", clip(unavailable(err), 300)
+		return "unavailable", quoted(unavailable(err), 300)
 	}
 	return "failed", "its backend fails to do it; the server's log says why"
 }
