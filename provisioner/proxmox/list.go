@@ -304,12 +304,14 @@ func (p *Provisioner) all(sandbox string) []pve.VM {
 
 // powered finds out which machines run. The inventory may be older than a
 // start or a stop, so where it does not say what was known before, the node is
-// asked.
+// asked. One that is off as far as is known stays so on a node that does not answer:
+// nobody is to wait for its guest.
 func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry) ([]provisioner.Machine, error) {
-	runs := map[int]bool{}
+	runs, off := map[int]bool{}, map[int]bool{}
 	var doubtful []pve.Resource
 	for _, e := range found {
 		r, _ := inv.vm(e.vm.ID)
+		off[e.vm.ID] = e.stopped || e.papers.Stopped
 		switch {
 		case r.Status == "running" && !e.stopped:
 			runs[e.vm.ID] = true
@@ -319,11 +321,13 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 		}
 	}
 	var mu sync.Mutex
-	err := p.askWhatRuns(ctx, inv, doubtful, func(id int, running bool) {
-		p.setStopped(id, !running)
+	err := p.askWhatRuns(ctx, inv, doubtful, func(id int, running, known bool) {
+		if known {
+			p.setStopped(id, !running)
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		runs[id] = running
+		runs[id] = running || !known && !off[id]
 	})
 	machines := make([]provisioner.Machine, 0, len(found))
 	for _, e := range found {
@@ -337,8 +341,8 @@ func (p *Provisioner) powered(ctx context.Context, inv *inventory, found []entry
 
 // askWhatRuns asks the nodes of machines whether these run, each of whose nodes
 // answers in one call if there are many. Of those on a node that does not answer
-// nobody can know, and they may go on when it is back.
-func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve.Resource, tell func(id int, running bool)) error {
+// nothing is known, and they may go on when it is back.
+func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve.Resource, tell func(id int, running, known bool)) error {
 	nodes := map[string][]pve.Resource{}
 	for _, r := range all {
 		nodes[r.Node] = append(nodes[r.Node], r)
@@ -356,7 +360,7 @@ func (p *Provisioner) askWhatRuns(ctx context.Context, inv *inventory, all []pve
 			}
 			for _, r := range list {
 				if running, known := runs[int(r.VMID)]; known || err != nil {
-					tell(int(r.VMID), running || !known)
+					tell(int(r.VMID), running, known)
 				}
 			}
 			return nil

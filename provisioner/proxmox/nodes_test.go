@@ -87,6 +87,28 @@ func TestANodeDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// A machine that was switched off is not taken for running because its node is silent,
+// so that nobody waits for its guest at each look.
+func TestSilentNodeSwitchesNothingOn(t *testing.T) {
+	l, first, second := twoNodes(t, &pvetest.Server{Staleness: -1})
+	p := l.provisioner()
+	if err := p.Stop(t.Context(), second.Ref); err != nil {
+		t.Fatal(err)
+	}
+	second.Running = false
+	if _, err := p.List(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.node("pve2", func(n *pvetest.Node) { n.Down = true })
+	for range 3 {
+		list, err := p.List(t.Context())
+		want := []provisioner.Machine{first, second}
+		if diff := cmp.Diff(want, list, byHandle, cmpopts.IgnoreFields(provisioner.Machine{}, "Papers")); diff != "" || err != nil {
+			t.Errorf("List: %v\n%s", err, diff)
+		}
+	}
+}
+
 // The statistics daemon of a node hangs, so that the cluster knows neither
 // names nor states of what is there. Nothing there is away.
 func TestANodeIsMute(t *testing.T) {
