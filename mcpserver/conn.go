@@ -143,10 +143,10 @@ func (c *conn) admit(r *call) *mcp.JSONRPCErrorDetails {
 	}
 	class, limit := c.class(r)
 	if c.count[class] >= limit {
-		return tooMuch("connection_calls", time.Second, "this connection has %d calls running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", limit)
+		return c.share.much("connection_calls", time.Second, "this connection has %d calls running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", limit)
 	}
 	if class == 0 && c.volume+r.size > maxBytes {
-		return tooMuchToRead(int64(c.volume))
+		return c.share.tooMuchToRead(int64(c.volume))
 	}
 	if problem := c.share.enter(class); problem != nil {
 		return problem

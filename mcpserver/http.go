@@ -114,7 +114,7 @@ func (w *web) serveOn(ctx context.Context, ln net.Listener) error {
 			failed <- srv.Serve(ln)
 		}
 	}()
-	sweep := time.NewTicker(max(time.Second, w.sessions.ttl/4))
+	sweep := time.NewTicker(min(lookForExcess, max(time.Second, w.sessions.ttl/4)))
 	defer sweep.Stop()
 	for {
 		select {
@@ -157,9 +157,17 @@ func (w *web) countConns(srv *http.Server) {
 
 // sweep forgets the clients of which there is nothing left.
 func (w *web) sweep() {
+	w.keepExcesses(false)
 	w.sessions.sweep()
 	w.shares.sweep()
 	w.strikes.sweep()
+}
+
+// keepExcesses keeps the events of refusals for limits that are due.
+func (w *web) keepExcesses(end bool) {
+	for _, e := range w.shares.excesses(end) {
+		w.srv.keep(context.Background(), e)
+	}
 }
 
 // shutDown lets the calls end, and ends them when they take too long. New ones
@@ -179,6 +187,7 @@ func (w *web) shutDown(srv *http.Server, cancelCalls func()) error {
 		err = srv.Close()
 	}
 	w.sessions.endAll()
+	w.keepExcesses(true)
 	if err != nil {
 		return fmt.Errorf("end HTTP: %w", err)
 	}

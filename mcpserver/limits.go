@@ -54,6 +54,8 @@ type share struct {
 	looks int    // resources that are looked at again and again
 	calls [2]int // running: ordinary, others
 	bytes int64  // of large bodies being read and served
+
+	excess excess
 }
 
 // of returns the share of a principal, which the caller must let go.
@@ -89,7 +91,7 @@ func (s *shares) sweep() {
 func (s *share) unused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.holds == 0 && (s.rate == nil || s.rate.Tokens() >= float64(s.rate.Burst()))
+	return s.holds == 0 && s.excess.nothing() && (s.rate == nil || s.rate.Tokens() >= float64(s.rate.Burst()))
 }
 
 // hold keeps the share from being forgotten until letGo.
@@ -125,7 +127,7 @@ func (s *share) turn(ctx context.Context) *mcp.JSONRPCErrorDetails {
 	wait := r.Delay()
 	if wait > maxTurn {
 		r.Cancel()
-		return tooMuch("rate", wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
+		return s.much("rate", wait, "so many requests wait for their turn, which comes %g times a second, that it would take more than %v", float64(s.pace.Limit()), maxTurn)
 	}
 	sleep(ctx, wait) // false means that nobody waits for the answer
 	return nil
@@ -142,7 +144,7 @@ func (s *share) often() *mcp.JSONRPCErrorDetails {
 
 func (s *share) tooOften() *mcp.JSONRPCErrorDetails {
 	wait := (1 - s.rate.Tokens()) / s.limits.Rate // seconds
-	return tooMuch("rate", time.Duration(wait*float64(time.Second)), "more than %g requests a second", s.limits.Rate)
+	return s.much("rate", time.Duration(wait*float64(time.Second)), "more than %g requests a second", s.limits.Rate)
 }
 
 // enter takes room for a request of that class until leave, or says why there
@@ -157,7 +159,7 @@ func (s *share) enter(class int) *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.limits.Calls > 0 && s.calls[class] >= s.limits.Calls {
-		return tooMuch("calls", time.Second, "%d calls are running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", s.limits.Calls)
+		return s.much("calls", time.Second, "%d calls are running already, the most there may be at a time; wait for some to end, or run commands with wait_seconds=0", s.limits.Calls)
 	}
 	s.calls[class]++
 	return nil
@@ -172,7 +174,7 @@ func (s *share) listen() *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heard >= s.streams {
-		return tooMuch("streams", time.Minute, "%d streams are open already, the most there may be at a time; close some", s.streams)
+		return s.much("streams", time.Minute, "%d streams are open already, the most there may be at a time; close some", s.streams)
 	}
 	s.heard++
 	return nil
@@ -199,7 +201,7 @@ func (s *share) look() *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.looks >= maxLooks {
-		return tooMuch("subscriptions", watchEvery, "%d resources are subscribed to, the most there may be on all connections; unsubscribe from one", maxLooks)
+		return s.much("subscriptions", watchEvery, "%d resources are subscribed to, the most there may be on all connections; unsubscribe from one", maxLooks)
 	}
 	s.looks++
 	return nil
@@ -230,7 +232,7 @@ func (s *share) load(size int64) *mcp.JSONRPCErrorDetails {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if size > smallBody && s.bytes+size > maxBytes {
-		return tooMuchToRead(s.bytes)
+		return s.tooMuchToRead(s.bytes)
 	}
 	s.bytes += size
 	return nil
@@ -243,8 +245,8 @@ func (s *share) unload(size int64) {
 }
 
 // tooMuchToRead refuses a request beside others of so many bytes.
-func tooMuchToRead(others int64) *mcp.JSONRPCErrorDetails {
-	return tooMuch("bodies", time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", others>>20, maxBytes>>20)
+func (s *share) tooMuchToRead(others int64) *mcp.JSONRPCErrorDetails {
+	return s.much("bodies", time.Second, "requests of %d MiB are being served already, and there may be %d MiB at a time; write large files one after the other", others>>20, maxBytes>>20)
 }
 
 // endingAfter is when it may be worth trying again to reach a server that ends.

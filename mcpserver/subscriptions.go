@@ -75,7 +75,7 @@ func (c *conn) subscribe(ctx context.Context, uri string) *mcp.JSONRPCErrorDetai
 		return nil
 	}
 	if len(c.watched) >= maxWatched {
-		return tooMuch("subscriptions", watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
+		return c.share.much("subscriptions", watchEvery, "this connection has subscribed to %d resources, the most there may be; unsubscribe from one", maxWatched)
 	}
 	who, _ := sessions.PrincipalFrom(ctx)
 	who.Expires = time.Time{} // each look goes by the token that was shown last

@@ -147,10 +147,10 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "trust", "state", "extend", "resize", "migrate", "token_create", "token_revoke", "call", "read" or "transfer"
+	What      string // "create", "claim", "trust", "state", "extend", "resize", "migrate", "token_create", "token_revoke", "call", "read", "transfer" or "refused"
 	From, To  State  // of a change of state
-	Detail    string // reason or outcome
+	Detail    string // reason or outcome; of what was refused, the limit
 	Duration  time.Duration
 	Tool      string // that was called; of a read the name of the resource, of a transfer "upload" or "download"
-	Arguments string // of a call, a read or a transfer, as JSON, without contents and secrets
+	Arguments string // of a call, a read or a transfer, as JSON, without contents and secrets; of what was refused, how often
 }
