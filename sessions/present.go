@@ -15,6 +15,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
 )
 
+// CantRecord is said of [ErrStoreUnavailable].
+const CantRecord = "the server can't keep its records now (is its disk full?); nothing was changed. Try again later"
+
 // present turns the errors of backends, guests and the store into an *Error
 // that says what happened and what to do about sandbox id. It is the only
 // place that does so. What it doesn't know, such as an error of the guest's
@@ -37,7 +40,7 @@ func present(id string, err error) error {
 	case errors.Is(err, provisioner.ErrNotFound), errors.Is(err, provisioner.ErrNotOurs):
 		kind, msg = Unavailable, fmt.Sprintf("the machine of sandbox %s is gone, and with it its files; create a new one with create_sandbox", id)
 	case errors.Is(err, ErrStoreUnavailable):
-		kind, msg = Unavailable, "the server can't keep its records now (is its disk full?); nothing was changed. Try again later"
+		kind, msg = Unavailable, CantRecord
 	case errors.Is(err, ErrNoRecord):
 		return unknown(id)
 	case errors.Is(err, ErrConflict):

@@ -34,6 +34,7 @@ var guestErrors = []struct {
 	{fs.ErrPermission, sessions.Invalid, "permission denied in the sandbox"},
 	{fs.ErrNotExist, sessions.NotFound, "no such file or directory in the sandbox"},
 	{guest.ErrUnreachable, sessions.Unavailable, "the sandbox does not answer. What was asked may have happened in part: look before you repeat it. If it stays so, destroy it and create a new one"},
+	{sessions.ErrStoreUnavailable, sessions.Unavailable, sessions.CantRecord}, // of tokens and events; of a sandbox the Manager says it
 	{context.DeadlineExceeded, sessions.Unavailable, "this took too long and was given up; what was asked may have happened in part"},
 	{context.Canceled, sessions.Conflict, "cancelled"},
 }
