@@ -48,7 +48,7 @@ func (f *adminFlags) client(ctx context.Context, stdin io.Reader) (*pve.Client, 
 	if name, realm, _ := strings.Cut(f.login, "@"); name == "" || realm == "" {
 		return nil, fmt.Errorf("--login: got %q, want NAME@REALM such as root@pam", f.login)
 	}
-	password, err := f.readPassword(stdin)
+	password, err := f.readPassword(ctx, stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (f *adminFlags) trust() (pve.Trust, error) {
 // maxPassword is far above the longest ticket.
 const maxPassword = 64 << 10
 
-func (f *adminFlags) readPassword(stdin io.Reader) (redact.String, error) {
+func (f *adminFlags) readPassword(ctx context.Context, stdin io.Reader) (redact.String, error) {
 	from := stdin
 	switch f.password {
 	case "":
@@ -96,7 +96,7 @@ func (f *adminFlags) readPassword(stdin io.Reader) (redact.String, error) {
 		defer func() { _ = file.Close() }()
 		from = file
 	}
-	data, err := io.ReadAll(io.LimitReader(from, maxPassword))
+	data, err := readAll(ctx, io.LimitReader(from, maxPassword))
 	if err != nil {
 		return "", fmt.Errorf("read the password: %w", err)
 	}
@@ -105,4 +105,23 @@ func (f *adminFlags) readPassword(stdin io.Reader) (redact.String, error) {
 		return "", errors.New("the password is empty")
 	}
 	return redact.String(password), nil
+}
+
+// readAll reads to the end, or until ctx ends: nobody may ever type what is waited for.
+func readAll(ctx context.Context, from io.Reader) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(from)
+		done <- result{data, err}
+	}()
+	select {
+	case r := <-done:
+		return r.data, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

@@ -39,6 +39,14 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// TestWalk tries each command of the program in each way of [cmdWalk].
+func TestWalk(t *testing.T) {
+	bin := programs(t)
+	p := params(func(env *testscript.Env) error { return setup(env, bin) })
+	p.Dir = "testdata/walk"
+	testscript.Run(t, p)
+}
+
 // params are those of all scripts.
 func params(setup func(*testscript.Env) error) testscript.Params {
 	return testscript.Params{
@@ -57,6 +65,7 @@ func params(setup func(*testscript.Env) error) testscript.Params {
 			"opensocket": cmdOpensocket,
 			"get":        cmdGet,
 			"pve":        cmdPVE,
+			"walk":       cmdWalk,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {

@@ -7,21 +7,18 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/store"
 )
 
 func newAuditCommand(locate func() (config.Paths, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Check the record of what happened"}
-	cmd.AddCommand(newAuditVerifyCommand(locate))
-	return cmd
+	return cli.Group(&cobra.Command{Use: "audit", Short: "Check the record of what happened"}, newAuditVerifyCommand(locate))
 }
 
 func newAuditVerifyCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -36,9 +33,7 @@ The instance key in the directory vouches for the oldest and the newest event.
 Without it they are taken on trust, which is said.
 ` + exitCodes,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
+		RunE: cli.Interruptible("", func(cmd *cobra.Command, args []string) error {
 			dir := append(args, "")[0]
 			if dir == "" {
 				paths, err := locate()
@@ -47,8 +42,8 @@ Without it they are taken on trust, which is said.
 				}
 				dir = paths.State
 			}
-			return fail(exitFailed, verifyTrail(ctx, dir, cmd.OutOrStdout(), cmd.ErrOrStderr()))
-		},
+			return fail(exitFailed, verifyTrail(cmd.Context(), dir, cmd.OutOrStdout(), cmd.ErrOrStderr()))
+		}),
 	}
 }
 

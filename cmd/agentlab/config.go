@@ -16,9 +16,6 @@ import (
 )
 
 func newConfigCommand(locate func() (config.Paths, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Check the configuration", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return fail(exitFailed, cmd.Help()) },
-	}
 	var asJSON bool
 	check := &cobra.Command{
 		Use:   "check",
@@ -56,8 +53,7 @@ Exit codes:
 		},
 	}
 	check.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.AddCommand(check)
-	return cmd
+	return cli.Group(&cobra.Command{Use: "config", Short: "Check the configuration"}, check)
 }
 
 // checkNamedFiles reads the files that the configuration names, as a daemon does

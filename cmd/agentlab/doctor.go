@@ -8,13 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/doctor"
@@ -33,20 +32,23 @@ With --create it also makes one machine of each template of a Proxmox VE, says
 how long each step took, and destroys it.
 
 Exit codes:
-  0  nothing failed
-  1  something failed
+  0    nothing failed
+  1    something failed
+  2    the command line is wrong
+  130  interrupted
 `,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("", func(cmd *cobra.Command, _ []string) error {
 			paths, err := locate()
 			if err != nil {
 				return fail(exitFailed, err)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			results := diagnose(ctx, paths, create)
+			results := diagnose(cmd.Context(), paths, create)
+			if err := cmd.Context().Err(); err != nil {
+				return err
+			}
 			return fail(exitFailed, report(cmd.OutOrStdout(), results, asJSON))
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&create, "create", false, "make a machine of each template, time it, and destroy it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -6,14 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
@@ -33,27 +32,24 @@ func newEventsCommand(locate func() (config.Paths, error)) *cobra.Command {
 tool with what outcome, which tokens were made and revoked.
 
 The daemon of this user tells it, and is started if none runs.
-` + exitCodes + "  6  there is no such sandbox\n",
+` + exitCodes + "  6    there is no such sandbox\n",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("", func(cmd *cobra.Command, _ []string) error {
 			since, err := sinceTime(req.since, time.Now())
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			cmd.SetContext(ctx)
 			admin, err := newAdminClient(cmd, locate)
 			if err != nil {
 				return err
 			}
 			defer admin.Close()
-			err = admin.events(ctx, req, since, cmd.OutOrStdout())
-			if ctx.Err() != nil { // it is how following ends
+			err = admin.events(cmd.Context(), req, since, cmd.OutOrStdout())
+			if req.follow && cmd.Context().Err() != nil { // it is how following ends
 				return nil
 			}
 			return fail(exitFailed, err)
-		},
+		}),
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&req.follow, "follow", "f", false, "go on with what happens from now on, until interrupted")
@@ -129,9 +125,9 @@ func showEvent(out io.Writer, e tools.Event) error {
 		took = (time.Duration(e.Micros) * time.Microsecond).Round(100 * time.Microsecond).String()
 	}
 	at, _, _ := strings.Cut(e.Time, ".")
-	line := fmt.Sprintf("%-20s  %-16s  %-20s  %-28s  %s", strings.TrimSuffix(at, "Z")+"Z", cmp.Or(e.Principal, "-"), cmp.Or(e.Sandbox, "-"), what,
-		strings.Join(strings.Fields(e.Detail+" "+took+" "+e.Arguments), " "))
-	_, err := fmt.Fprintln(out, strings.TrimRight(strings.Map(printable, line), " "))
+	line := strings.TrimRight(strings.Map(printable, fmt.Sprintf("%-20s  %-16s  %-20s  %-28s  %s", strings.TrimSuffix(at, "Z")+"Z", cmp.Or(e.Principal, "-"), cmp.Or(e.Sandbox, "-"), what,
+		strings.Join(strings.Fields(e.Detail+" "+took+" "+e.Arguments), " "))), " ")
+	_, err := fmt.Fprintln(out, cli.Lines(out, line))
 	return err
 }
 

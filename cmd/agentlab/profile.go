@@ -3,12 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
@@ -29,8 +30,7 @@ asked: one that runs has the profiles from when it was started.
 		c, err := config.Load(paths.Config)
 		return c, fail(exitFailed, err)
 	}
-	cmd.AddCommand(newProfileListCommand(load), newProfileShowCommand(load), newProfileValidateCommand(load))
-	return cmd
+	return cli.Group(cmd, newProfileListCommand(load), newProfileShowCommand(load), newProfileValidateCommand(load))
 }
 
 // profileLine is a profile in the output of list.
@@ -71,12 +71,14 @@ func newProfileListCommand(load func() (config.Config, error)) *cobra.Command {
 }
 
 func printProfiles(w io.Writer, list []profileLine) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "PROFILE\tBACKEND\tCORES\tMEMORY\tDISK\tNETWORK\tTTL") // Flush tells what fails
+	t := cli.Table{Header: []string{"PROFILE", "BACKEND", "CORES", "MEMORY", "DISK", "NETWORK", "TTL"}}
 	for _, p := range list {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%d\t%d MiB\t%d MiB\t%s\t%v\n", p.Name, p.Backend, p.Cores, p.MemoryMB, p.DiskMB, p.Network, time.Duration(p.TTLSeconds)*time.Second)
+		t.Rows = append(t.Rows, []string{
+			p.Name, p.Backend, strconv.Itoa(p.Cores), fmt.Sprint(p.MemoryMB, " MiB"), fmt.Sprint(p.DiskMB, " MiB"),
+			p.Network, fmt.Sprint(time.Duration(p.TTLSeconds) * time.Second),
+		})
 	}
-	return t.Flush()
+	return t.Print(w)
 }
 
 func newProfileShowCommand(load func() (config.Config, error)) *cobra.Command {

@@ -26,12 +26,13 @@ const (
 
 const exitCodes = `
 Exit codes:
-  0  done
-  1  something else went wrong
-  2  the command line is wrong
-  3  another daemon keeps this state directory
-  4  a directory of ours can't be made or is not safe
-  5  the daemon did not start, or went away
+  0    done
+  1    something else went wrong
+  2    the command line is wrong
+  3    another daemon keeps this state directory
+  4    a directory of ours can't be made or is not safe
+  5    the daemon did not start, or went away
+  130  interrupted
 `
 
 // fail gives err an exit code, unless it has one. An error without is of the
@@ -45,13 +46,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.Execute()
+	ran, err := root.ExecuteC()
 	if err == nil {
 		return 0
 	}
 	f, ok := errors.AsType[cli.Failure](err)
 	if !ok {
-		f = cli.Failure{Code: exitUsage, Err: err}
+		_, _ = fmt.Fprintf(stderr, "agentlab: %v\nusage: %s; --help says more\n", err, ran.UseLine())
+		return exitUsage
 	}
 	if f.Err != nil {
 		_, _ = fmt.Fprintf(stderr, "agentlab: %v\n", err)
@@ -74,7 +76,31 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(newServeCommand(locate), newMCPCommand(locate), newDoctorCommand(locate), newProxmoxCommand(locate),
 		newSandboxCommand(locate), newStatusCommand(locate), newTemplateCommand(locate), newProfileCommand(locate), newConfigCommand(locate),
 		newTokenCommand(locate), newStoreCommand(locate), newEventsCommand(locate), newAuditCommand(locate), newManCommand(), newVersionCommand())
+	root.SetHelpCommand(newHelpCommand())
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		cli.Group(completion)
+	}
 	return root
+}
+
+// newHelpCommand is that of the library, which takes a command that there is not for
+// no error.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]...",
+		Short: "Say more of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("unknown command %q for %q", rest[0], found.CommandPath())
+			}
+			if err != nil {
+				return err
+			}
+			return fail(exitFailed, found.Help())
+		},
+	}
 }
 
 // writeJSON writes the answer of a command for programs.

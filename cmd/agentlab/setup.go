@@ -5,23 +5,20 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/pve"
 	pvesetup "github.com/agentlab-mcp/agentlab/provisioner/proxmox/setup"
 )
 
 func newProxmoxCommand(locate func() (config.Paths, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: "proxmox", Short: "Prepare a Proxmox VE for sandboxes"}
-	cmd.AddCommand(newSetupCommand(locate))
-	return cmd
+	return cli.Group(&cobra.Command{Use: "proxmox", Short: "Prepare a Proxmox VE for sandboxes"}, newSetupCommand(locate))
 }
 
 // setupFlags are the flags of agentlab proxmox setup.
@@ -51,7 +48,7 @@ to the file --token-file, which must not exist.
 What is not given is taken from the configuration.
 ` + exitCodes,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("; what was made stays, and running this again goes on", func(cmd *cobra.Command, _ []string) error {
 			paths, err := locate()
 			if err != nil {
 				return fail(exitFailed, err)
@@ -64,10 +61,8 @@ What is not given is taken from the configuration.
 			if !f.apply {
 				return fail(exitFailed, f.show(cmd.OutOrStdout()))
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			return fail(exitFailed, f.run(ctx, cfg, cmd.InOrStdin(), cmd.OutOrStdout()))
-		},
+			return fail(exitFailed, f.run(cmd.Context(), cfg, cmd.InOrStdin(), cmd.OutOrStdout()))
+		}),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.want.Pool, "pool", "", "pool that machines are made in")

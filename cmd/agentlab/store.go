@@ -9,15 +9,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/durable"
 	"github.com/agentlab-mcp/agentlab/internal/failpoint"
@@ -26,12 +24,10 @@ import (
 )
 
 func newStoreCommand(locate func() (config.Paths, error)) *cobra.Command {
-	cmd := &cobra.Command{
+	return cli.Group(&cobra.Command{
 		Use:   "store",
 		Short: "Back up what the daemon keeps, or rebuild it from the machines",
-	}
-	cmd.AddCommand(newStoreBackupCommand(locate), newStoreRebuildCommand(locate))
-	return cmd
+	}, newStoreBackupCommand(locate), newStoreRebuildCommand(locate))
 }
 
 func newStoreBackupCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -52,19 +48,17 @@ daemon starts: the machines know what was made and extended since. Tokens that
 were revoked since are valid again: revoke them anew.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.Interruptible("; there is no backup", func(cmd *cobra.Command, args []string) error {
 			paths, err := locate()
 			if err != nil {
 				return fail(exitFailed, err)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			if err := backUp(ctx, paths.State, filepath.Clean(args[0]), points()); err != nil {
+			if err := backUp(cmd.Context(), paths.State, filepath.Clean(args[0]), points()); err != nil {
 				return fail(exitFailed, fmt.Errorf("back up to %s: %w", args[0], err))
 			}
 			_, err = fmt.Fprintln(cmd.ErrOrStderr(), "agentlab: backed up to", args[0])
 			return fail(exitFailed, err)
-		},
+		}),
 	}
 }
 
@@ -133,21 +127,19 @@ No daemon may run. One that finds its database damaged or gone does the same by
 itself, without events and tokens.
 ` + exitCodes,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("; the database is as it was", func(cmd *cobra.Command, _ []string) error {
 			paths, err := locate()
 			if err != nil {
 				return fail(exitFailed, err)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
 			in := &installation{paths: paths, log: log, level: new(slog.LevelVar), turn: make(chan struct{}, 1), points: points()}
-			found, err := in.rebuild(ctx, cmd.ErrOrStderr())
+			found, err := in.rebuild(cmd.Context(), cmd.ErrOrStderr())
 			if err == nil {
 				err = printSandboxes(cmd.OutOrStdout(), found)
 			}
 			return fail(exitFailed, errors.Join(err, in.close()))
-		},
+		}),
 	}
 }
 
@@ -208,10 +200,9 @@ func (in *installation) refill(ctx context.Context, old string, told io.Writer) 
 }
 
 func printSandboxes(out io.Writer, list []sessions.Sandbox) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "SANDBOX\tNAME\tOWNER\tPROFILE\tSTATE\tENDS") // Flush has the error
+	t := cli.Table{Header: []string{"SANDBOX", "NAME", "OWNER", "PROFILE", "STATE", "ENDS"}, Flexible: 1}
 	for _, sb := range list {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", sb.ID, sb.Name, sb.Owner, sb.Profile, sb.State, sb.End.UTC().Format(time.RFC3339))
+		t.Rows = append(t.Rows, []string{sb.ID, sb.Name, sb.Owner, sb.Profile, string(sb.State), sb.End.UTC().Format(time.RFC3339)})
 	}
-	return w.Flush()
+	return t.Print(out)
 }

@@ -9,14 +9,13 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/provisioner"
@@ -42,9 +41,7 @@ type templateFlags struct {
 }
 
 func newTemplateCommand(locate func() (config.Paths, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: "template", Short: "Build what sandboxes of a Proxmox VE are made of"}
-	cmd.AddCommand(newTemplateBuildCommand(locate))
-	return cmd
+	return cli.Group(&cobra.Command{Use: "template", Short: "Build what sandboxes of a Proxmox VE are made of"}, newTemplateBuildCommand(locate))
 }
 
 func newTemplateBuildCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -70,7 +67,7 @@ published (` + strings.Join(template.Published(), ", ") + `), whose checksum is 
 https; --url and --checksum name any other of Debian or Ubuntu.
 ` + exitCodes,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("; agentlab template build with the same flags goes on", func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
 				return err
 			}
@@ -78,12 +75,10 @@ https; --url and --checksum name any other of Debian or Ubuntu.
 			if err != nil {
 				return fail(exitFailed, err)
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			ctx, cancel := context.WithTimeout(ctx, f.timeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 			defer cancel()
 			return fail(exitFailed, f.run(ctx, paths, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()))
-		},
+		}),
 	}
 	f.addAll(cmd)
 	return cmd
@@ -282,7 +277,7 @@ func progress(w io.Writer) func(template.Event) {
 			_, _ = fmt.Fprintf(w, "%-8s ...\n", e.Step)
 			return
 		}
-		_, _ = fmt.Fprintf(w, "%-8s %.1f s: %s\n", e.Step, e.Took.Seconds(), e.Detail)
+		_, _ = fmt.Fprintln(w, cli.Lines(w, fmt.Sprintf("%-8s %.1f s: %s", e.Step, e.Took.Seconds(), e.Detail)))
 	}
 }
 

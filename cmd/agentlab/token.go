@@ -9,11 +9,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -28,8 +28,7 @@ func newTokenCommand(locate func() (config.Paths, error)) *cobra.Command {
 The daemon of this user does it, and is started if none runs.
 ` + exitCodes,
 	}
-	cmd.AddCommand(newTokenCreateCommand(locate), newTokenListCommand(locate), newTokenRevokeCommand(locate))
-	return cmd
+	return cli.Group(cmd, newTokenCreateCommand(locate), newTokenListCommand(locate), newTokenRevokeCommand(locate))
 }
 
 // tokenRequest is what a token is to be.
@@ -54,7 +53,7 @@ Each token is somebody else: it has sandboxes of its own, which no other token
 sees, also not a later one of the same name.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.Interruptible("; agentlab token list shows whether it was made", func(cmd *cobra.Command, args []string) error {
 			req.name = args[0]
 			if req.ttl != 0 && req.ttl < time.Second {
 				return fmt.Errorf("--ttl: got %v, want 0 (for ever) or at least 1s", req.ttl)
@@ -65,7 +64,7 @@ sees, also not a later one of the same name.
 			}
 			defer admin.Close()
 			return fail(exitFailed, admin.create(cmd.Context(), req, cmd.OutOrStdout(), cmd.ErrOrStderr()))
-		},
+		}),
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&req.scopes, "scope", []string{string(sessions.ScopeRead), string(sessions.ScopeWrite)}, "what it may do: sandbox:read, sandbox:write, admin")
@@ -114,7 +113,7 @@ func (a adminClient) createAndDeliver(ctx context.Context, req tokenRequest, del
 	}
 	if err := deliver(made.Secret); err != nil {
 		var revoked tools.TokenRevoked
-		return made, errors.Join(fmt.Errorf("hand over the token, which is revoked again: %w", err), a.Call(ctx, "token_revoke", map[string]any{"token": made.TokenID}, &revoked))
+		return made, errors.Join(fmt.Errorf("hand over the token, which is revoked again: %w", err), a.Call(context.WithoutCancel(ctx), "token_revoke", map[string]any{"token": made.TokenID}, &revoked))
 	}
 	return made, nil
 }
@@ -125,7 +124,7 @@ func newTokenListCommand(locate func() (config.Paths, error)) *cobra.Command {
 		Use:   "list",
 		Short: "List the tokens, without their secrets",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.Interruptible("", func(cmd *cobra.Command, _ []string) error {
 			admin, err := newAdminClient(cmd, locate)
 			if err != nil {
 				return err
@@ -145,7 +144,7 @@ func newTokenListCommand(locate func() (config.Paths, error)) *cobra.Command {
 				return fail(exitFailed, writeJSON(cmd.OutOrStdout(), tools.TokenList{Tokens: shown}))
 			}
 			return fail(exitFailed, printTokens(cmd.OutOrStdout(), shown))
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also those that were revoked")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
@@ -153,13 +152,13 @@ func newTokenListCommand(locate func() (config.Paths, error)) *cobra.Command {
 }
 
 func printTokens(out io.Writer, list []tools.Token) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tID\tSTATE\tSCOPES\tEXPIRES\tLAST USED\tSANDBOXES\tMEMORY MB") // Flush has the error
+	shown := cli.Table{Header: []string{"NAME", "ID", "STATE", "SCOPES", "EXPIRES", "LAST USED", "SANDBOXES", "MEMORY MB"}}
 	for _, t := range list {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, t.TokenID, t.State, t.Scopes,
-			orNever(t.ExpiresAt), orNever(t.UsedAt), orDefault(t.Sandboxes), orDefault(t.MemoryMB))
+		shown.Rows = append(shown.Rows, []string{
+			t.Name, t.TokenID, t.State, t.Scopes, orNever(t.ExpiresAt), orNever(t.UsedAt), orDefault(t.Sandboxes), orDefault(t.MemoryMB),
+		})
 	}
-	return w.Flush()
+	return shown.Print(out)
 }
 
 func orNever(when string) string {
@@ -185,7 +184,7 @@ Its sandboxes stay until their end, and nobody can use them. To revoke one that
 was revoked before is no error.
 ` + exitCodes,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.Interruptible("; agentlab token list shows whether it was revoked", func(cmd *cobra.Command, args []string) error {
 			admin, err := newAdminClient(cmd, locate)
 			if err != nil {
 				return err
@@ -201,6 +200,6 @@ was revoked before is no error.
 			}
 			_, err = fmt.Fprintln(cmd.ErrOrStderr(), "agentlab:", args[0], text)
 			return fail(exitFailed, err)
-		},
+		}),
 	}
 }

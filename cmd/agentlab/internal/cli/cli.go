@@ -37,6 +37,8 @@ const (
 	ExitFailed = 1
 	ExitUsage  = 2
 	ExitLost   = 5
+
+	ExitInterrupted = exitSignal + int(syscall.SIGINT)
 )
 
 // Exit codes of these commands alone.
@@ -99,13 +101,19 @@ this machine. The daemon of this user does it, and is started if none runs.
     agentlab sandbox new --name test-1 --ttl 1h
     agentlab sandbox exec sb-... -- uname -a
 ` + exitCodes,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return Fail(ExitFailed, cmd.Help()) },
 	}
 	cmd.AddCommand(newNewCommand(host), newListCommand(host), newShowCommand(host), newExecCommand(host), newSSHCommand(host),
 		newLogsCommand(host), newCpCommand(host), newExtendCommand(host), newDestroyCommand(host), newPruneCommand(host))
 	cmd.AddCommand(newPowerCommands(host)...)
-	cmd.AddCommand(newResizeCommand(host))
+	return Group(cmd, newResizeCommand(host))
+}
+
+// Group makes a command one that only has others: it shows them, and refuses one that
+// is none of them.
+func Group(cmd *cobra.Command, others ...*cobra.Command) *cobra.Command {
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return Fail(ExitFailed, cmd.Help()) }
+	cmd.AddCommand(others...)
 	return cmd
 }
 
@@ -120,18 +128,30 @@ func run(host Host, interrupted string, f body) func(*cobra.Command, []string) e
 
 // runWith is run for a command that wants more of its connection.
 func runWith(host Host, want Want, interrupted string, f body) func(*cobra.Command, []string) error {
+	return Interruptible(interrupted, func(cmd *cobra.Command, args []string) error {
+		c, err := open(cmd.Context(), host, want, cmd.ErrOrStderr())
+		if err == nil {
+			defer c.Close()
+			err = f(cmd.Context(), cmd, c, args)
+		}
+		return inWords(err)
+	})
+}
+
+// Interruptible makes a RunE whose context ends when somebody interrupts it. If it
+// fails then, interrupted says how things stand. A second interrupt ends the program
+// there and then.
+func Interruptible(interrupted string, f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		c, err := open(ctx, host, want, cmd.ErrOrStderr())
-		if err == nil {
-			defer c.Close()
-			err = f(ctx, cmd, c, args)
-		}
+		context.AfterFunc(ctx, stop)
+		cmd.SetContext(ctx)
+		err := f(cmd, args)
 		if err != nil && ctx.Err() != nil {
-			return Failure{exitSignal + int(syscall.SIGINT), errors.New("interrupted" + interrupted)}
+			return Failure{ExitInterrupted, errors.New("interrupted" + interrupted)}
 		}
-		return inWords(err)
+		return err
 	}
 }
 

@@ -108,38 +108,38 @@ func quote(words []string) string {
 
 // run runs the command to its end.
 func (o order) run(cmd *cobra.Command, host Host, a args) error {
-	ctx, cancel := context.WithCancel(cmd.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	signal.Ignore(syscall.SIGPIPE) // to end the command when nobody reads it any more
 
-	c, err := openFor(ctx, host, a, cmd.ErrOrStderr())
-	if err != nil {
-		return notRun(err)
-	}
-	defer c.Close()
 	silent := o.noStdin || isTerminal(cmd.InOrStdin())
 	if silent {
 		a["command"] = a["command"].(string) + " </dev/null"
 	}
-	var p processMeta
-	if err := c.Call(ctx, "exec", a, &p); err != nil {
+	begun := cancelUpon(signals, cancel)
+	r, err := begin(ctx, host, a, cmd.ErrOrStderr())
+	begun()
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), errInterrupted):
+		return Failure{ExitInterrupted, errInterrupted}
+	case err != nil:
 		return notRun(err)
 	}
-	r := &remote{client: c, sandbox: a["sandbox_id"].(string), process: p.ID, stderr: cmd.ErrOrStderr()}
+	defer r.client.Close()
 	if !silent {
 		go r.feed(ctx, cmd.InOrStdin())
 	}
 	go r.pass(ctx, signals)
-	p, err = r.copy(ctx, 0, true, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	p, err := r.copy(ctx, 0, true, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	switch {
 	case errors.Is(err, syscall.EPIPE):
 		_ = r.signal(ctx, "KILL") // nobody reads what it writes
 		return Failure{exitSignal + int(syscall.SIGPIPE), nil}
 	case err != nil && r.signalled.Load() > 0:
-		return Failure{exitSignal + int(syscall.SIGINT), fmt.Errorf("interrupted; %w", err)}
+		return Failure{ExitInterrupted, fmt.Errorf("interrupted; %w", err)}
 	case err != nil:
 		return notRun(fmt.Errorf("%w; the command goes on if it can, and agentlab sandbox logs -f %s %s shows it", err, r.sandbox, r.process))
 	case p.TimedOut:
@@ -151,6 +151,38 @@ func (o order) run(cmd *cobra.Command, host Host, a args) error {
 		return nil
 	}
 	return Failure{*p.ExitCode, err}
+}
+
+// errInterrupted is that somebody interrupted us before the command had begun.
+var errInterrupted = errors.New("interrupted before the command had begun")
+
+// cancelUpon cancels upon the next signal, until what it returns is called.
+func cancelUpon(signals <-chan os.Signal, cancel context.CancelCauseFunc) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-signals:
+			cancel(errInterrupted)
+		case <-end:
+		}
+	}()
+	return func() { close(end); <-ended }
+}
+
+// begin starts the command that the arguments of exec name. The caller closes the
+// client.
+func begin(ctx context.Context, host Host, a args, stderr io.Writer) (*remote, error) {
+	c, err := openFor(ctx, host, a, stderr)
+	if err != nil {
+		return nil, err
+	}
+	var p processMeta
+	if err := c.Call(ctx, "exec", a, &p); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &remote{client: c, sandbox: a["sandbox_id"].(string), process: p.ID, stderr: stderr}, nil
 }
 
 // openFor joins the daemon, and puts the id in the place of a sandbox's name.

@@ -55,24 +55,15 @@ func printPruned(out io.Writer, p tools.PruneOut) error {
 		_, err := fmt.Fprintln(out, "nothing has ended or is stuck")
 		return err
 	}
-	cols := width(out)
-	owner := cols == 0 || cols >= widthOfAddress
-	t := columns{header: []string{"ID", "OUTCOME", "WHY"}, flexible: 2}
-	if owner {
-		t.header = append(t.header, "NAME", "OWNER", "BACKEND")
-	}
+	t := Table{Header: []string{"ID", "OUTCOME", "WHY", "NAME", "OWNER", "BACKEND"}, Flexible: 2}
 	for _, e := range p.List {
 		why := e.Why
 		if e.Problem != "" {
 			why += "; " + e.Problem
 		}
-		r := []string{e.SandboxID, pruneOutcome(p.DryRun, e), why}
-		if owner {
-			r = append(r, cmp.Or(e.Name, "-"), e.Owner, e.Backend)
-		}
-		t.rows = append(t.rows, r)
+		t.Rows = append(t.Rows, []string{e.SandboxID, pruneOutcome(p.DryRun, e), why, cmp.Or(e.Name, "-"), e.Owner, e.Backend})
 	}
-	return t.print(out)
+	return t.Print(out)
 }
 
 func pruneOutcome(dry bool, e tools.Pruned) string {

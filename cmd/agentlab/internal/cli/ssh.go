@@ -65,11 +65,14 @@ func newSSHCommand(host Host) *cobra.Command {
 func openTerminal(cmd *cobra.Command, host Host, req terminal.Request) (err error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if req.Sandbox, err = resolveOne(ctx, cmd, host, req.Sandbox); err != nil {
-		return notRun(err)
+	var conn io.ReadWriteCloser
+	if req.Sandbox, err = resolveOne(ctx, cmd, host, req.Sandbox); err == nil {
+		conn, err = host.Join(ctx, Want{Terminal: true}, cmd.ErrOrStderr())
 	}
-	conn, err := host.Join(ctx, Want{Terminal: true}, cmd.ErrOrStderr())
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return Failure{ExitInterrupted, errInterrupted}
+	case err != nil:
 		return notRun(err)
 	}
 	defer func() { _ = conn.Close() }()
@@ -88,7 +91,7 @@ func openTerminal(cmd *cobra.Command, host Host, req terminal.Request) (err erro
 	}
 	switch {
 	case ctx.Err() != nil:
-		return Failure{exitSignal + int(syscall.SIGINT), errors.New("interrupted; the command was ended")}
+		return Failure{ExitInterrupted, errors.New("interrupted; the command was ended")}
 	case err != nil:
 		return notRun(err)
 	case code != 0:

@@ -67,30 +67,30 @@ func printStatus(out io.Writer, st statusOut) error {
 	if _, err := fmt.Fprintf(out, "the daemon runs, version %s\n", st.Version); err != nil {
 		return err
 	}
-	backends := columns{header: []string{"BACKEND", "STATE", "MAKES"}, flexible: 2}
+	backends := Table{Header: []string{"BACKEND", "STATE", "MAKES"}, Flexible: 2}
 	for _, b := range st.Backends {
 		state := "ok"
 		if b.Problem != "" {
 			state = "broken"
 		}
-		backends.rows = append(backends.rows, []string{b.Name, state, cmp.Or(b.Profiles, "- (no profile needs it)")})
+		backends.Rows = append(backends.Rows, []string{b.Name, state, cmp.Or(b.Profiles, "- (no profile needs it)")})
 	}
-	states := columns{header: []string{"STATE", "SANDBOXES"}, flexible: 0}
+	states := Table{Header: []string{"STATE", "SANDBOXES"}, Flexible: 0}
 	for _, s := range st.States {
-		states.rows = append(states.rows, []string{upper(s.State), strconv.Itoa(s.Count)})
+		states.Rows = append(states.Rows, []string{upper(s.State), strconv.Itoa(s.Count)})
 	}
-	pools := columns{header: []string{"POOL", "SIZE", "READY", "MAKING"}, flexible: 0}
+	pools := Table{Header: []string{"POOL", "SIZE", "READY", "MAKING"}, Flexible: 0}
 	for _, p := range st.Pools {
-		pools.rows = append(pools.rows, []string{p.Profile, strconv.Itoa(p.Size), strconv.Itoa(p.Ready), strconv.Itoa(p.Making)})
+		pools.Rows = append(pools.Rows, []string{p.Profile, strconv.Itoa(p.Size), strconv.Itoa(p.Ready), strconv.Itoa(p.Making)})
 	}
-	for _, t := range []columns{backends, states, pools} {
-		if len(t.rows) == 0 {
+	for _, t := range []Table{backends, states, pools} {
+		if len(t.Rows) == 0 {
 			continue
 		}
 		if _, err := fmt.Fprintln(out); err != nil {
 			return err
 		}
-		if err := t.print(out); err != nil {
+		if err := t.Print(out); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func printProblems(out io.Writer, list []tools.Problem) error {
 		return err
 	}
 	for _, p := range list {
-		if _, err := fmt.Fprintln(out, p.Problem); err != nil {
+		if _, err := fmt.Fprintln(out, Lines(out, p.Problem)); err != nil {
 			return err
 		}
 	}

@@ -18,28 +18,35 @@ import (
 // gap is what stands between columns.
 const gap = "  "
 
-// columns are a table: in a terminal as wide as that, with the flexible column
-// cut; else as wide as it is.
-type columns struct {
-	header   []string
-	rows     [][]string
-	flexible int // index of the column that gives way
+// Table is printed in columns: in a terminal no wider than that, with the flexible
+// column cut and, where even that does not do, without its last columns; else as wide
+// as it is.
+type Table struct {
+	Header   []string // nil is none
+	Rows     [][]string
+	Flexible int // index of the column that gives way
 }
 
-func (t columns) print(out io.Writer) error {
+// Print prints it.
+func (t Table) Print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, len(gap), ' ', 0)
-	most := t.room(width(out))
-	for _, r := range append([][]string{t.header}, t.rows...) {
-		if r == nil {
-			continue
-		}
+	last, most := t.fit(width(out))
+	for _, r := range t.all() {
+		r = slices.Clone(r[:last])
 		if most > 0 {
-			r = slices.Clone(r)
-			r[t.flexible] = cut(r[t.flexible], most)
+			r[t.Flexible] = cut(r[t.Flexible], most)
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(r, "\t")) // Flush has the error
 	}
 	return w.Flush()
+}
+
+// all are the rows with the header.
+func (t Table) all() [][]string {
+	if t.Header == nil {
+		return t.Rows
+	}
+	return append([][]string{t.Header}, t.Rows...)
 }
 
 // cut shortens a cell to as many characters.
@@ -50,27 +57,69 @@ func cut(cell string, most int) string {
 	return cell
 }
 
-// room is how wide the flexible column may be so that all fit into total, 0 if
-// it need not be cut.
-func (t columns) room(total int) int {
+// least is what the flexible column keeps, if it is that wide, before a column is left
+// out for it.
+const least = 16
+
+// fit says how many columns fit into total characters, and how wide the flexible
+// one may be then; 0 is as wide as it is.
+func (t Table) fit(total int) (columns, most int) {
+	all := t.all()
+	if len(all) == 0 {
+		return 0, 0
+	}
+	wide := make([]int, len(all[0]))
+	for _, r := range all {
+		for i := range r {
+			wide[i] = max(wide[i], utf8.RuneCountInString(r[i]))
+		}
+	}
 	if total == 0 {
-		return 0
+		return len(wide), 0
 	}
-	const least = 4
-	for i := range t.rows[0] {
-		if i == t.flexible {
-			continue
+	for columns = len(wide); ; columns-- {
+		most = total
+		for i := range columns {
+			if i != t.Flexible {
+				most -= wide[i] + len(gap)
+			}
 		}
-		wide := 0
-		if t.header != nil {
-			wide = len(t.header[i])
+		if most >= min(wide[t.Flexible], least) || columns <= t.Flexible+1 {
+			return columns, max(1, most)
 		}
-		for _, r := range t.rows {
-			wide = max(wide, utf8.RuneCountInString(r[i]))
-		}
-		total -= wide + len(gap)
 	}
-	return max(least, total)
+}
+
+// Lines breaks a line at spaces so that it fits into a terminal: what is too much
+// goes on in the next line, indented. Elsewhere it stays as it is.
+func Lines(out io.Writer, line string) string { return wrap(line, width(out)) }
+
+// wrap breaks a line into ones of so many characters at most.
+func wrap(line string, most int) string {
+	const indent = "    "
+	if most <= len(indent) || utf8.RuneCountInString(line) <= most {
+		return line
+	}
+	var b strings.Builder
+	used := 0
+	for word := range strings.FieldsSeq(line) {
+		if n := utf8.RuneCountInString(word); used > 0 && used+1+n <= most {
+			b.WriteString(" ")
+			used++
+		} else if used > 0 {
+			b.WriteString("\n" + indent)
+			used = len(indent)
+		}
+		for _, r := range word {
+			if used == most {
+				b.WriteString("\n" + indent)
+				used = len(indent)
+			}
+			b.WriteRune(r)
+			used++
+		}
+	}
+	return b.String()
 }
 
 // width returns how many characters a line of a terminal has, 0 if out is none.
@@ -86,34 +135,12 @@ func width(out io.Writer) int {
 	return cols
 }
 
-// Below this width there is no room for a sandbox's profile, and below the next
-// none for its address.
-const (
-	widthOfProfile = 80
-	widthOfAddress = 100
-)
-
 func printSandboxes(out io.Writer, list []sandbox, now time.Time) error {
-	cols := width(out)
-	t := columns{header: []string{"ID", "NAME", "STATE", "ENDS IN"}, flexible: 1}
-	profile, address := cols == 0 || cols >= widthOfProfile, cols == 0 || cols >= widthOfAddress
-	if profile {
-		t.header = append(t.header, "PROFILE")
-	}
-	if address {
-		t.header = append(t.header, "IP")
-	}
+	t := Table{Header: []string{"ID", "NAME", "STATE", "ENDS IN", "PROFILE", "IP"}, Flexible: 1}
 	for _, sb := range list {
-		r := []string{sb.ID, cmp.Or(sb.Name, "-"), upper(sb.State), left(sb.Expires.Sub(now))}
-		if profile {
-			r = append(r, sb.Profile)
-		}
-		if address {
-			r = append(r, cmp.Or(sb.IP, "-"))
-		}
-		t.rows = append(t.rows, r)
+		t.Rows = append(t.Rows, []string{sb.ID, cmp.Or(sb.Name, "-"), upper(sb.State), left(sb.Expires.Sub(now)), sb.Profile, cmp.Or(sb.IP, "-")})
 	}
-	return t.print(out)
+	return t.Print(out)
 }
 
 // printSandbox prints one, a line for each thing that is known of it.
@@ -126,18 +153,18 @@ func printSandbox(out io.Writer, sb sandbox, now time.Time) error {
 	if sb.VMID > 0 {
 		vmid = strconv.Itoa(sb.VMID)
 	}
-	t := columns{flexible: 1, rows: [][]string{
+	t := Table{Flexible: 1, Rows: [][]string{
 		{"ID", sb.ID}, {"NAME", cmp.Or(sb.Name, "-")}, {"PROFILE", sb.Profile}, {"STATE", state},
 		{"VMID", cmp.Or(vmid, "-")}, {"IP", cmp.Or(sb.IP, "-")},
 		{"ENDS", sb.Expires.Format(time.RFC3339) + ", in " + left(sb.Expires.Sub(now))},
 	}}
 	if sb.OS != "" {
-		t.rows = append(t.rows, []string{"OS", sb.OS})
+		t.Rows = append(t.Rows, []string{"OS", sb.OS})
 	}
 	if sb.Reason != "" {
-		t.rows = append(t.rows, []string{"REASON", sb.Reason})
+		t.Rows = append(t.Rows, []string{"REASON", sb.Reason})
 	}
-	return t.print(out)
+	return t.Print(out)
 }
 
 // process is one of a sandbox as list_sandboxes tells of it.
@@ -149,11 +176,11 @@ type process struct {
 }
 
 func printProcesses(out io.Writer, list []process) error {
-	t := columns{header: []string{"PROCESS", "STATE", "STARTED", "COMMAND"}, flexible: 3}
+	t := Table{Header: []string{"PROCESS", "STATE", "STARTED", "COMMAND"}, Flexible: 3}
 	for _, p := range list {
-		t.rows = append(t.rows, []string{p.ID, p.State, p.Started.Local().Format(time.TimeOnly), strconv.Quote(p.Command)})
+		t.Rows = append(t.Rows, []string{p.ID, p.State, p.Started.Local().Format(time.TimeOnly), strconv.Quote(p.Command)})
 	}
-	return t.print(out)
+	return t.Print(out)
 }
 
 // left says how long something lasts, in few characters.
