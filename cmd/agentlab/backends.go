@@ -156,17 +156,15 @@ func readProxmox(p config.Proxmox, env func(string) string) (proxmoxSettings, er
 		return s, errors.New("no Proxmox is set up: set proxmox_api_url to https://HOST:8006 and proxmox_api_token_file, or, on a node, proxmox_backend: shell")
 	}
 	var err error
-	if s.Token, err = p.Token(env); err != nil {
-		return s, err
-	}
+	s.Token, err = p.Token(env)
 	if p.TLSCA != "" {
-		ca, err := os.ReadFile(p.TLSCA)
-		if err != nil {
-			return s, fmt.Errorf("proxmox_tls_ca: %w", err)
+		ca, caErr := os.ReadFile(p.TLSCA)
+		if caErr != nil {
+			err = errors.Join(err, fmt.Errorf("proxmox_tls_ca: %w", caErr))
 		}
 		s.CA = string(ca)
 	}
-	return s, nil
+	return s, err
 }
 
 func (s proxmoxSettings) trust() pve.Trust {

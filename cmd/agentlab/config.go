@@ -37,9 +37,7 @@ Exit codes:
 				return err
 			}
 			c, err := config.Load(paths.Config)
-			if err == nil {
-				err = checkNamedFiles(paths.Config, c)
-			}
+			err = errors.Join(err, checkNamedFiles(paths.Config, c)) // of what could be read
 			if asJSON {
 				if werr := writeJSON(cmd.OutOrStdout(), checkedJSON(paths.Config, c, err)); werr != nil || err == nil {
 					return fail(exitFailed, werr)
@@ -61,15 +59,18 @@ Exit codes:
 func checkNamedFiles(file string, c config.Config) error {
 	var errs []error
 	check := func(err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", file, err))
+		if err == nil {
+			return
+		}
+		for mistake := range strings.SplitSeq(err.Error(), "\n") {
+			errs = append(errs, fmt.Errorf("%s: %s", file, mistake))
 		}
 	}
 	if c.Proxmox.Used() || uses(c, "proxmox") {
 		_, err := readProxmox(c.Proxmox, os.Getenv)
 		check(err)
 	}
-	if c.HTTP.TLSCert != "" {
+	if c.HTTP.TLSCert != "" && c.HTTP.TLSKey != "" { // one alone was said to be
 		check((&certificate{HTTP: c.HTTP, log: slog.New(slog.DiscardHandler)}).load())
 	}
 	_, err := c.OAuth.Client()
