@@ -146,7 +146,7 @@ help: ## list the targets
 
 .PHONY: tools
 tools:
-	@.ci/need cc ssh sshd || echo 'going on without them' >&2
+	@.ci/need cc ssh sshd curl || echo 'going on without them' >&2
 
 # go build knows best whether there is anything to do.
 .PHONY: bin/agentlab bin/agentlab-guest

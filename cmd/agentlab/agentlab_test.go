@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	pvetest.GuestMain()
 	testscript.Main(m, map[string]func(){
 		"agentlab": main,
+		"doc":      docMain,
 		"mcp":      mcpMain,
 		"web":      webMain,
 		"sandbox":  sandboxMain,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
 // TestDocs does what the documents say: it runs the commands of their blocks of the
@@ -18,16 +21,16 @@ func TestDocs(t *testing.T) {
 	bin := programs(t)
 	dir := t.TempDir()
 	var files []string
-	for _, name := range []string{"quickstart", "operations"} {
-		text, err := os.ReadFile(filepath.Join("..", "..", "docs", name+".md"))
+	for _, name := range consoleDocs() {
+		d, err := readDoc(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		script := docScript(string(text))
+		script := docScript(d)
 		if strings.Count(script, "exec sh") < 3 {
-			t.Fatalf("%s.md: found no commands", name)
+			t.Fatalf("%s: found no commands", name)
 		}
-		files = append(files, filepath.Join(dir, name+".txtar"))
+		files = append(files, filepath.Join(dir, filepath.Base(name)+".txtar"))
 		if err := os.WriteFile(files[len(files)-1], []byte(script), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -37,20 +40,25 @@ func TestDocs(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// consoleDocs are the documents that TestDocs does as a whole.
+func consoleDocs() []string { return []string{"docs/quickstart.md", "docs/operations.md"} }
+
 var (
-	console = regexp.MustCompile("(?ms)^```console\n(.*?)^```$")
 	// what differs each time: ids, times, durations, versions, paths.
 	varies = regexp.MustCompile(`sb-\w{20}|\d\d\d\d-\d\d-\d\dT[\d:]+Z|\d+h\d+m|\d+m\d+s|\d+\.\d+\.\d+|/\S+`)
 )
 
 // docScript returns a script that runs the commands of a document. Each must
 // succeed and print the lines that follow it there, in this order; "..." is any.
-func docScript(doc string) string {
+func docScript(doc document) string {
 	var script strings.Builder
 	var files strings.Builder
 	n := 0
-	for _, block := range console.FindAllStringSubmatch(doc, -1) {
-		for line := range strings.Lines(block[1]) {
+	for _, block := range doc.blocks {
+		if block.lang != "console" {
+			continue
+		}
+		for line := range strings.Lines(block.text) {
 			line = strings.TrimSuffix(line, "\n")
 			if command, ok := strings.CutPrefix(line, "$ "); ok {
 				if strings.HasPrefix(command, "pkill ") { // not those of whoever runs the test
@@ -125,4 +133,35 @@ func sources(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return all.String()
+}
+
+// TestDocConfigurations reads the configurations and profiles in the documents as the
+// daemon would.
+func TestDocConfigurations(t *testing.T) {
+	read := 0
+	for _, d := range documents(t) {
+		for _, b := range d.blocks {
+			if b.lang != "yaml" || strings.HasPrefix(b.text, "# prometheus.yml\n") {
+				continue
+			}
+			file := "config.yaml"
+			if strings.HasPrefix(b.text, "backend:") {
+				file = "profiles/vm.yaml"
+			} else if named := regexp.MustCompile(`^# (\S+\.yaml)\n`).FindStringSubmatch(b.text); named != nil {
+				file = named[1]
+			}
+			dir := t.TempDir()
+			text := strings.ReplaceAll(b.text, "AB:CD:...", strings.TrimSuffix(strings.Repeat("AB:", 32), ":"))
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "profiles"), 0o700), os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Load(filepath.Join(dir, "config.yaml")); err != nil {
+				t.Errorf("%s: %v in\n%s", d.name, err, b.text)
+			}
+			read++
+		}
+	}
+	if read < 6 {
+		t.Errorf("read %d configurations", read)
+	}
 }

@@ -151,11 +151,18 @@ func awaitUnchanged(ts *testscript.TestScript, sim *pvesim.Sim) {
 	}
 }
 
-// TestDoctorScripts runs the scripts of testdata/doctor. Each has a Proxmox, and
-// $PVE_URL and $PVE_FINGERPRINT say where.
+// TestDoctorScripts runs the scripts of testdata/doctor.
 func TestDoctorScripts(t *testing.T) {
+	p := doctorParams(t)
+	p.Dir = "testdata/doctor"
+	testscript.Run(t, p)
+}
+
+// doctorParams are those of scripts that have a Proxmox; $PVE_URL and
+// $PVE_FINGERPRINT say where.
+func doctorParams(t *testing.T) testscript.Params {
 	bin := programs(t)
-	p := params(func(env *testscript.Env) error {
+	return params(func(env *testscript.Env) error {
 		sim, err := pvesim.New(env.WorkDir, "9.2.11")
 		if err != nil {
 			return err
@@ -168,15 +175,19 @@ func TestDoctorScripts(t *testing.T) {
 		}
 		return appendFile(filepath.Join(env.WorkDir, "proxmox.yaml"), sim.Config())
 	})
-	p.Dir = "testdata/doctor"
+}
+
+// TestTemplateScripts runs the scripts of testdata/template.
+func TestTemplateScripts(t *testing.T) {
+	p := blankParams(t)
+	p.Dir = "testdata/template"
 	testscript.Run(t, p)
 }
 
-// TestTemplateScripts runs the scripts of testdata/template. Each has a Proxmox
-// that nothing was made on for AgentLab, and a web server with an image at
-// $IMAGE_URL. What a script builds is all that may be there at its end.
-func TestTemplateScripts(t *testing.T) {
-	bin := programs(t)
+// blankParams are those of scripts that have a Proxmox that nothing was made on for
+// AgentLab, and a web server with an image at $IMAGE_URL. A template that a script
+// builds is all that may be there at its end.
+func blankParams(t *testing.T) testscript.Params {
 	image := make([]byte, 512) // docs/interop/qcow2.txt of QEMU
 	copy(image, "QFI\xfb\x00\x00\x00\x03")
 	image[28] = 0x80 // 2 GiB
@@ -189,28 +200,36 @@ func TestTemplateScripts(t *testing.T) {
 		_, _ = w.Write(image)
 	}))
 	t.Cleanup(web.Close) // scripts run in parallel, after this function
-	p := params(func(env *testscript.Env) error {
-		guests := filepath.Join(env.WorkDir, "guests")
-		if err := os.MkdirAll(guests, 0o711); err != nil {
+	bin := programs(t)
+	return params(func(env *testscript.Env) error {
+		srv, err := blankProxmox(env)
+		if err != nil {
 			return err
 		}
-		srv := &pvetest.Server{Version: "9.2.11", NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New}
-		srv.Edit(func(c *pvetest.Cluster) { c.AddVM("pve", 9000, "of-somebody-else") })
-		env.Defer(func() {
-			defer srv.Close()
-			want := "volumes [local:9000/vm-9000-cloudinit.qcow2 local:9000/vm-9000-disk-0.qcow2 local:9001/base-9001-disk-0.qcow2 local:9001/vm-9001-cloudinit.qcow2]"
-			srv.Edit(func(c *pvetest.Cluster) {
-				if got := fmt.Sprint("volumes ", slices.Sorted(maps.Keys(c.Volumes))); got != want || len(c.VMs) != 2 {
-					env.T().(testing.TB).Errorf("there are %d machines, %s, want %s", len(c.VMs), got, want)
-				}
-			})
-		})
 		env.Setenv("PVE_URL", srv.Listen("pve"))
 		env.Setenv("PVE_FINGERPRINT", srv.Fingerprint("pve"))
 		env.Setenv("IMAGE_URL", web.URL+"/stock.img")
 		env.Setenv("IMAGE_SUM", "sha256:"+hex.EncodeToString(sum[:]))
 		return setup(env, bin)
 	})
-	p.Dir = "testdata/template"
-	testscript.Run(t, p)
+}
+
+// blankProxmox puts one up for a script, and looks at its end what is there.
+func blankProxmox(env *testscript.Env) (*pvetest.Server, error) {
+	guests := filepath.Join(env.WorkDir, "guests")
+	if err := os.MkdirAll(guests, 0o711); err != nil {
+		return nil, err
+	}
+	srv := &pvetest.Server{Version: "9.2.11", NewGuest: (&pvetest.ProcessGuests{Dir: guests}).New}
+	srv.Edit(func(c *pvetest.Cluster) { c.AddVM("pve", 9000, "of-somebody-else") })
+	env.Defer(func() {
+		defer srv.Close()
+		want := "volumes [local:9000/vm-9000-cloudinit.qcow2 local:9000/vm-9000-disk-0.qcow2 local:9001/base-9001-disk-0.qcow2 local:9001/vm-9001-cloudinit.qcow2]"
+		srv.Edit(func(c *pvetest.Cluster) {
+			if got := fmt.Sprint("volumes ", slices.Sorted(maps.Keys(c.Volumes))); got != want || len(c.VMs) != 2 {
+				env.T().(testing.TB).Errorf("there are %d machines, %s, want %s", len(c.VMs), got, want)
+			}
+		})
+	})
+	return srv, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -41,7 +42,7 @@ func newAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{t: t, file: filepath.Join(t.TempDir(), "ca.pem")}
 	a.cert = &x509.Certificate{
-		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "an authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
 	}
 	key, der := a.issue(a.cert)
@@ -82,7 +83,7 @@ func (a *authority) write(path, kind string, der []byte, changed time.Time) {
 // files have changed at a time of their own each time.
 func (a *authority) certify(h config.HTTP, number int64, name string, end time.Time) {
 	a.t.Helper()
-	c := &x509.Certificate{SerialNumber: big.NewInt(number), NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: end}
+	c := &x509.Certificate{SerialNumber: big.NewInt(number), Subject: pkix.Name{CommonName: "a server"}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: end}
 	if ip := net.ParseIP(name); ip != nil {
 		c.IPAddresses = []net.IP{ip}
 	} else {
