@@ -80,18 +80,16 @@ func (db *DB) events(ctx context.Context, q sessions.EventQuery) (list []session
 	if err := db.r.QueryRowContext(ctx, "SELECT max(?, coalesce(max(seq), 0)) FROM events", q.After).Scan(&last); err != nil {
 		return nil, q.After, err
 	}
-	where, args := " WHERE seq > ? AND seq <= ?", []any{q.After, last}
-	and := func(condition string, arg any) { where, args = where+" AND "+condition, append(args, arg) }
+	after := q.After
 	if !q.Since.IsZero() {
-		and("time >= ?", stamp(q.Since))
+		first, err := db.firstSince(ctx, q.Since, last)
+		if err != nil {
+			return nil, q.After, err
+		}
+		after = max(after, first-1)
 	}
-	if q.Sandbox != "" {
-		and("sandbox = ?", q.Sandbox)
-	}
-	if q.Principal != "" {
-		and("principal = ?", q.Principal)
-	}
-	rows, err := readRows(ctx, db.r, selectRows+where+" ORDER BY seq LIMIT ?", append(args, q.Limit)...)
+	query, args := eventQuery(q, after, last)
+	rows, err := readRows(ctx, db.r, query, args...)
 	if err != nil {
 		return nil, q.After, err
 	}
@@ -102,6 +100,28 @@ func (db *DB) events(ctx context.Context, q sessions.EventQuery) (list []session
 		last = list[len(list)-1].Seq
 	}
 	return list, last, nil
+}
+
+// eventQuery asks for the rows after one and up to another.
+func eventQuery(q sessions.EventQuery, after, last int64) (query string, args []any) {
+	where, args := " WHERE seq > ? AND seq <= ?", []any{after, last}
+	and := func(condition string, arg any) { where, args = where+" AND "+condition, append(args, arg) }
+	if !q.Since.IsZero() {
+		and("+time >= ?", stamp(q.Since)) // not by its index: rows are read in their order
+	}
+	if q.Sandbox != "" {
+		and("sandbox = ?", q.Sandbox)
+	}
+	if q.Principal != "" {
+		and("principal = ?", q.Principal)
+	}
+	return selectRows + where + " ORDER BY seq LIMIT ?", append(args, q.Limit)
+}
+
+// firstSince returns the first row that is not older, or the one after last.
+func (db *DB) firstSince(ctx context.Context, since time.Time, last int64) (seq int64, err error) {
+	err = db.r.QueryRowContext(ctx, "SELECT coalesce(min(+seq), ? + 1) FROM events INDEXED BY events_at WHERE time >= ?", last, stamp(since)).Scan(&seq)
+	return seq, err
 }
 
 // changes wakes who waits for a change of the database.

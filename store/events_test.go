@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
+	"github.com/agentlab-mcp/agentlab/store"
 )
 
 func TestEvents(t *testing.T) {
@@ -62,5 +64,20 @@ func TestEventsAreWaitedFor(t *testing.T) {
 	cancel()
 	if _, _, err := db.Events(ctx, sessions.EventQuery{After: 2, Limit: 10, Wait: time.Hour}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Events of who has gone: %v", err)
+	}
+}
+
+// No filter has all events read.
+func TestEventsAreFoundByIndexes(t *testing.T) {
+	db, _ := open(t)
+	since := time.Unix(1, 0)
+	for want, q := range map[string]sessions.EventQuery{
+		"events_of_sandbox (sandbox=? AND rowid>? AND rowid<?)":     {Sandbox: "sb-1", Since: since},
+		"events_of_principal (principal=? AND rowid>? AND rowid<?)": {Principal: "alice", Since: since},
+		"INTEGER PRIMARY KEY (rowid>? AND rowid<?)":                 {Since: since}, // from the first that is young enough on
+	} {
+		if plan := store.Plan(t, db, q); !strings.HasSuffix(plan, want) {
+			t.Errorf("%+v: %s, want %s", q, plan, want)
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"testing"
+
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 // Pool opens the file at path past the store, with the same settings.
@@ -69,4 +71,16 @@ func Rechain(ctx context.Context, path string, after int64) error {
 	}
 	_, uerr := tx.ExecContext(ctx, "UPDATE chain SET hash = ? WHERE place = 'head'", m.hash)
 	return errors.Join(err, uerr, tx.Commit(), w.Close())
+}
+
+// Plan is how SQLite finds what is asked for.
+func Plan(t *testing.T, db *DB, q sessions.EventQuery) string {
+	t.Helper()
+	query, args := eventQuery(q, 1, 2)
+	var id, parent, unused int
+	var plan string
+	if err := db.r.QueryRowContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...).Scan(&id, &parent, &unused, &plan); err != nil {
+		t.Fatal(err)
+	}
+	return plan
 }
