@@ -50,9 +50,10 @@ type walker struct {
 //	unwritten    with an output that takes nothing, as a file on a full disk
 //	full         with a state directory on a full disk
 //	interrupted  half-way
+//	twice        half-way, and once more, where the first is not heard
 func cmdWalk(ts *testscript.TestScript, _ bool, args []string) {
 	w := &walker{ts: ts}
-	ways := map[string]func(command){"alone": w.alone, "narrow": w.narrow, "piped": w.piped, "unwritten": w.unwritten, "full": w.full, "interrupted": w.interrupted}
+	ways := map[string]func(command){"alone": w.alone, "narrow": w.narrow, "piped": w.piped, "unwritten": w.unwritten, "full": w.full, "interrupted": w.interrupted, "twice": w.twice}
 	for _, c := range doing(ts.Fatalf) {
 		ways[args[0]](c)
 	}

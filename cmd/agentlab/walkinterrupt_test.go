@@ -50,6 +50,34 @@ func (w *walker) interrupted(c command) {
 	}
 }
 
+// twice interrupts a command again and again that is held at a fail-point, where it
+// does not hear the first.
+func (w *walker) twice(c command) {
+	if c.half == "" || c.half == atDaemon || c.half == atServer || c.half == atFIFO {
+		return
+	}
+	halfway, release := w.prepare(c)
+	defer release()
+	cmd := w.command(c, c.args)
+	w.ts.Check(cmd.Start())
+	if !w.until(cmd, halfway) {
+		w.errorf(c, "is not half-way in time")
+	}
+	ended := make(chan int, 1)
+	go func() { ended <- w.await(c, cmd) }()
+	for {
+		select {
+		case code := <-ended:
+			if code != cli.ExitInterrupted {
+				w.errorf(c, "exit code %d, want %d", code, cli.ExitInterrupted)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+			_ = cmd.Process.Signal(os.Interrupt) // it may have ended just now
+		}
+	}
+}
+
 // until waits for a command to be half-way.
 func (w *walker) until(cmd *exec.Cmd, halfway func() bool) bool {
 	for end := time.Now().Add(testPatience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
