@@ -72,9 +72,9 @@ func (s *Server) performed(ctx context.Context, w work) (res tools.Result, outco
 	}
 	ctx, cancel := context.WithTimeout(ctx, callMost)
 	defer cancel()
-	ctx, stop := s.progress(ctx, w)
-	res = s.attempt(ctx, w)
-	stop()
+	working, stop := s.progress(ctx, w)
+	res = s.attempt(working, w)
+	stop() // which ends working, and not ctx
 	who, _ := sessions.PrincipalFrom(ctx)
 	outcome = res.Outcome
 	if ctx.Err() != nil {

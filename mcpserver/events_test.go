@@ -72,6 +72,28 @@ func TestCallsAreEvents(t *testing.T) {
 	}
 }
 
+// A call whose progress is told has the outcome that it had.
+func TestOutcomeWithProgress(t *testing.T) {
+	var kept []string
+	s := &Server{Log: slog.New(slog.DiscardHandler), Record: func(_ context.Context, e sessions.Event) error {
+		kept = append(kept, e.Detail)
+		return nil
+	}}
+	works := tools.Tool{Name: "works", Scope: sessions.ScopeRead, Record: func(json.RawMessage) (string, string) { return "", "" }, Call: func(context.Context, json.RawMessage) tools.Result {
+		return tools.Result{Outcome: "ok"}
+	}}
+	s.Tools = []tools.Tool{works}
+	s.build()
+	client := &call{conn: &conn{id: "c"}, notes: make(chan mcp.JSONRPCNotification, 1)}
+	req := mcp.CallToolRequest{Params: mcp.CallToolParams{Meta: &mcp.Meta{ProgressToken: "tok"}}}
+	if _, err := s.handler(works)(s.mcp.WithContext(withLocalPrincipal(t.Context(), 1), client), req); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(kept, []string{"ok"}) {
+		t.Errorf("recorded %q, want ok", kept)
+	}
+}
+
 // What is read is an event if somebody asks for it, and not if a subscription
 // looks whether it has changed.
 func TestReadsAreEvents(t *testing.T) {
