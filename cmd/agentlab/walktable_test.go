@@ -75,7 +75,7 @@ func leaves() map[string]leaf {
 		"store backup":          {args: "state/backup-$N", alone: 1, wide: text, half: "backup copy database before #1"},
 		"store rebuild":         {code: 3, wide: text, half: "store inherit before #1"},
 		"template build":        {code: 1, alone: 1, wide: text, half: atFIFO, halfArgs: admin + "fifo"},
-		"token create":          {args: "walker-$N", alone: none, wide: text, told: "the token, which is revoked again", half: atDaemon},
+		"token create":          {args: "walker-$N", alone: none, wide: text, told: "the token, which is revoked again", half: atDaemon, halfArgs: "--out state/backup-token walker-$N"},
 		"token list":            {alone: none, half: atDaemon},
 		"token revoke":          {args: "walked", alone: none, wide: text, half: atDaemon},
 		"version":               {never: short},
