@@ -71,6 +71,17 @@ type Checker interface {
 	Check(ctx context.Context) error
 }
 
+// Vetter is the ability to say of a machine, before it is made, why none can be
+// made like that here: what it is made from is missing or not fit, or it is more
+// than any place has. What there is room for just now is another matter.
+type Vetter interface {
+	// Vet returns nil or an error that says what is missing and how to mend it. Of
+	// spec it looks at what a profile says, and not at the papers.
+	//
+	// Errors: ErrInvalid, ErrUnavailable.
+	Vet(ctx context.Context, spec Spec) error
+}
+
 // Guarder is the ability to hold machines to limits that nothing else holds
 // them to.
 type Guarder interface {

@@ -49,6 +49,7 @@ var (
 	_ provisioner.Provisioner = (*Provisioner)(nil)
 	_ provisioner.Relabeler   = (*Provisioner)(nil)
 	_ provisioner.Checker     = (*Provisioner)(nil)
+	_ provisioner.Vetter      = (*Provisioner)(nil)
 	_ provisioner.Guarder     = (*Provisioner)(nil)
 	_ provisioner.Pooler      = (*Provisioner)(nil)
 	_ provisioner.Suspender   = (*Provisioner)(nil)

@@ -23,6 +23,16 @@ func (p *Provisioner) Recipe(_ context.Context, spec provisioner.Spec) (string, 
 	return word, nil
 }
 
+// Vet implements [provisioner.Vetter]. Of cores and memory a machine gets what
+// there is: its limits may be above that.
+func (p *Provisioner) Vet(_ context.Context, spec provisioner.Spec) error {
+	if spec.Root == "" {
+		return nil
+	}
+	_, err := findSource(spec.Root)
+	return err
+}
+
 func (p *Provisioner) recipe(spec provisioner.Spec) (string, error) {
 	st, err := p.state()
 	if err != nil {

@@ -52,6 +52,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"CreateAdoptsAfterCrash", createAdopts},
 		{"CreateAtOnceIsOnce", createAtOnce},
 		{"CreateRefusesBadSpec", createBadSpec},
+		{"Vet", vet},
 		{"CreateCancelledLeavesNothing", createCancelled},
 		{"DestroyTwice", destroyTwice},
 		{"DestroyIsRefusedToOthers", destroyByOthers},

@@ -87,6 +87,22 @@ func createBadSpec(t *testing.T, s *suite) {
 	s.wantNothingLeft(t)
 }
 
+// vet says before what Create would say, and makes nothing.
+func vet(t *testing.T, s *suite) {
+	v, ok := provisioner.As[provisioner.Vetter](s.p)
+	if !ok {
+		t.Fatalf("%T can't say before what it can't make", s.p)
+	}
+	spec := s.spec(1)
+	spec.Papers = provisioner.Papers{}
+	if err := v.Vet(s.ctx, spec); err != nil {
+		t.Errorf("Vet of what can be made: %v", err)
+	}
+	spec.Root = "no such root"
+	wantErr(t, "Vet", v.Vet(s.ctx, spec), provisioner.ErrInvalid)
+	s.wantNothingLeft(t)
+}
+
 // createCancelled gives Create up at many points of its way. When it fails,
 // nothing may be left; when it made it, the machine must be whole.
 func createCancelled(t *testing.T, s *suite) {
