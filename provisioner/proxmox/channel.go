@@ -94,7 +94,7 @@ func (p *Provisioner) byAgent(m live, ref provisioner.Ref, identity string, foun
 		return err
 	}
 	return agentconn.New(agentconn.Config{
-		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.user(m.papers.Profile), Pace: p.paces.of(m.papers.Profile),
+		Client: p.Client, VM: m.vm, Limiter: &p.agents, User: p.userOn(m), Pace: p.paces.of(m.papers.Profile),
 		Identity: identity, Check: check, Checked: found, Denied: p.unreached,
 	})
 }

@@ -290,3 +290,16 @@ func TestChannelPinsHostKey(t *testing.T) {
 		t.Errorf("Dial: %v", err)
 	}
 }
+
+// A profile may come to name another user: a machine that is there has the one
+// that it was made with.
+func TestUserOfAMachineStays(t *testing.T) {
+	l := newSSHLab(t)
+	p := l.provisioner(channelSSH)
+	m := made(t, p, 1)
+	after := l.provisioner(channelSSH)
+	after.User = func(string) string { return "newcomer" }
+	if out, err := says(t, dialled(t, after, m), "echo $USER"); err != nil || out != p.user("p")+"\n" {
+		t.Errorf("the guest says %q, %v", out, err)
+	}
+}

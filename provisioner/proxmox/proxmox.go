@@ -161,9 +161,12 @@ func (p *Provisioner) user(profile string) string {
 	return cmp.Or(p.User(profile), "root")
 }
 
+// userOn is whom we are on a machine: as whom cloud-init has let us in, whatever
+// its profile says by now.
+func (p *Provisioner) userOn(m live) string { return cmp.Or(m.cfg["ciuser"], p.user(m.papers.Profile)) }
+
 // home is where a user starts.
-func (p *Provisioner) home(profile string) string {
-	user := p.user(profile)
+func home(user string) string {
 	if user == "root" {
 		return "/root"
 	}
@@ -174,7 +177,7 @@ func (p *Provisioner) home(profile string) string {
 func (p *Provisioner) describe(vm pve.VM, papers provisioner.Papers, running bool) provisioner.Machine {
 	return provisioner.Machine{
 		Ref:    provisioner.Ref{Sandbox: papers.Sandbox, Handle: handle{id: vm.ID}.String()},
-		Papers: papers, Running: running, Home: p.home(papers.Profile), OS: osName, Place: vm.Node,
+		Papers: papers, Running: running, Home: home(p.user(papers.Profile)), OS: osName, Place: vm.Node,
 		IP: p.ways.ip(papers.Sandbox),
 	}
 }

@@ -72,7 +72,7 @@ func (p *Provisioner) rekeyGuest(ctx context.Context, m live, ref provisioner.Re
 	if err != nil {
 		return nil, err
 	}
-	self, err := p.self(spec)
+	self, err := p.self(spec, p.userOn(m))
 	if err != nil {
 		return nil, err
 	}
@@ -115,10 +115,10 @@ func (p *Provisioner) unlessOther(err error) error {
 
 // self is what the guest of a machine becomes by that spec. It is always the same
 // for one generation of its keys, but for what is random.
-func (p *Provisioner) self(spec provisioner.Spec) (s agentconn.Self, err error) {
+func (p *Provisioner) self(spec provisioner.Spec, user string) (s agentconn.Self, err error) {
 	sandbox, keys := spec.Papers.Sandbox, spec.Papers.Keys
 	s = agentconn.Self{
-		Hostname: hostname(spec), Login: p.user(spec.Papers.Profile),
+		Hostname: hostname(spec), Login: user,
 		Random: make([]byte, 32), Saved: make([]byte, 32), Switch: p.switchOf(spec.Papers),
 	}
 	_, _ = rand.Read(s.Random) // never fails (crypto/rand)

@@ -72,7 +72,7 @@ func TestRekeyIsRandom(t *testing.T) {
 	}
 	all := map[string]bool{}
 	for range 2 {
-		s, err := p.self(claimed())
+		s, err := p.self(claimed(), "root")
 		if err != nil {
 			t.Fatal(err)
 		}

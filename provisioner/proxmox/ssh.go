@@ -111,8 +111,8 @@ func (g *sshGuest) try(ctx context.Context, program string) (guest.Conn, error) 
 		return nil, err
 	}
 	conn, err := sshboot.New(sshboot.Config{
-		Dial: g.dial, User: g.p.user(g.m.papers.Profile), HostKeys: keys, Signer: signer, GuestKey: own,
-		Program: program, Home: g.p.home(g.m.papers.Profile),
+		Dial: g.dial, User: g.p.userOn(g.m), HostKeys: keys, Signer: signer, GuestKey: own,
+		Program: program, Home: home(g.p.userOn(g.m)),
 	})
 	if err != nil {
 		return nil, err
