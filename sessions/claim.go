@@ -22,7 +22,7 @@ var errNotHandedOver = errors.New("machine not handed over")
 // for it, or as one to be made.
 func (m *Manager) enter(ctx context.Context, want Sandbox, quota Quota) (Sandbox, bool, error) {
 	p := m.poolOf(want)
-	if p != nil && p.makes(want) {
+	if p != nil && p.profile.makes(want) {
 		if err := p.await(ctx); err != nil {
 			return Sandbox{}, false, err
 		}
@@ -41,12 +41,6 @@ func (m *Manager) enter(ctx context.Context, want Sandbox, quota Quota) (Sandbox
 		m.Watch.Claimed(sb.Profile, "cold")
 	}
 	return sb, existing, err
-}
-
-// makes says that a member is what is wanted.
-func (p *pool) makes(want Sandbox) bool {
-	model := p.profile
-	return want.Cores == model.Cores && want.MemoryMB == model.MemoryMB && want.DiskMB == model.DiskMB && want.Network == model.Network
 }
 
 // await waits until it is known what members are made of, since what an earlier
@@ -86,14 +80,11 @@ func (m *Manager) rekey(ctx context.Context, sb Sandbox) error {
 	if !ok {
 		return fmt.Errorf("backend %q can't hand over machines: %w", sb.Backend, provisioner.ErrUnavailable)
 	}
-	spec, err := m.spec(sb)
-	if err != nil {
-		return err
-	}
+	profile, _ := m.ProfileOf(sb) // of one that is gone nothing is needed
 	l := m.lines.pin(sb.ID)
 	defer m.lines.unpin(sb.ID, l)
 	_, err = m.lines.exchange(ctx, l, handOverLimit, func(ctx context.Context, old guest.Conn) (guest.Conn, error) {
-		return pooler.Rekey(ctx, sb.Ref(), spec, old)
+		return pooler.Rekey(ctx, sb.Ref(), m.specOf(profile, sb), old)
 	})
 	return err
 }

@@ -47,6 +47,9 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (sb Sandbox, ex
 	if err := m.check(ctx, want.Backend, want.Profile); err != nil {
 		return Sandbox{}, false, err
 	}
+	if err := m.vet(ctx, want); err != nil {
+		return Sandbox{}, false, err
+	}
 	if err := m.room(ctx, want); err != nil {
 		return Sandbox{}, false, err
 	}
@@ -343,12 +346,22 @@ func (m *Manager) makeError(ctx context.Context, id string, err error) error {
 	return internal(id, err)
 }
 
-// spec returns what the machine of sb is to be.
+// spec returns what the machine of sb is to be. One that is made ahead is what its
+// pool has recorded, or it would be given away as that.
 func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
-	p, err := m.Profile(sb.Profile)
-	if err != nil {
+	p, ok := m.ProfileOf(sb)
+	switch {
+	case !ok:
+		_, err := m.Profile(sb.Profile)
 		return provisioner.Spec{}, err
+	case sb.Recipe != "" && !madeBy(p, sb):
+		return provisioner.Spec{}, Errorf(Conflict, "profile %s has changed", p.Name)
 	}
+	return m.specOf(p, sb), nil
+}
+
+// specOf is spec by that profile.
+func (m *Manager) specOf(p Profile, sb Sandbox) provisioner.Spec {
 	return provisioner.Spec{
 		Papers:   m.papers(sb),
 		Hostname: hostname(sb),
@@ -359,7 +372,7 @@ func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
 		MaxProcs: p.MaxProcs,
 		Network:  sb.Network,
 		Pooled:   sb.Pooled(),
-	}, nil
+	}
 }
 
 func (m *Manager) papers(sb Sandbox) provisioner.Papers {

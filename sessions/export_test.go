@@ -28,7 +28,7 @@ func (m *Manager) LookForIdle(ctx context.Context, started time.Time) error {
 // keeper had asked, and returns their recipe.
 func (m *Manager) OpenPool(profile, word string) string {
 	m.init()
-	p := m.pools[profile]
+	p := m.profiles.Load().pools[profile]
 	m.slots[p.profile.Backend].look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +42,7 @@ func (m *Manager) OpenPool(profile, word string) string {
 // Tend is a look of the keeper of a pool, who asks what its members are made from.
 func (m *Manager) Tend(ctx context.Context, profile string) error {
 	m.init()
-	p := m.pools[profile]
+	p := m.profiles.Load().pools[profile]
 	p.mu.Lock()
 	p.asked = time.Time{}
 	p.mu.Unlock()

@@ -57,7 +57,7 @@ func (m *Manager) mayEnd(sb Sandbox, now time.Time, ttl time.Duration) error {
 		return Errorf(Conflict, "sandbox %s is still being made (%s); extend it when it is READY", sb.ID, sb.State)
 	}
 	least := time.Second
-	if p, err := m.Profile(sb.Profile); err == nil {
+	if p, ok := m.ProfileOf(sb); ok {
 		least = p.MinTTL
 	}
 	left := sb.MaxEnd.Sub(now)

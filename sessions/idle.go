@@ -27,21 +27,10 @@ const (
 // as used, since nobody has kept what was called then, and so does that before
 // the clock was set forward.
 func (m *Manager) idle(ctx context.Context) {
-	period := m.idlePeriod()
-	if period == 0 {
-		return
-	}
 	started := m.now()
 	wall, steady := started, time.Now()
 	asks := make(chan struct{}, idleAsks)
-	tick := time.NewTicker(period)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	for m.awaitIdleLook(ctx) {
 		before, passed := wall, time.Since(steady)
 		wall, steady = m.now(), time.Now()
 		if wall.Sub(before) > passed+time.Second {
@@ -53,10 +42,28 @@ func (m *Manager) idle(ctx context.Context) {
 	}
 }
 
+// awaitIdleLook waits until it is time for a look, and says false when ctx ends.
+func (m *Manager) awaitIdleLook(ctx context.Context) bool {
+	for {
+		set := m.profiles.Load()
+		var due <-chan time.Time // never comes as long as no profile has an idle timeout
+		if period := set.idlePeriod(); period > 0 {
+			due = time.After(period)
+		}
+		select {
+		case <-due:
+			return true
+		case <-set.replaced:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // idlePeriod is how often to look; 0 is never.
-func (m *Manager) idlePeriod() time.Duration {
+func (set *profileSet) idlePeriod() time.Duration {
 	var least time.Duration
-	for _, p := range m.Profiles {
+	for _, p := range set.known {
 		if t := p.IdleTimeout; t > 0 && (least == 0 || t < least) {
 			least = t
 		}
@@ -72,21 +79,25 @@ func (m *Manager) idlePeriod() time.Duration {
 // we began to see calls. All is judged by the time of this look, now.
 func (m *Manager) lookForIdle(ctx context.Context, started, now time.Time, asks chan struct{}) error {
 	var timed []string // not the others, of which there may be thousands
-	for _, p := range m.Profiles {
+	set := m.profiles.Load()
+	for name, p := range set.known {
 		if p.IdleTimeout > 0 {
-			timed = append(timed, p.Name)
+			timed = append(timed, name)
 		}
+	}
+	if len(timed) == 0 {
+		return nil
 	}
 	all, err := m.Store.List(ctx, Query{Profile: timed})
 	if err != nil {
 		return err
 	}
 	for _, sb := range all {
-		p, err := m.Profile(sb.Profile)
-		if err != nil || !sb.State.usable() || sb.over(now) || sb.Pooled() {
+		p := set.known[sb.Profile]
+		if !sb.State.usable() || sb.over(now) || sb.Pooled() {
 			continue // what is in a pool waits for whom it is made
 		}
-		since := latest(started, sb.Created, sb.Ready, m.lines.lastUse(sb.ID, now))
+		since := latest(started, p.idleSince, sb.Created, sb.Ready, m.lines.lastUse(sb.ID, now))
 		if now.Sub(since) < p.IdleTimeout || !m.lines.ask(sb.ID) {
 			continue
 		}

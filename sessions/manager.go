@@ -25,12 +25,15 @@ import (
 type Manager struct {
 	Store    Store
 	Backends map[string]provisioner.Provisioner
-	Profiles []Profile // the first is the default
+	Profiles []Profile // the first is the default; replaced by SetProfiles
 	Instance string    // id of this installation, on the papers of its machines
 	Quota    Quota     // of each principal
 	Log      *slog.Logger
 	Now      func() time.Time // nil is time.Now
 	Watch    Watcher          // nil is nobody
+	// Refresh calls SetProfiles if they have changed, before somebody is told of
+	// them or uses one; nil is that they don't.
+	Refresh func(ctx context.Context)
 
 	ReconcileEvery time.Duration // how often records and machines are compared; 0 is 30 s
 	MakeTimeout    time.Duration // from its turn until READY; 0 is 5 min
@@ -55,7 +58,10 @@ type Manager struct {
 	extend  keylock.Locks
 	holding keylock.Locks
 	slots   map[string]*backendSlots
-	pools   map[string]*pool // of profiles
+
+	profiles atomic.Pointer[profileSet]
+	setting  sync.Mutex // of profiles
+	keeping  bool       // pools are kept
 
 	mu       sync.Mutex
 	tasks    sync.WaitGroup
@@ -291,20 +297,26 @@ func (m *Manager) check(ctx context.Context, backend, profile string) error {
 		slots.sound.Store(true)
 		return nil
 	}
-	return &Error{Unavailable, fmt.Sprintf("profile %s can't be used now: %s\nonce this is mended, call again; nothing needs to be restarted", profile, quoted(unavailable(err), 1000)), err}
+	return unusable(profile, unavailable(err), err)
 }
 
 // checkOnce asks a backend for all who ask meanwhile: a burst of creates is one
 // question.
 func (m *Manager) checkOnce(backend string, c provisioner.Checker) error {
-	ctx, cancel := context.WithTimeout(m.ctx, checkLimit)
-	defer cancel()
-	err := c.Check(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("no answer within %v: %w", checkLimit, err)
-	}
+	err := m.question(c.Check)
 	if err != nil {
 		m.Log.Error("backend can't be used", "backend", backend, "err", err)
+	}
+	return err
+}
+
+// question asks a backend something, for who may go away meanwhile.
+func (m *Manager) question(ask func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(m.ctx, checkLimit)
+	defer cancel()
+	err := ask(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("no answer within %v: %w", checkLimit, err)
 	}
 	return err
 }
@@ -352,12 +364,7 @@ func (m *Manager) init() {
 			slots.remove, slots.retry = newLanes(n)
 			m.slots[name] = slots
 		}
-		m.pools = map[string]*pool{}
-		for _, p := range m.Profiles {
-			if p = p.WithDefaults(); p.Pool.Size > 0 && m.Backends[p.Backend] != nil {
-				m.pools[p.Name] = newPool(p)
-			}
-		}
+		m.profiles.Store(m.newSet(m.Profiles, &profileSet{}))
 	})
 }
 

@@ -53,9 +53,16 @@ func (s Sandbox) claimed() bool { return s.State == Booting && s.Keys > 0 }
 // recipe tells machines that may stand for each other: those that the backend
 // makes from the same thing, which word says, and that are of one kind.
 func recipe(word string, p Profile, sb Sandbox) string {
-	return fmt.Sprintf("%s %s root=%q user=%q cores=%d memory=%d disk=%d procs=%d network=%s",
-		p.Backend, word, p.Root, p.User, sb.Cores, sb.MemoryMB, sb.DiskMB, p.MaxProcs, sb.Network)
+	return fmt.Sprintf("%s %s%s", p.Backend, word, kind(p, sb))
 }
+
+func kind(p Profile, sb Sandbox) string {
+	return fmt.Sprintf(" root=%q user=%q cores=%d memory=%d disk=%d procs=%d network=%s",
+		p.Root, p.User, sb.Cores, sb.MemoryMB, sb.DiskMB, p.MaxProcs, sb.Network)
+}
+
+// madeBy says that a member has the kind that the profile says.
+func madeBy(p Profile, sb Sandbox) bool { return strings.HasSuffix(sb.Recipe, kind(p, sb)) }
 
 // upkeep is what a pool needs.
 type upkeep struct {

@@ -30,6 +30,10 @@ type Profile struct {
 	User        string        `yaml:"user"`         // whom commands run as that don't say
 	Shell       []string      `yaml:"shell"`        // what a command line is given to as last argument
 	Pool        Pool          `yaml:"pool"`
+
+	// Problem is why it can't be used: what is wrong with its file, and where.
+	// Then it has but a name besides.
+	Problem string `yaml:"-"`
 }
 
 // BuiltinProfiles are what there is without configuration: one profile, of the
@@ -114,19 +118,6 @@ func (p Profile) Validate() error {
 		return fmt.Errorf("shell is %q, allowed: a program and its arguments, none empty", p.Shell)
 	}
 	return p.Pool.validate()
-}
-
-// Profile returns the profile of that name, its defaults filled in; the first
-// if name is empty. An unknown one is an Invalid error that lists the known.
-func (m *Manager) Profile(name string) (Profile, error) {
-	known := make([]string, 0, len(m.Profiles))
-	for _, p := range m.Profiles {
-		if p.Name == name || name == "" {
-			return p.WithDefaults(), nil
-		}
-		known = append(known, p.Name)
-	}
-	return Profile{}, Errorf(Invalid, "profile is %q, allowed: %s", clip(name, 64), strings.Join(known, ", "))
 }
 
 const (

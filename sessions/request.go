@@ -15,7 +15,7 @@ func (m *Manager) draft(who Principal, req CreateRequest) (Sandbox, error) {
 		return Sandbox{}, err
 	}
 	if _, ok := m.Backends[p.Backend]; !ok {
-		return Sandbox{}, Errorf(Unavailable, "profile %s can't be used now: its backend %q is not configured on the server", p.Name, p.Backend)
+		return Sandbox{}, Errorf(Unavailable, "profile %s can't be used now: %s", p.Name, p.homeless())
 	}
 	if err := req.validate(p); err != nil {
 		return Sandbox{}, err

@@ -94,14 +94,13 @@ func (m *Manager) mayResize(ctx context.Context, sb Sandbox, size Size) (provisi
 	if err := m.able(ctx, sb); err != nil {
 		return nil, err
 	}
-	p, err := m.Profile(sb.Profile)
-	if err != nil {
-		return nil, err
-	}
+	p, there := m.ProfileOf(sb)
 	r, ok := provisioner.As[provisioner.Resizer](m.Backends[sb.Backend])
 	switch {
 	case !ok:
 		return nil, Errorf(Conflict, "sandbox %s can't be resized: machines of backend %q stay as they were made; create a bigger one", sb.ID, sb.Backend)
+	case !there:
+		return nil, Errorf(Conflict, "sandbox %s can't be resized: its profile %s, which says how far, is gone; create another sandbox", sb.ID, sb.Profile)
 	case size == Size{}:
 		return nil, Errorf(Invalid, "nothing is to be changed: give cpu, memory_mb or disk_gb")
 	}

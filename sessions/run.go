@@ -34,9 +34,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.spawn(g.Guard)
 		}
 	}
-	for _, p := range m.pools {
-		m.spawn(func(ctx context.Context) { m.keepPool(ctx, p) })
-	}
+	m.beginPools()
 	<-ctx.Done()
 	m.mu.Lock()
 	m.stop(errStopping) // so that no task begins once they are waited for
@@ -308,9 +306,9 @@ func (m *Manager) trust(ctx context.Context, sb Sandbox) error {
 // of no profile of ours is left to whoever makes it, such as agentlab doctor,
 // and none is returned: we could but fail to go on with it, and remove it.
 func (m *Manager) rerecord(ctx context.Context, sb Sandbox) (Sandbox, error) {
-	p, err := m.Profile(sb.Profile)
+	p, ok := m.ProfileOf(sb)
 	switch {
-	case err == nil:
+	case ok:
 		sb.Cores, sb.DiskMB, sb.Network = p.Cores, p.DiskMB, p.Network
 	case sb.State.making():
 		return Sandbox{}, nil

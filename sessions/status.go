@@ -18,6 +18,14 @@ type Status struct {
 	States   map[State]int   // of all owners, without what is in pools
 	Pools    []PoolStatus    // by profile
 	Stuck    []Stuck         // the longest stuck first
+	Unusable []Unusable      // profiles, in their order
+}
+
+// Unusable is a profile of which no machine can be made, while its backend can
+// make machines.
+type Unusable struct {
+	Profile string
+	Problem string // what is wrong with its file, or what the backend lacks for it
 }
 
 // BackendStatus is what a backend says of itself now.
@@ -36,10 +44,23 @@ type PoolStatus struct {
 	Rests   time.Duration // until it is tried again, since the last try has failed; 0 if it has not
 }
 
-// Status asks all backends whether they can make machines, each for up to 20 s,
-// and counts what there is.
+// Together makes one of those that have the same problem, as variants of one
+// profile do.
+func Together(list []Unusable) (short []Unusable) {
+	for _, u := range list {
+		i := slices.IndexFunc(short, func(s Unusable) bool { return s.Problem == u.Problem })
+		if i < 0 {
+			short = append(short, u)
+		} else {
+			short[i].Profile += ", " + u.Profile
+		}
+	}
+	return short
+}
+
+// Status does what Vet does, and counts what there is.
 func (m *Manager) Status(ctx context.Context) (Status, error) {
-	m.init()
+	m.Offered(ctx)
 	all, err := m.Store.List(ctx, Query{Ending: true})
 	if err != nil {
 		return Status{}, internal("", err)
@@ -54,11 +75,11 @@ func (m *Manager) Status(ctx context.Context) (Status, error) {
 			st.States[sb.State]++
 		}
 	}
-	for name, p := range m.pools {
+	for name, p := range m.profiles.Load().pools {
 		st.Pools = append(st.Pools, p.status(members[name]))
 	}
 	slices.SortFunc(st.Pools, func(a, b PoolStatus) int { return strings.Compare(a.Profile, b.Profile) })
-	st.Backends = m.askBackends(ctx)
+	st.Backends, st.Unusable = m.Vet(ctx)
 	return st, ctx.Err()
 }
 
@@ -77,6 +98,15 @@ func (p *pool) status(members []Sandbox) PoolStatus {
 	return st
 }
 
+// Vet asks all backends whether they can make machines, and those that can about
+// each of their profiles, each for up to 20 s. It returns the backends by name, and
+// the profiles of which, all the same, no machine can be made.
+func (m *Manager) Vet(ctx context.Context) ([]BackendStatus, []Unusable) {
+	m.init()
+	backends := m.askBackends(ctx)
+	return backends, m.askProfiles(ctx, backends)
+}
+
 // askBackends asks all at once, so that one that hangs delays no other.
 func (m *Manager) askBackends(ctx context.Context) []BackendStatus {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
@@ -85,15 +115,15 @@ func (m *Manager) askBackends(ctx context.Context) []BackendStatus {
 	var wg sync.WaitGroup
 	for name, p := range m.Backends {
 		st := BackendStatus{Name: name}
-		for _, profile := range m.Profiles {
-			if profile.WithDefaults().Backend == name {
+		for _, profile := range m.profiles.Load().list {
+			if profile.Backend == name {
 				st.Profiles = append(st.Profiles, profile.Name)
 			}
 		}
 		list = append(list, st)
 		entry := &list[len(list)-1]
 		if c, ok := provisioner.As[provisioner.Checker](p); ok {
-			wg.Go(func() { entry.Problem = health(ctx, c) })
+			wg.Go(func() { entry.Problem = health(ctx, c.Check) })
 		}
 	}
 	wg.Wait()
@@ -101,10 +131,40 @@ func (m *Manager) askBackends(ctx context.Context) []BackendStatus {
 	return list
 }
 
+// askProfiles asks the backends that are well for all their profiles at once.
+func (m *Manager) askProfiles(ctx context.Context, backends []BackendStatus) (list []Unusable) {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	profiles := m.profiles.Load().list
+	problems := make([]string, len(profiles))
+	var wg sync.WaitGroup
+	for i, p := range profiles {
+		b := slices.IndexFunc(backends, func(b BackendStatus) bool { return b.Name == p.Backend })
+		v, ok := provisioner.As[provisioner.Vetter](m.Backends[p.Backend])
+		switch {
+		case p.Problem != "":
+			problems[i] = p.Problem
+		case b < 0:
+			problems[i] = p.homeless()
+		case ok && backends[b].Problem == "":
+			wg.Go(func() {
+				problems[i] = health(ctx, func(ctx context.Context) error { return v.Vet(ctx, m.specOf(p, p.sandbox())) })
+			})
+		}
+	}
+	wg.Wait()
+	for i, problem := range problems {
+		if problem != "" {
+			list = append(list, Unusable{profiles[i].Name, problem})
+		}
+	}
+	return list
+}
+
 // health asks a backend. One that heeds no ctx is not waited for.
-func health(ctx context.Context, c provisioner.Checker) string {
+func health(ctx context.Context, check func(context.Context) error) string {
 	answer := make(chan error, 1)
-	go func() { answer <- c.Check(ctx) }()
+	go func() { answer <- check(ctx) }()
 	var err error
 	select {
 	case err = <-answer:

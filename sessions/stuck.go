@@ -128,5 +128,9 @@ func obstacle(err error) (class, problem string) {
 // unavailable is the text of an error for who is told elsewhere that something is
 // unavailable.
 func unavailable(err error) string {
-	return strings.TrimSuffix(err.Error(), ": "+provisioner.ErrUnavailable.Error())
+	text := err.Error()
+	for _, known := range []error{provisioner.ErrUnavailable, provisioner.ErrInvalid, provisioner.ErrExhausted} {
+		text = strings.TrimSuffix(text, ": "+known.Error())
+	}
+	return text
 }

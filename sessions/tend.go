@@ -22,6 +22,11 @@ type pool struct {
 
 	held map[string]*line // of members; only its keeper uses it
 
+	ctx    context.Context // ends when another pool replaces this one, or none
+	retire context.CancelFunc
+	ended  chan struct{} // closed when it is kept no more
+	before *pool         // which must be kept no more when this one is; nil is none
+
 	mu      sync.Mutex
 	recipe  string        // of a member made now; empty until known
 	asked   time.Time     // when the backend said so last, by the monotonic clock
@@ -29,8 +34,13 @@ type pool struct {
 	rests   time.Time     // until then nothing is made, by the monotonic clock
 }
 
-func newPool(p Profile) *pool {
-	return &pool{profile: p, gate: turns.New(1), ring: make(chan struct{}, 1), begun: make(chan struct{}), held: map[string]*line{}}
+func newPool(ctx context.Context, profile Profile, before *pool) *pool {
+	p := &pool{
+		profile: profile, gate: turns.New(1), ring: make(chan struct{}, 1), begun: make(chan struct{}), held: map[string]*line{},
+		ended: make(chan struct{}), before: before,
+	}
+	p.ctx, p.retire = context.WithCancel(ctx)
+	return p
 }
 
 func (p *pool) wake() {
@@ -66,7 +76,7 @@ func (p *pool) state() (recipe string, asked, rests time.Time) {
 
 // poolOf returns the pool that sb is, or could be, a member of; nil if there is none.
 func (m *Manager) poolOf(sb Sandbox) *pool {
-	if p := m.pools[sb.Profile]; p != nil && p.profile.Backend == sb.Backend {
+	if p := m.profiles.Load().pools[sb.Profile]; p != nil && p.profile.Backend == sb.Backend {
 		return p
 	}
 	return nil
@@ -75,19 +85,25 @@ func (m *Manager) poolOf(sb Sandbox) *pool {
 // wakePools tells the pools of a backend that something of theirs, or of those who
 // come before them, has changed.
 func (m *Manager) wakePools(backend string) {
-	for _, p := range m.pools {
+	for _, p := range m.profiles.Load().pools {
 		if p.profile.Backend == backend {
 			p.wake()
 		}
 	}
 }
 
-// keepPool keeps a pool at its size until ctx ends, from when its backend was looked
-// at: members without a record are there too, and a record may be older than its
-// machine.
-func (m *Manager) keepPool(ctx context.Context, p *pool) {
-	begin := sync.OnceFunc(func() { close(p.begun) })
+// keepPool keeps a pool at its size until it is retired, from when its backend was
+// looked at: members without a record are there too, and a record may be older than
+// its machine.
+func (m *Manager) keepPool(p *pool) {
+	ctx, begin := p.ctx, sync.OnceFunc(func() { close(p.begun) })
+	defer close(p.ended)
 	defer begin()
+	defer m.holdLines(p, nil)
+	if p.before != nil {
+		<-p.before.ended
+		p.before = nil
+	}
 	select {
 	case <-m.slots[p.profile.Backend].looked:
 	case <-ctx.Done():
@@ -158,13 +174,12 @@ func (m *Manager) askRecipe(ctx context.Context, p *pool) error {
 		return fmt.Errorf("profile %s has pool.size %d, allowed: 0, since backend %q can't hand over machines made ahead", name, p.profile.Pool.Size, backend)
 	}
 	member := p.draft(m.now())
-	spec, err := m.spec(member)
-	if err != nil {
+	if err := m.vet(ctx, member); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	word, err := pooler.Recipe(ctx, spec)
+	word, err := pooler.Recipe(ctx, m.specOf(p.profile, member))
 	if err != nil {
 		return fmt.Errorf("recipe of profile %s: %w", name, err)
 	}
@@ -177,11 +192,9 @@ func (m *Manager) askRecipe(ctx context.Context, p *pool) error {
 // draft is a member made now.
 func (p *pool) draft(now time.Time) Sandbox {
 	end := now.Add(p.profile.Pool.MaxAge)
-	return Sandbox{
-		ID: newID(), Owner: PoolOwner(p.profile.Name), Profile: p.profile.Name, Backend: p.profile.Backend,
-		State: Requested, Created: now, End: end, MaxEnd: end,
-		Cores: p.profile.Cores, MemoryMB: p.profile.MemoryMB, DiskMB: p.profile.DiskMB, Network: p.profile.Network,
-	}
+	sb := p.profile.sandbox()
+	sb.ID, sb.Owner, sb.State, sb.Created, sb.End, sb.MaxEnd = newID(), PoolOwner(p.profile.Name), Requested, now, end, end
+	return sb
 }
 
 // addMember begins to make one more. The quota is what keeps a pool from growing,
@@ -213,6 +226,17 @@ func (m *Manager) drain(ctx context.Context, sb Sandbox, why string) error {
 		return nil
 	}
 	return err
+}
+
+// dissolve destroys the members of a pool that there is no more.
+func (m *Manager) dissolve(ctx context.Context, p *pool) {
+	<-p.ended
+	members, err := m.Store.List(ctx, Query{Owner: PoolOwner(p.profile.Name), Ending: true})
+	if err != nil {
+		m.Log.Error("drain", "profile", p.profile.Name, "err", err) // the reconciler does
+		return
+	}
+	m.drainStrays(ctx, members)
 }
 
 // drainStrays destroys the members of pools that there are no more.
