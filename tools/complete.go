@@ -67,9 +67,9 @@ func completeSandbox(ctx context.Context, m *sessions.Manager, typed string, _ m
 	return ids, 0, err
 }
 
-func completeProfile(_ context.Context, m *sessions.Manager, typed string, _ map[string]string) (names []string, _ int, _ error) {
-	for _, p := range m.Profiles {
-		if strings.HasPrefix(p.Name, typed) {
+func completeProfile(ctx context.Context, m *sessions.Manager, typed string, _ map[string]string) (names []string, _ int, _ error) {
+	for _, p := range m.Offered(ctx) {
+		if p.Problem == "" && strings.HasPrefix(p.Name, typed) {
 			names = append(names, p.Name)
 		}
 	}

@@ -182,7 +182,7 @@ func state(p guest.Process) string {
 
 // shell is what the sandbox's profile gives a command line to.
 func shell(m *sessions.Manager, sb sessions.Sandbox) []string {
-	if p, err := m.Profile(sb.Profile); err == nil && len(p.Shell) > 0 {
+	if p, ok := m.ProfileOf(sb); ok && len(p.Shell) > 0 {
 		return slices.Clone(p.Shell)
 	}
 	return []string{"bash", "-lc"}

@@ -26,6 +26,9 @@ func network(profiles []sessions.Profile) string {
 	var modes []string
 	var about []string
 	for _, p := range profiles {
+		if p.Problem != "" {
+			continue
+		}
 		if !slices.Contains(modes, p.Network) {
 			modes = append(modes, p.Network)
 		}

@@ -27,6 +27,10 @@ func (p *Property) take(profiles []sessions.Profile) {
 		var about []string
 		for _, f := range profiles {
 			p.Enum = append(p.Enum, f.Name)
+			if f.Problem != "" {
+				about = append(about, f.Name+": broken, ask the operator")
+				continue
+			}
 			about = append(about, fmt.Sprintf("%s: %s, %d MB, network %s", f.Name, strings.TrimSuffix(f.Description, "."), f.MemoryMB, f.Network))
 		}
 		p.Description = strings.Join(about, "; ")
@@ -39,6 +43,9 @@ func (p *Property) take(profiles []sessions.Profile) {
 	case "ttl_seconds":
 		least, most := *p.Max, *p.Min
 		for _, f := range profiles {
+			if f.Problem != "" {
+				continue
+			}
 			least, most = min(least, int(f.MinTTL.Seconds())), max(most, int(f.MaxTTL.Seconds()))
 		}
 		p.Min, p.Max = &least, &most
@@ -102,8 +109,8 @@ type createOut struct {
 // profile returns what a sandbox was made from; if that is gone, all but the
 // user is zero.
 func profile(m *sessions.Manager, sb sessions.Sandbox) sessions.Profile {
-	p, err := m.Profile(sb.Profile)
-	if err != nil {
+	p, ok := m.ProfileOf(sb)
+	if !ok {
 		return sessions.Profile{User: "root"}
 	}
 	return p

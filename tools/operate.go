@@ -158,6 +158,9 @@ func viewStatus(st sessions.Status) Status {
 		}
 		out.Pools = append(out.Pools, v)
 	}
+	for _, u := range sessions.Together(st.Unusable) {
+		out.add("no sandbox can be made of profile %s: %s", u.Profile, oneLine(u.Problem))
+	}
 	for _, e := range st.Stuck {
 		out.Stuck = append(out.Stuck, StuckOut{e.ID, e.Name, e.Owner, e.Backend, oneLine(e.String()), clock(e.Since), e.Tries})
 		out.add("%s of %s has ended, but its machine is not removed since %s: %s", e.ID, e.Owner, clock(e.Since), oneLine(e.String()))

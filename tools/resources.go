@@ -148,17 +148,17 @@ type profileOut struct {
 	User        string `json:"user"`
 	TTL         int    `json:"ttl_seconds"`
 	MaxTTL      int    `json:"max_ttl_seconds"`
+	Problem     string `json:"problem,omitempty"`
 }
 
-func readProfiles(_ context.Context, m *sessions.Manager, _ place) (Result, error) {
+func readProfiles(ctx context.Context, m *sessions.Manager, _ place) (Result, error) {
 	out := struct {
 		Profiles []profileOut `json:"profiles"`
 	}{Profiles: []profileOut{}}
-	for _, p := range m.Profiles {
-		p = p.WithDefaults()
+	for _, p := range m.Offered(ctx) {
 		out.Profiles = append(out.Profiles, profileOut{
 			p.Name, p.Description, p.Cores, p.MemoryMB, p.DiskMB, p.MaxCores, p.MaxMemoryMB, p.MaxDiskMB,
-			p.Network, p.User, int(p.TTL.Seconds()), int(p.MaxTTL.Seconds()),
+			p.Network, p.User, int(p.TTL.Seconds()), int(p.MaxTTL.Seconds()), p.Problem,
 		})
 	}
 	return asJSON(out)

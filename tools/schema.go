@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,6 +144,7 @@ type param struct {
 	maxBytes int
 	nul      bool
 	shown    bool
+	profiles bool // say what is allowed
 }
 
 type params []param
@@ -173,6 +175,7 @@ func paramsOf[In any](adjust func(*Property)) params {
 			}
 		}
 		if f.Tag.Get("of") == "profiles" {
+			p.profiles = true
 			adjust(&p.Property)
 		}
 		ps = append(ps, p)
@@ -192,6 +195,11 @@ func tagInt(f reflect.StructField, tag string) *int {
 		panic("tools: tag " + tag + " of " + f.Name + ": " + err.Error())
 	}
 	return &n
+}
+
+// ofProfiles says that the profiles say what is allowed.
+func (ps params) ofProfiles() bool {
+	return slices.ContainsFunc(ps, func(p param) bool { return p.profiles })
 }
 
 func (ps params) schema() Schema {

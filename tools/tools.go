@@ -137,17 +137,14 @@ type body[In any] func(ctx context.Context, m *sessions.Manager, in In) (Result,
 func define[In any](s *service, t Tool, do body[In]) Tool {
 	shown := paramsOf[In](adjust(s.profiles))
 	t.Input, t.Record = shown.schema(), shown.record
-	var once sync.Once
-	var ps params
+	now := &current[In]{shown: shown}
 	t.Call = func(ctx context.Context, args json.RawMessage) Result {
 		var in In
 		m, err := s.open(ctx)
 		if err != nil {
 			return s.broken(t.Name, err)
 		}
-		// What is shown is as old as the daemon, what holds is the Manager's.
-		once.Do(func() { ps = paramsOf[In](adjust(m.Profiles)) })
-		res, err := Result{}, ps.decode(args, &in)
+		res, err := Result{}, now.params(ctx, m).decode(args, &in)
 		if err == nil {
 			res, err = do(ctx, m, in)
 		}
@@ -163,6 +160,34 @@ func define[In any](s *service, t Tool, do body[In]) Tool {
 		return res
 	}
 	return t
+}
+
+// current is what holds for the arguments In: what is shown of them is from when
+// the definitions were made, and the profiles may have changed since.
+type current[In any] struct {
+	shown params
+
+	mu   sync.Mutex
+	of   []sessions.Profile
+	made params
+}
+
+func (c *current[In]) params(ctx context.Context, m *sessions.Manager) params {
+	if !c.shown.ofProfiles() {
+		return c.shown
+	}
+	offered := m.Offered(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.made == nil || !sameList(c.of, offered) {
+		c.of, c.made = offered, paramsOf[In](adjust(offered))
+	}
+	return c.made
+}
+
+// sameList says that it is one list, which does not change.
+func sameList(a, b []sessions.Profile) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // structured is the result of a tool with an output schema.

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -328,5 +330,52 @@ func TestMendedSource(t *testing.T) {
 	res := create.Call(as(t.Context(), "local:1"), json.RawMessage(`{"profile":"nope"}`))
 	if want := `"nope" is not one of big`; !strings.Contains(textOf(res), want) {
 		t.Errorf("%s, want %q", textOf(res), want)
+	}
+}
+
+// A call goes by the profiles of its moment, which are looked at only where they
+// matter.
+func TestProfilesOfNow(t *testing.T) {
+	profiles := func(names ...string) (list []sessions.Profile) {
+		for _, name := range names {
+			p := sessions.BuiltinProfiles()[0]
+			p.Name = name
+			list = append(list, p)
+		}
+		return list
+	}
+	var looks int
+	m := &sessions.Manager{Profiles: profiles("a")}
+	next := profiles("a", "b")
+	m.Refresh = func(context.Context) {
+		if looks++; next != nil {
+			m.SetProfiles(next)
+			next = nil
+		}
+	}
+	open := func(context.Context) (*sessions.Manager, error) { return m, nil }
+	all := tools.All(open, m.Profiles, slog.New(slog.DiscardHandler))
+	call := func(name, arguments string) string {
+		i := slices.IndexFunc(all, func(tool tools.Tool) bool { return tool.Name == name })
+		return textOf(all[i].Call(as(t.Context(), "local:1"), json.RawMessage(arguments)))
+	}
+	if got := call("create_sandbox", `{"profile":"nope"}`); !strings.Contains(got, `"nope" is not one of a, b`) {
+		t.Error(got)
+	}
+	next = append(profiles("c"), sessions.Profile{Name: "d", Problem: "d.yaml:1: cores: got \"x\""})
+	next[0].MaxTTL = 20 * time.Minute
+	if got := call("extend_ttl", `{"sandbox_id":"sb-1","ttl_seconds":3600}`); !strings.Contains(got, "1200") {
+		t.Error(got)
+	}
+	if got := call("create_sandbox", `{"profile":"d"}`); !strings.Contains(got, `profile d can't be used now: d.yaml:1: cores: got "x"`) {
+		t.Error(got)
+	}
+	text, err := json.Marshal(tools.All(open, m.Offered(t.Context()), slog.New(slog.DiscardHandler))[0].Input)
+	if err != nil || !strings.Contains(string(text), `"enum":["c","d"]`) || !strings.Contains(string(text), "d: broken, ask the operator") {
+		t.Errorf("the definition is %s, %v", text, err)
+	}
+	looks = 0
+	if call("read_file", `{}`); looks != 0 {
+		t.Errorf("a tool that has nothing to do with profiles has looked at them %d times", looks)
 	}
 }
