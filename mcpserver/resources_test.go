@@ -67,7 +67,7 @@ func TestResourcesOverHTTP(t *testing.T) {
 func TestDeclaredCapabilities(t *testing.T) {
 	r := start(t, offering).dial(t)
 	r.send(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`)
-	r.want("1", `"capabilities":{"logging":{},"prompts":{},"resources":{"subscribe":true},"tools":{},"completions":{}}`)
+	r.want("1", `"capabilities":{"logging":{},"prompts":{},"resources":{"subscribe":true},"tools":{"listChanged":true},"completions":{}}`)
 	r.send(`{"jsonrpc":"2.0","id":2,"method":"logging/setLevel","params":{"level":"info"}}`)
 	r.want("2", "{}")
 	r.send(`{"jsonrpc":"2.0","id":3,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"none"},"argument":{"name":"x","value":"y"}}}`)

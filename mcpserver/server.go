@@ -62,6 +62,10 @@ type Server struct {
 	clients atomic.Int64 // at sockets
 	conns   atomic.Int64 // of all transports
 
+	instructions atomic.Pointer[string]
+	defining     sync.Mutex
+	defined      []byte // the definitions of tools as they were sent last
+
 	websMu sync.Mutex
 	webs   map[*web]bool // serving
 }
@@ -159,8 +163,7 @@ func (s *Server) build() {
 	s.mcp = server.NewMCPServer("agentlab", s.Version,
 		server.WithTitle("AgentLab"),
 		server.WithDescription("Disposable Linux machines for agents"),
-		server.WithInstructions(s.Instructions),
-		server.WithToolCapabilities(false),
+		server.WithToolCapabilities(true),
 		server.WithLogging(), // a level may be set; nothing is logged to clients
 		server.WithHooks(hooks),
 	)
@@ -171,8 +174,14 @@ func (s *Server) build() {
 	s.byName = map[string]tools.Tool{}
 	for _, t := range s.Tools {
 		s.byName[t.Name] = t
-		s.mcp.AddTool(definition(t), s.handler(t))
 	}
+	s.define(s.Tools, s.Instructions)
+	hooks.AddAfterInitialize(func(_ context.Context, _ any, _ *mcp.InitializeRequest, res *mcp.InitializeResult) {
+		res.Instructions = *s.instructions.Load()
+	})
+	hooks.AddAfterDiscover(func(_ context.Context, _ any, _ *mcp.DiscoverRequest, res *mcp.DiscoverResult) {
+		res.Instructions = *s.instructions.Load()
+	})
 	s.offer(hooks)
 }
 

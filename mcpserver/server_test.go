@@ -75,7 +75,7 @@ func TestBothEras(t *testing.T) {
 		r.want("1", `"resultType":"complete"`)
 		r.send(modernCall("2", "whoami", "{}"))
 		r.want("2", `"resultType":"complete"`)
-		r.send(`{"jsonrpc":"2.0","id":3,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`)
+		r.send(`{"jsonrpc":"2.0","id":3,"method":"subscriptions/listen","params":{"notifications":{"promptsListChanged":true},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`)
 		if a := r.answer(); a.Method != "notifications/subscriptions/acknowledged" {
 			t.Fatalf("first message %+v", a)
 		}
