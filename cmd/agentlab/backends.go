@@ -24,10 +24,10 @@ import (
 // backends returns those of the installation. That of a Proxmox is among them
 // if one is set up, also when no profile names it any more: there may be
 // sandboxes of it.
-func (in *installation) backends(cfg config.Config, key provisioner.Key, id string) map[string]provisioner.Provisioner {
+func (in *installation) backends(cfg config.Config, profiles *recipes, key provisioner.Key, id string) map[string]provisioner.Provisioner {
 	all := map[string]provisioner.Provisioner{"local": in.points.Backend("local", in.local(key, id))}
 	if cfg.Proxmox.Used() || slices.ContainsFunc(cfg.Profiles, func(p config.Profile) bool { return p.Backend == "proxmox" }) {
-		all["proxmox"] = in.points.Backend("proxmox", in.proxmox(cfg.Profiles, key, id))
+		all["proxmox"] = in.points.Backend("proxmox", in.proxmox(profiles, key, id))
 	}
 	return all
 }
@@ -68,11 +68,7 @@ type proxmoxSettings struct {
 	CA    string
 }
 
-func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, id string) provisioner.Provisioner {
-	byName := map[string]config.Profile{}
-	for _, p := range profiles {
-		byName[p.Name] = p
-	}
+func (in *installation) proxmox(profiles *recipes, key provisioner.Key, id string) provisioner.Provisioner {
 	return &late[proxmoxSettings]{
 		read: func() (proxmoxSettings, error) {
 			cfg, err := config.Load(in.paths.Config)
@@ -87,7 +83,7 @@ func (in *installation) proxmox(profiles []config.Profile, key provisioner.Key, 
 			if s.TLSInsecure {
 				in.log.Warn("proxmox_tls_insecure is set: whoever is on the way to Proxmox can take the API token; set proxmox_tls_fingerprint or proxmox_tls_ca")
 			}
-			p, err := s.provisioner(byName, key, id, in.log)
+			p, err := s.provisioner(profiles, key, id, in.log)
 			if err != nil {
 				return nil, err
 			}
@@ -126,9 +122,9 @@ func (c counted) Do(ctx context.Context, r pve.Request) (json.RawMessage, error)
 	return res, err
 }
 
-// provisioner returns the backend that is configured. users are whom we are on
-// machines, by profile.
-func (s proxmoxSettings) provisioner(profiles map[string]config.Profile, key provisioner.Key, id string, log *slog.Logger) (*proxmox.Provisioner, error) {
+// provisioner returns the backend that is configured, for machines of these
+// profiles.
+func (s proxmoxSettings) provisioner(profiles *recipes, key provisioner.Key, id string, log *slog.Logger) (*proxmox.Provisioner, error) {
 	transport, err := s.transport()
 	if err != nil {
 		return nil, err
@@ -136,9 +132,8 @@ func (s proxmoxSettings) provisioner(profiles map[string]config.Profile, key pro
 	p := &proxmox.Provisioner{
 		Client: &pve.Client{Transport: transport}, Key: key, Instance: id, Log: log,
 		Pool: s.Pool, VMIDs: proxmox.Range(s.VMIDs), Template: s.Template, Bridge: s.Bridge,
-		User:    func(profile string) string { return profiles[profile].User },
-		Channel: func(profile string) string { return profiles[profile].Channel },
-		Guest:   s.Guest, PowerOff: s.PowerOffAfter,
+		User: profiles.user, Channel: profiles.channel,
+		Guest: s.Guest, PowerOff: s.PowerOffAfter,
 	}
 	if s.Node != "" {
 		p.Nodes = []string{s.Node}

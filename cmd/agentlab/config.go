@@ -36,7 +36,7 @@ Exit codes:
 			if err != nil {
 				return err
 			}
-			c, err := config.Load(paths.Config)
+			c, err := config.LoadAll(paths.Config)
 			err = errors.Join(err, checkNamedFiles(paths.Config, c)) // of what could be read
 			if asJSON {
 				if werr := writeJSON(cmd.OutOrStdout(), checkedJSON(paths.Config, c, err)); werr != nil || err == nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/config"
 	"github.com/agentlab-mcp/agentlab/provisioner"
 	"github.com/agentlab-mcp/agentlab/provisioner/proxmox/doctor"
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 func newDoctorCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -62,17 +63,31 @@ func diagnose(ctx context.Context, paths config.Paths, create bool) []doctor.Res
 		return []doctor.Result{{Check: "configuration", Status: doctor.Failed, Detail: err.Error(), Do: "correct these lines"}}
 	}
 	results := []doctor.Result{{Check: "configuration", Status: doctor.OK, Detail: paths.Config}}
+	if err := cfg.Broken(); err != nil {
+		results = []doctor.Result{{Check: "configuration", Status: doctor.Failed, Detail: err.Error(), Do: "correct these lines"}}
+	}
 	in := &installation{paths: paths, level: new(slog.LevelVar), log: slog.New(slog.DiscardHandler)}
 	key, id, err := in.identity(ctx)
 	if err != nil {
 		return append(results, doctor.Result{Check: "state", Status: doctor.Failed, Detail: err.Error(), Do: "correct the permissions of the directory, or put back what is missing"})
 	}
-	backends := in.backends(cfg, key, id)
+	backends := in.backends(cfg, newRecipes(cfg, paths.Config, in.log), key, id)
 	if uses(cfg, "local") {
 		results = append(results, checkLocal(ctx, cfg, backends["local"]))
 	}
 	if backends["proxmox"] != nil {
 		results = append(results, checkProxmox(ctx, cfg, key, id, create)...)
+	}
+	return append(results, checkProfiles(ctx, cfg, backends)...)
+}
+
+// checkProfiles asks the backends that are well whether they can make machines of
+// each profile.
+func checkProfiles(ctx context.Context, cfg config.Config, backends map[string]provisioner.Provisioner) (results []doctor.Result) {
+	cfg.Profiles = slices.DeleteFunc(slices.Clone(cfg.Profiles), func(p config.Profile) bool { return p.Problem != "" })
+	_, unusable := vetter(cfg, backends).Vet(ctx)
+	for _, u := range sessions.Together(unusable) {
+		results = append(results, doctor.Result{Check: "profile " + u.Profile, Status: doctor.Failed, Detail: u.Problem, Do: "correct the profile, or make what it names"})
 	}
 	return results
 }
@@ -115,7 +130,7 @@ func checkProxmox(ctx context.Context, cfg config.Config, key provisioner.Key, i
 	if err != nil {
 		return []doctor.Result{{Check: "proxmox", Status: doctor.Failed, Detail: err.Error(), Do: "agentlab proxmox setup makes a token, and docs/proxmox.md says how to name it"}}
 	}
-	p, err := s.provisioner(nil, key, id, slog.New(slog.DiscardHandler))
+	p, err := s.provisioner(newRecipes(cfg, "", slog.New(slog.DiscardHandler)), key, id, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return []doctor.Result{{Check: "proxmox", Status: doctor.Failed, Detail: err.Error(), Do: "correct the configuration"}}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/agentlab-mcp/agentlab/internal/auth"
 	"github.com/agentlab-mcp/agentlab/internal/config"
@@ -39,6 +40,8 @@ type installation struct {
 	watch   *obs.Watch             // nil is nobody
 	points  *failpoint.Points
 
+	define func([]sessions.Profile) // is told of profiles that are new; nil is nobody
+
 	database string // path of one that is made anew; empty is that of the state directory
 
 	turn   chan struct{} // holds one token while somebody opens
@@ -50,9 +53,10 @@ type installation struct {
 
 // opened is what there is once nothing is broken.
 type opened struct {
-	store   *store.DB
-	manager *sessions.Manager
-	bearer  auth.Bearer
+	store    *store.DB
+	manager  *sessions.Manager
+	bearer   auth.Bearer
+	profiles *recipes
 }
 
 // Manager implements [tools.Source].
@@ -146,10 +150,12 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 	}
 	in.level.Set(cfg.Level())
 	tokens := &auth.Tokens{Store: in.points.Tokens(db), Log: in.log, Revoked: in.revoked}
-	return &opened{store: db, bearer: auth.Bearer{Tokens: tokens, Issuer: issuer}, manager: &sessions.Manager{
+	profiles := newRecipes(cfg, in.paths.Config, in.log)
+	o := &opened{store: db, bearer: auth.Bearer{Tokens: tokens, Issuer: issuer}, profiles: profiles, manager: &sessions.Manager{
 		Store:    in.points.Store(db),
-		Backends: in.backends(cfg, key, id),
+		Backends: in.backends(cfg, profiles, key, id),
 		Profiles: cfg.Recipes(),
+		Refresh:  profiles.refresh,
 		Instance: id,
 		Quota:    sessions.Quota{Sandboxes: cfg.QuotaSandboxes, MemoryMB: cfg.QuotaMemoryMB},
 		Log:      in.log,
@@ -158,7 +164,20 @@ func (in *installation) open(ctx context.Context) (*opened, error) {
 		ReconcileEvery: cfg.ReconcileEvery,
 		MaxUses:        cfg.SandboxMaxCalls,
 		Parallel:       parallel(cfg),
-	}}, nil
+	}}
+	in.describe(cfg.Recipes())
+	profiles.use = func(list []sessions.Profile) {
+		o.manager.SetProfiles(list)
+		in.describe(list)
+	}
+	return o, nil
+}
+
+// describe has the tools described by profiles that are new.
+func (in *installation) describe(list []sessions.Profile) {
+	if in.define != nil {
+		in.define(list)
+	}
 }
 
 // openState opens what is kept in the state directory, and makes it at the very
@@ -252,9 +271,12 @@ func (in *installation) note() string {
 func (in *installation) run(ctx context.Context) error {
 	const retry = 10 * time.Second
 	for {
-		m, err := in.Manager(ctx)
+		o, err := in.use(ctx)
 		if err == nil {
-			return m.Run(ctx)
+			var group errgroup.Group
+			group.Go(func() error { o.profiles.follow(ctx); return nil })
+			group.Go(func() error { return o.manager.Run(ctx) })
+			return group.Wait()
 		}
 		select {
 		case <-ctx.Done():

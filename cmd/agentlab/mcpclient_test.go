@@ -23,6 +23,7 @@ import (
 //	mcp [-until REGEXP] [-allow DIR] [TOOL ARGUMENTS]...
 //	mcp -cancel -until REGEXP TOOL ARGUMENTS [TOOL ARGUMENTS]...
 //	mcp -bridges N
+//	mcp -move TO FROM
 //
 // It prints "TOOL ok TEXT" or "TOOL error TEXT" a call. $ID and $PROC in the
 // arguments are the last sandbox and process that a call in this directory
@@ -34,6 +35,7 @@ func mcpMain() {
 	allow := flag.String("allow", "", "a directory for --allow-host-dir")
 	ends := flag.Bool("ends", false, "the daemon may end before the client, which then closes what is broken")
 	bridges := flag.Int("bridges", 0, "how many clients at once")
+	move := flag.String("move", "", "rename FROM to this while connected, and wait until told that the tools have changed")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -41,6 +43,8 @@ func mcpMain() {
 	switch {
 	case *bridges > 0:
 		err = clients(ctx, *bridges)
+	case *move != "":
+		err = watched(ctx, flag.Arg(0), *move)
 	case *cancelled:
 		err = cancelFirst(ctx, flag.Args(), regexp.MustCompile(*until))
 	default:

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +15,8 @@ import (
 
 	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/cli"
 	"github.com/agentlab-mcp/agentlab/internal/config"
+	"github.com/agentlab-mcp/agentlab/provisioner"
+	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
 func newProfileCommand(locate func() (config.Paths, error)) *cobra.Command {
@@ -19,7 +25,7 @@ func newProfileCommand(locate func() (config.Paths, error)) *cobra.Command {
 		Short: "Show and check the recipes for sandboxes",
 		Long: `Show and check the recipes for sandboxes: the files *.yaml in the directory
 profiles beside the configuration file, and those that are built in. No daemon is
-asked: one that runs has the profiles from when it was started.
+asked; one that runs follows the files.
 ` + exitCodes,
 	}
 	load := func() (config.Config, error) {
@@ -30,7 +36,7 @@ asked: one that runs has the profiles from when it was started.
 		c, err := config.Load(paths.Config)
 		return c, fail(exitFailed, err)
 	}
-	return cli.Group(cmd, newProfileListCommand(load), newProfileShowCommand(load), newProfileValidateCommand(load))
+	return cli.Group(cmd, newProfileListCommand(load), newProfileShowCommand(load), newProfileValidateCommand(locate))
 }
 
 // profileLine is a profile in the output of list.
@@ -58,12 +64,17 @@ func newProfileListCommand(load func() (config.Config, error)) *cobra.Command {
 			}
 			var list []profileLine
 			for _, p := range c.Profiles {
+				if p.Problem != "" {
+					continue
+				}
 				list = append(list, profileLine{p.Name, p.Backend, p.Cores, p.MemoryMB, p.DiskMB, p.Network, int(p.TTL / time.Second), p.Description})
 			}
 			if asJSON {
-				return fail(exitFailed, writeJSON(cmd.OutOrStdout(), map[string]any{"profiles": list}))
+				err = writeJSON(cmd.OutOrStdout(), map[string]any{"profiles": list})
+			} else {
+				err = printProfiles(cmd.OutOrStdout(), list)
 			}
-			return fail(exitFailed, printProfiles(cmd.OutOrStdout(), list))
+			return fail(exitFailed, cmp.Or(err, c.Broken()))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -99,6 +110,9 @@ func newProfileShowCommand(load func() (config.Config, error)) *cobra.Command {
 				if p.Name != args[0] {
 					continue
 				}
+				if p.Problem != "" {
+					return fail(exitFailed, errors.New(p.Problem))
+				}
 				text, err := p.YAML()
 				if err == nil {
 					_, err = cmd.OutOrStdout().Write(text)
@@ -117,21 +131,64 @@ func profileNames(c config.Config) (names []string) {
 	return names
 }
 
-func newProfileValidateCommand(load func() (config.Config, error)) *cobra.Command {
-	return &cobra.Command{
+func newProfileValidateCommand(locate func() (config.Paths, error)) *cobra.Command {
+	var ask bool
+	cmd := &cobra.Command{
 		Use:   "validate",
 		Short: "Say what is wrong with the profiles and the configuration, with file and line",
 		Long: `Say what is wrong with the profiles and the configuration, with file and line.
-agentlab doctor says besides whether the backends can make machines of them.
+
+With --backend the backends are asked, too, whether they can make machines of each
+profile: whether what it is made from is there and fit, and whether any node has
+that many cores and that much memory. One that can't be asked is told as such.
+agentlab doctor says more of a backend, and what mends it.
 ` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := load()
+			paths, err := locate()
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d profiles are valid: %s\n", len(c.Profiles), strings.Join(profileNames(c), ", "))
+			c, err := config.LoadAll(paths.Config)
+			if err != nil {
+				return fail(exitFailed, err)
+			}
+			said := "are valid"
+			if ask {
+				said = "are valid, and machines can be made of each"
+				err = askAboutProfiles(cmd.Context(), paths, c)
+			}
+			if err == nil {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d profiles %s: %s\n", len(c.Profiles), said, strings.Join(profileNames(c), ", "))
+			}
 			return fail(exitFailed, err)
 		},
 	}
+	cmd.Flags().BoolVar(&ask, "backend", false, "ask the backends, too")
+	return cmd
+}
+
+// askAboutProfiles returns why a backend can't make machines of a profile.
+func askAboutProfiles(ctx context.Context, paths config.Paths, c config.Config) error {
+	in := &installation{paths: paths, level: new(slog.LevelVar), log: slog.New(slog.DiscardHandler)}
+	key, id, err := in.identity(ctx)
+	if err != nil {
+		return err
+	}
+	backends, unusable := vetter(c, in.backends(c, newRecipes(c, paths.Config, in.log), key, id)).Vet(ctx)
+	var errs []error
+	for _, b := range backends {
+		if b.Problem != "" && len(b.Profiles) > 0 {
+			errs = append(errs, fmt.Errorf("backend %s can't make machines now, so nothing is known of profile %s: %s", b.Name, strings.Join(b.Profiles, ", "), b.Problem))
+		}
+	}
+	for _, u := range sessions.Together(unusable) {
+		errs = append(errs, fmt.Errorf("profile %s: %s", u.Profile, u.Problem))
+	}
+	return errors.Join(errs...)
+}
+
+// vetter is a manager that is only asked what can be made.
+func vetter(c config.Config, backends map[string]provisioner.Provisioner) *sessions.Manager {
+	return &sessions.Manager{Backends: backends, Profiles: c.Recipes()}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/redact"
 	"github.com/agentlab-mcp/agentlab/internal/span"
 	"github.com/agentlab-mcp/agentlab/mcpserver"
+	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
@@ -264,7 +265,7 @@ func (d *daemon) serve(ctx context.Context, in *installation, cfg config.Config,
 // newServer returns the server of an installation, which need not be open yet.
 func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Watch) {
 	server := &mcpserver.Server{
-		Tools:        append(tools.All(in.Manager, cfg.Recipes(), in.log), tools.Admin(in.Manager, in.Tokens, in.log)...),
+		Tools:        allTools(in, cfg.Recipes()),
 		Resources:    tools.AllResources(in.Manager, in.log),
 		Prompts:      tools.AllPrompts(in.log),
 		Completer:    tools.NewCompleter(in.Manager, in.log),
@@ -281,5 +282,11 @@ func newServer(in *installation, cfg config.Config) (*mcpserver.Server, *obs.Wat
 	})
 	server.Watch = watch
 	in.revoked, in.watch = server.End, watch
+	in.define = func(list []sessions.Profile) { server.Define(allTools(in, list), tools.Instructions(list)) }
 	return server, watch
+}
+
+// allTools returns those of an installation with these profiles.
+func allTools(in *installation, profiles []sessions.Profile) []tools.Tool {
+	return append(tools.All(in.Manager, profiles, in.log), tools.Admin(in.Manager, in.Tokens, in.log)...)
 }

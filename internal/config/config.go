@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -69,7 +70,8 @@ type Config struct {
 	Proxmox Proxmox `yaml:",inline"`
 
 	// Profiles are those of the directory profiles beside the file, and the
-	// built-in ones that no file replaces. DefaultProfile comes first.
+	// built-in ones that no file replaces. DefaultProfile comes first. One that
+	// can't be used has a Problem.
 	Profiles []Profile `yaml:"-"`
 }
 
@@ -102,7 +104,8 @@ func Default() Config {
 }
 
 // Load reads the file and the profiles beside it. A file that is not there is
-// an empty one. The error lists every mistake, each with file and line.
+// an empty one. The error lists every mistake of the file, each with its line;
+// those of profiles are in [sessions.Profile.Problem], see [Config.Broken].
 func Load(file string) (Config, error) {
 	c := Default()
 	data, info, err := readFile(file)
@@ -111,22 +114,36 @@ func Load(file string) (Config, error) {
 	}
 	err = decode(file, data, &c)
 	if err == nil {
-		err = within(file, c.Validate())
+		err = within(file, data, c.Validate())
 	}
 	if c.Proxmox.APIToken != "" {
 		if perr := private(info); perr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: it holds proxmox_api_token: %w", file, perr))
 		}
 	}
-	profiles, perr := loadProfiles(filepath.Join(filepath.Dir(file), "profiles"))
-	if err := errors.Join(err, perr); err != nil {
-		return c, err
+	files, perr := readFiles(profilesDir(file))
+	c.Profiles = c.profiles(file, files)
+	return c, errors.Join(err, perr)
+}
+
+// LoadAll is Load for who goes on with none of it as long as a profile is wrong.
+func LoadAll(file string) (Config, error) {
+	c, err := Load(file)
+	return c, errors.Join(err, c.Broken())
+}
+
+// Broken returns what is wrong with profiles, nil if nothing is. What is wrong
+// with one that others stand on is told once.
+func (c Config) Broken() error {
+	var told []string
+	var errs []error
+	for _, p := range c.Profiles {
+		if p.Problem != "" && !slices.Contains(told, p.Problem) {
+			told = append(told, p.Problem)
+			errs = append(errs, errors.New(p.Problem))
+		}
 	}
-	for i := range profiles {
-		profiles[i].settle(c.Proxmox)
-	}
-	c.Profiles, err = order(profiles, c.DefaultProfile)
-	return c, within(file, err)
+	return errors.Join(errs...)
 }
 
 const (
@@ -188,18 +205,28 @@ func (p *problems) check(ok bool, format string, args ...any) {
 	}
 }
 
-// within puts the name of the file before each of the joined errors.
-func within(file string, err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		if err != nil {
-			err = fmt.Errorf("%s: %w", file, err)
-		}
-		return err
+// within puts the name of the file before each of the joined errors, and the line
+// of the key that it begins with, if that is in the file.
+func within(file string, data []byte, err error) error {
+	if err == nil {
+		return nil
 	}
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	lines := keyLines(data)
 	var errs []error
-	for _, e := range joined.Unwrap() {
-		errs = append(errs, fmt.Errorf("%s: %w", file, e))
+	for _, e := range all {
+		key := firstKey.FindString(e.Error())
+		if line, ok := lines[key]; ok {
+			errs = append(errs, fmt.Errorf("%s:%d: %w", file, line, e))
+		} else {
+			errs = append(errs, fmt.Errorf("%s: %w", file, e))
+		}
 	}
 	return errors.Join(errs...)
 }
+
+// firstKey is the key at the beginning of what is wrong with its value.
+var firstKey = regexp.MustCompile(`^[a-z_.]+`)

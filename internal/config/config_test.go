@@ -40,7 +40,7 @@ func TestNothingNeedsToBeSet(t *testing.T) {
 		"other-files":   {"profiles/README.md": "x: y"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := config.Load(write(t, files))
+			got, err := config.LoadAll(write(t, files))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +55,7 @@ func TestNothingNeedsToBeSet(t *testing.T) {
 }
 
 func TestLoadSetsWhatIsNamed(t *testing.T) {
-	got, err := config.Load(write(t, map[string]string{
+	got, err := config.LoadAll(write(t, map[string]string{
 		"config.yaml":           "log_level: debug\nidle_exit: 1h30m\nquota_sandboxes: 3\ndefault_profile: big\nlocal_runsc: /opt/runsc\n",
 		"profiles/big.yaml":     "cores: 8\nmax_ttl: 48h\nidle_timeout: 20m\nshell: [/bin/sh, -c]\n",
 		"profiles/a.yaml":       "name: a\ndescription: an a\npool: {size: 2, max_age: 5m}\n",
@@ -95,21 +95,21 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"two-documents", "log_level: info\n---\nlog_level: warn", "", `config.yaml:3: a second document`},
 		{"not-yaml", "log_level: {", "", `config.yaml:1: `},
 		{"binary", "\x00\x01", "", `config.yaml:1: want lines of the form`},
-		{"bad-level", "log_level: loud", "", `config.yaml: log_level: got "loud", want debug, info, warn or error`},
-		{"bad-idle", "idle_exit: 1ms", "", `config.yaml: idle_exit: got 1ms, want at least 1s`},
-		{"bad-period", "reconcile_every: 0s", "", `config.yaml: reconcile_every: got 0s, want at least 1s`},
-		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml: quota_memory_mb: got -1`},
-		{"no-grace", "grace: 0s", "", `config.yaml: grace: got 0s, want more than 0s and at most 2m0s`},
-		{"long-grace", "grace: 3m", "", `config.yaml: grace: got 3m0s`},
-		{"no-calls", "sandbox_max_calls: 0", "", `config.yaml: sandbox_max_calls: got 0, want 1 to 10000`},
-		{"many-calls", "sandbox_max_calls: 10001", "", `config.yaml: sandbox_max_calls: got 10001, want 1 to 10000`},
+		{"bad-level", "log_level: loud", "", `config.yaml:1: log_level: got "loud", want debug, info, warn or error`},
+		{"bad-idle", "idle_exit: 1ms", "", `config.yaml:1: idle_exit: got 1ms, want at least 1s`},
+		{"bad-period", "reconcile_every: 0s", "", `config.yaml:1: reconcile_every: got 0s, want at least 1s`},
+		{"bad-quota", "quota_memory_mb: -1", "", `config.yaml:1: quota_memory_mb: got -1`},
+		{"no-grace", "grace: 0s", "", `config.yaml:1: grace: got 0s, want more than 0s and at most 2m0s`},
+		{"long-grace", "grace: 3m", "", `config.yaml:1: grace: got 3m0s`},
+		{"no-calls", "sandbox_max_calls: 0", "", `config.yaml:1: sandbox_max_calls: got 0, want 1 to 10000`},
+		{"many-calls", "sandbox_max_calls: 10001", "", `config.yaml:1: sandbox_max_calls: got 10001, want 1 to 10000`},
 		{"bad-platform", "local_platform: xen", "", `want systrap, kvm or ptrace`},
-		{"metrics-to-all", "metrics_listen: 0.0.0.0:9464", "", `config.yaml: metrics_listen: got "0.0.0.0:9464", want IP:PORT with an IP of the loopback`},
+		{"metrics-to-all", "metrics_listen: 0.0.0.0:9464", "", `config.yaml:1: metrics_listen: got "0.0.0.0:9464", want IP:PORT with an IP of the loopback`},
 		{"metrics-to-all-v6", `metrics_listen: "[::]:9464"`, "", `metrics_listen: got "[::]:9464"`},
 		{"metrics-on-a-name", "metrics_listen: localhost:9464", "", `metrics_listen: got "localhost:9464"`},
 		{"metrics-on-every-address", `metrics_listen: ":9464"`, "", `metrics_listen: got ":9464"`},
 		{"metrics-without-port", "metrics_listen: 127.0.0.1", "", `metrics_listen: got "127.0.0.1"`},
-		{"collector-grpc", "otlp_endpoint: localhost:4317", "", `config.yaml: otlp_endpoint: got "localhost:4317", want http://HOST:PORT or https://HOST:PORT`},
+		{"collector-grpc", "otlp_endpoint: localhost:4317", "", `config.yaml:1: otlp_endpoint: got "localhost:4317", want http://HOST:PORT or https://HOST:PORT`},
 		{"collector-password", "otlp_endpoint: http://u:p@h", "", `otlp_endpoint: got "http://[redacted]@h"`},
 		{"relative-runsc", "local_runsc: runsc", "", `local_runsc: got "runsc", want an absolute path`},
 		{"relative-guest", "local_guest: g", "", `local_guest: got "g", want an absolute path`},
@@ -124,25 +124,25 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"scope-of-ours", "oauth_issuer: https://idp.example\noauth_audience: a\noauth_scopes: [labs=root]", "", `got "labs=root"`},
 		{"relative-ca", "oauth_issuer: https://idp.example\noauth_audience: a\noauth_tls_ca: ca.pem", "", `oauth_tls_ca: got "ca.pem", want an absolute path`},
 		{"no-such-default", "default_profile: x", "", `config.yaml: default_profile: there is no profile "x"`},
-		{"other-name", "", "name: q", `p.yaml: name: got "q", want that of the file, "p"`},
-		{"backend", "", "backend: xen", `p.yaml: backend: got "xen", want local or proxmox`},
+		{"other-name", "", "name: q", `p.yaml:1: name: got "q", want that of the file, "p"`},
+		{"backend", "", "backend: xen", `p.yaml:1: backend: got "xen", want local or proxmox`},
 		{"memory-in-bytes", "", "memory_mb: 2147483648", `memory_mb is `},
-		{"ttl", "", "ttl: 48h", `p.yaml: ttl is 48h0m0s, allowed: `},
-		{"idle-timeout", "", "idle_timeout: 500ms", `p.yaml: idle_timeout is 500ms, allowed: 0s, which is never, or 1s to 24h0m0s`},
-		{"long-idle-timeout", "", "idle_timeout: 48h", `p.yaml: idle_timeout is 48h0m0s, allowed: `},
+		{"ttl", "", "ttl: 48h", `p.yaml:1: ttl is 48h0m0s, allowed: `},
+		{"idle-timeout", "", "idle_timeout: 500ms", `p.yaml:1: idle_timeout is 500ms, allowed: 0s, which is never, or 1s to 24h0m0s`},
+		{"long-idle-timeout", "", "idle_timeout: 48h", `p.yaml:1: idle_timeout is 48h0m0s, allowed: `},
 		{"mount", "", "mounts: [/home]", `p.yaml:1: unknown key "mounts": no path of the host is ever mounted into a sandbox`},
 		{"pool-is-a-number", "", "pool: 3", `p.yaml:1: pool: got "3", want keys and values, of size, max_age, burst`},
 		{"pool-key", "", "pool:\n  size: 1\n  sise: 3", `p.yaml:3: unknown key "pool.sise"; did you mean "pool.size"?`},
 		{"pool-far-key", "", "pool: {colour: red}", `p.yaml:1: unknown key "pool.colour"; the keys are: pool.burst, pool.max_age, pool.size`},
 		{"pool-text", "", "pool:\n  size: many", `p.yaml:2: pool.size: got "many", want a whole number`},
 		{"pool-age-number", "", "pool: {max_age: 5}", `p.yaml:1: pool.max_age: got "5", want a duration such as`},
-		{"pool-size", "", "pool: {size: 65}", `p.yaml: pool.size is 65, allowed: 0 to 64`},
-		{"pool-negative", "", "pool: {size: -1}", `p.yaml: pool.size is -1, allowed: 0 to 64`},
-		{"pool-burst", "", "pool: {size: 1, burst: 65}", `p.yaml: pool.burst is 65, allowed: 1 to 64`},
-		{"pool-age", "", "pool: {size: 1, max_age: 30s}", `p.yaml: pool.max_age is 30s, allowed: 1m0s to 168h0m0s`},
+		{"pool-size", "", "pool: {size: 65}", `p.yaml:1: pool.size is 65, allowed: 0 to 64`},
+		{"pool-negative", "", "pool: {size: -1}", `p.yaml:1: pool.size is -1, allowed: 0 to 64`},
+		{"pool-burst", "", "pool: {size: 1, burst: 65}", `p.yaml:1: pool.burst is 65, allowed: 1 to 64`},
+		{"pool-age", "", "pool: {size: 1, max_age: 30s}", `p.yaml:1: pool.max_age is 30s, allowed: 1m0s to 168h0m0s`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
+			_, err := config.LoadAll(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v\nwant one with %s", err, tt.want)
 			}
@@ -151,7 +151,7 @@ func TestMistakesAreNamed(t *testing.T) {
 }
 
 func TestEveryMistakeIsTold(t *testing.T) {
-	_, err := config.Load(write(t, map[string]string{
+	_, err := config.LoadAll(write(t, map[string]string{
 		"config.yaml":       "idle_exi: 1s\nquota_sandboxes: x",
 		"profiles/a.yaml":   "coresx: 1",
 		"profiles/B_1.yaml": "",
@@ -208,11 +208,11 @@ func TestTheDocumentNamesEveryKey(t *testing.T) {
 }
 
 func TestOAuth(t *testing.T) {
-	c, err := config.Load(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [\"labs=use=sandbox:write\", \"api://x/look=sandbox:read\"]\n"}))
+	c, err := config.LoadAll(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [\"labs=use=sandbox:write\", \"api://x/look=sandbox:read\"]\n"}))
 	if err == nil || !strings.Contains(err.Error(), `"labs=use=sandbox:write"`) {
 		t.Errorf("a scope with two signs: %v", err)
 	}
-	c, err = config.Load(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [labs.use=sandbox:write, \"api://x/look=sandbox:read\"]\n"}))
+	c, err = config.LoadAll(write(t, map[string]string{"config.yaml": "oauth_issuer: https://idp.example/realms/a/\noauth_audience: lab\noauth_scopes: [labs.use=sandbox:write, \"api://x/look=sandbox:read\"]\n"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,5 +236,15 @@ func TestOAuthClient(t *testing.T) {
 	}
 	if _, err := o.Client(); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("of another file: %v", err)
+	}
+}
+
+// However a path of the host is asked for, the answer is that there is no such thing.
+func TestNoPathOfTheHost(t *testing.T) {
+	for _, key := range []string{"mounts", "volumes", "binds", "Mounts", "bind_mounts", "devices", "host_path", "hostPath", "shared_folders", "virtiofs", "9p"} {
+		_, err := config.LoadAll(write(t, map[string]string{"profiles/p.yaml": "cores: 1\n" + key + ": [/home]"}))
+		if err == nil || !strings.Contains(err.Error(), `p.yaml:2: unknown key "`+key+`": no path of the host is ever mounted into a sandbox`) {
+			t.Errorf("%s: %v", key, err)
+		}
 	}
 }

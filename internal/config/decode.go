@@ -53,6 +53,30 @@ func decode(file string, data []byte, into any) error {
 	return errors.Join(errs...)
 }
 
+// keyLines returns the line of each key of a file, of one below another as
+// "pool.size"; nothing of a file that is not of that form.
+func keyLines(data []byte) map[string]int {
+	lines := map[string]int{}
+	tree, err := parser.ParseBytes(data, 0)
+	if err != nil || len(tree.Docs) == 0 {
+		return lines
+	}
+	var note func(within string, m ast.MapNode)
+	note = func(within string, m ast.MapNode) {
+		for it := m.MapRange(); it.Next(); {
+			tok := it.Key().GetToken()
+			lines[within+tok.Value] = tok.Position.Line
+			if below, ok := it.Value().(ast.MapNode); ok {
+				note(within+tok.Value+".", below)
+			}
+		}
+	}
+	if m, ok := tree.Docs[0].Body.(ast.MapNode); ok {
+		note("", m)
+	}
+	return lines
+}
+
 // setAll sets the fields of the keys of m, which stand below one called within,
 // such as "pool."; it is empty for those of the file.
 func setAll(file, within string, fields map[string]reflect.Value, m ast.MapNode) (errs []error) {
@@ -118,7 +142,10 @@ func kindOf(t reflect.Type) (want string, fits func(ast.Node) bool) {
 
 // hostPathKeys are what other programs call a path of the host that the inside
 // of a machine sees. There is none here, and it must not be taken for a slip.
-var hostPathKeys = []string{"mount", "mounts", "bind", "binds", "volume", "volumes", "device", "devices", "host_path", "hostpath", "shared_dir", "virtiofs"}
+var hostPathKeys = []string{
+	"mount", "mounts", "bind", "binds", "bind_mount", "bind_mounts", "volume", "volumes", "device", "devices", "host_path", "host_paths", "hostpath",
+	"host_dir", "host_dirs", "shared_dir", "shared_dirs", "shared_folder", "shared_folders", "share", "shares", "virtiofs", "virtio_fs", "9p",
+}
 
 func unknownKey(within, key string, known []string) error {
 	key = redact.Text(key)

@@ -37,7 +37,7 @@ func TestMistakesInHTTPAreNamed(t *testing.T) {
 		{"ttl", "http_session_ttl: 1ms", `http_session_ttl: got 1ms, want at least 1s`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config}))
+			_, err := config.LoadAll(write(t, map[string]string{"config.yaml": tt.config}))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v\nwant one with %s", err, tt.want)
 			}

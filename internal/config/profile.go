@@ -85,10 +85,11 @@ func (p *Profile) settle(px Proxmox) {
 	}
 }
 
-// order puts the default profile first and the others by name.
-func order(profiles []Profile, first string) ([]Profile, error) {
+// order puts the default profile first and the others by name. A default that is
+// none is one that can't be used, so that who asks for it is told.
+func order(profiles []Profile, first, file string) []Profile {
 	if !hasProfile(profiles, first) {
-		return nil, fmt.Errorf("default_profile: there is no profile %q", first)
+		profiles = append(profiles, brokenProfile(first, fmt.Errorf("%s: default_profile: there is no profile %q", file, first)))
 	}
 	slices.SortFunc(profiles, func(a, b Profile) int {
 		switch {
@@ -99,7 +100,7 @@ func order(profiles []Profile, first string) ([]Profile, error) {
 		}
 		return byName(a, b)
 	})
-	return profiles, nil
+	return profiles
 }
 
 func byName(a, b Profile) int { return cmp.Compare(a.Name, b.Name) }

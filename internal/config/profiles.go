@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,54 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
+// profileFile is a file in the directory of profiles: its name and content as they
+// were read at one time.
+type profileFile struct {
+	path string
+	data []byte
+	err  error // of reading it
+}
+
+// readFiles reads the *.yaml files of dir, which need not be there.
+func readFiles(dir string) (files []profileFile, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list profiles: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), profileExt) {
+			continue
+		}
+		f := profileFile{path: filepath.Join(dir, e.Name())}
+		f.data, _, f.err = readFile(f.path)
+		if errors.Is(f.err, fs.ErrNotExist) && !isLink(e) { // removed since it was listed
+			continue
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// isLink: one that leads nowhere is a mistake, and not a file that is gone.
+func isLink(e fs.DirEntry) bool { return e.Type()&fs.ModeSymlink != 0 }
+
+// same says that nothing has changed between two looks at one directory.
+func same(a, b []profileFile) bool {
+	return slices.EqualFunc(a, b, func(a, b profileFile) bool {
+		return a.path == b.path && bytes.Equal(a.data, b.data) && errorText(a.err) == errorText(b.err)
+	})
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// profileExt ends the names of files with profiles.
+const profileExt = ".yaml"
+
 // draft is what the file of a profile says, before anything else is filled in.
 type draft struct {
 	Profile
@@ -20,54 +69,54 @@ type draft struct {
 	err  error // what is wrong with the file itself; the rest is then not looked at
 }
 
-// loadProfiles reads the *.yaml files of dir, which need not be there, and
-// adds the built-in profiles that none of them replaces.
-func loadProfiles(dir string) ([]Profile, error) {
-	drafts, err := readDrafts(dir)
-	if err != nil {
-		return nil, err
+// profilesOf returns the profiles that the files say, and the built-in ones that
+// none of them replaces. One that is wrong has nothing but a name and a Problem,
+// and so has one that stands on it.
+func profilesOf(files []profileFile) (profiles []Profile) {
+	var set profileSet
+	for _, f := range files {
+		set.drafts = append(set.drafts, newDraft(f))
 	}
-	set := profileSet{drafts: drafts}
-	set.presets = presets(set.defaultProfile())
-	var profiles []Profile
-	var errs []error
-	for _, d := range drafts {
+	base, broken := set.defaultProfile()
+	set.presets, set.broken = presets(base), broken
+	for _, d := range set.drafts {
 		p, err := set.finish(d)
-		profiles, errs = append(profiles, p), append(errs, err)
+		if err != nil {
+			p = brokenProfile(d.base(), err)
+		}
+		profiles = append(profiles, p)
 	}
 	for _, p := range append([]Profile{builtinDefault()}, set.presets...) {
-		if !hasProfile(profiles, p.Name) {
+		switch {
+		case hasProfile(profiles, p.Name):
+		case broken != nil:
+			profiles = append(profiles, brokenProfile(p.Name, broken))
+		default:
 			p.Profile = p.WithDefaults()
 			profiles = append(profiles, p)
 		}
 	}
-	return profiles, errors.Join(errs...)
+	return profiles
 }
 
-// readDrafts reads all files.
-func readDrafts(dir string) (drafts []draft, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list profiles: %w", err)
+func brokenProfile(name string, err error) Profile {
+	return Profile{Profile: sessions.Profile{Name: name, Problem: err.Error()}}
+}
+
+func newDraft(f profileFile) draft {
+	d := draft{file: f.path, data: f.data, err: f.err}
+	d.Name = d.base()
+	if d.err == nil {
+		d.err = decode(d.file, d.data, &d.Profile)
 	}
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".yaml")
-		if !ok {
-			continue
-		}
-		d := draft{Profile: Profile{Profile: sessions.Profile{Name: name}}, file: filepath.Join(dir, e.Name())}
-		if d.data, _, d.err = readFile(d.file); d.err == nil {
-			d.err = decode(d.file, d.data, &d.Profile)
-		}
-		drafts = append(drafts, d)
-	}
-	return drafts, nil
+	return d
 }
 
 // profileSet is what a profile can extend.
 type profileSet struct {
 	drafts  []draft
 	presets []Profile
+	broken  error // why the presets can't be used: what they are variants of is wrong
 }
 
 func (s profileSet) draft(name string) (draft, bool) {
@@ -80,17 +129,19 @@ func (s profileSet) draft(name string) (draft, bool) {
 
 // base is the name of the profile by its file: two places for one name would
 // differ some day.
-func (d draft) base() string { return strings.TrimSuffix(filepath.Base(d.file), ".yaml") }
+func (d draft) base() string { return strings.TrimSuffix(filepath.Base(d.file), profileExt) }
 
-// defaultProfile is the one of that name as its file says, or the built-in one.
-// What is wrong with it is found when it is finished.
-func (s profileSet) defaultProfile() Profile {
+// defaultProfile is the one of that name as its file says, or the built-in one,
+// and what is wrong with it.
+func (s profileSet) defaultProfile() (Profile, error) {
 	d, ok := s.draft(builtinDefault().Name)
 	if !ok {
-		return builtinDefault()
+		return builtinDefault(), nil
 	}
-	p, _ := s.extended(d)
-	return p
+	if _, err := s.finish(d); err != nil {
+		return builtinDefault(), err
+	}
+	return s.extended(d)
 }
 
 // finish returns the profile with its defaults filled in.
@@ -100,7 +151,7 @@ func (s profileSet) finish(d draft) (Profile, error) {
 	}
 	p, err := s.extended(d)
 	if err != nil {
-		return p, within(d.file, err)
+		return p, err
 	}
 	var ps problems
 	p.checkKeys(&ps)
@@ -110,7 +161,7 @@ func (s profileSet) finish(d draft) (Profile, error) {
 	if err := p.Validate(); err != nil {
 		ps = append(ps, err)
 	}
-	return p, within(d.file, errors.Join(ps...))
+	return p, within(d.file, d.data, errors.Join(ps...))
 }
 
 // extended returns the draft on top of the profile that it extends, if it does:
@@ -122,7 +173,13 @@ func (s profileSet) extended(d draft) (Profile, error) {
 	}
 	p, err := s.find(d)
 	if err != nil {
-		return d.Profile, err
+		return d.Profile, within(d.file, d.data, err)
+	}
+	if base, ok := s.draft(d.Extends); ok && base.err != nil {
+		return d.Profile, base.err // which says where
+	}
+	if s.broken != nil && slices.ContainsFunc(s.presets, func(q Profile) bool { return q.Name == p.Name }) {
+		return d.Profile, s.broken
 	}
 	p.Name, p.Pool, p.Shell = d.base(), sessions.Pool{}, slices.Clone(p.Shell)
 	return p, decode(d.file, d.data, &p) // which has succeeded before

@@ -19,7 +19,7 @@ var presets = []string{"yolo-ephemeral", "interactive-dev", "agent-python", "age
 // load returns the profiles of a directory by name.
 func load(t *testing.T, files map[string]string) map[string]config.Profile {
 	t.Helper()
-	c, err := config.Load(write(t, files))
+	c, err := config.LoadAll(write(t, files))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,15 +67,15 @@ func TestExtendsBuiltin(t *testing.T) {
 
 func TestExtendsMistakes(t *testing.T) {
 	for name, tt := range map[string]struct{ base, p, want string }{
-		"two-levels": {"extends: default", "extends: base", `p.yaml: extends: got "base", which extends "default" itself; want a profile that extends none`},
-		"itself":     {"", "extends: p", `p.yaml: extends: got "p", which extends "p" itself`},
-		"unknown":    {"", "extends: bass", `p.yaml: extends: got "bass", want one of: `},
+		"two-levels": {"extends: default", "extends: base", `p.yaml:1: extends: got "base", which extends "default" itself; want a profile that extends none`},
+		"itself":     {"", "extends: p", `p.yaml:1: extends: got "p", which extends "p" itself`},
+		"unknown":    {"", "extends: bass", `p.yaml:1: extends: got "bass", want one of: `},
 		"nothing":    {"", "extends: [base]", `p.yaml:1: extends: got`},
 		"of-backend": {"backend: proxmox\ntemplate: debian", "extends: base\nbackend: local", `p.yaml: template: got "debian", but backend local has no such key`},
-		"inherited":  {"max_ttl: 30m", "extends: base\nttl: 45m", `p.yaml: ttl is 45m0s, allowed: 1s to 30m0s`},
+		"inherited":  {"max_ttl: 30m", "extends: base\nttl: 45m", `p.yaml:2: ttl is 45m0s, allowed: 1s to 30m0s`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := config.Load(write(t, map[string]string{"profiles/base.yaml": tt.base, "profiles/p.yaml": tt.p}))
+			_, err := config.LoadAll(write(t, map[string]string{"profiles/base.yaml": tt.base, "profiles/p.yaml": tt.p}))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v\nwant one with %s", err, tt.want)
 			}
@@ -84,15 +84,15 @@ func TestExtendsMistakes(t *testing.T) {
 			}
 		})
 	}
-	_, err := config.Load(write(t, map[string]string{"profiles/default.yaml": "extends: yolo-ephemeral"}))
-	if err == nil || !strings.Contains(err.Error(), `default.yaml: extends: got "yolo-ephemeral", want one of: default`) {
+	_, err := config.LoadAll(write(t, map[string]string{"profiles/default.yaml": "extends: yolo-ephemeral"}))
+	if err == nil || !strings.Contains(err.Error(), `default.yaml:1: extends: got "yolo-ephemeral", want one of: default`) {
 		t.Errorf("default that extends what is made of it: %v", err)
 	}
 }
 
 // A base that can't be read is told once, and not again by who extends it.
 func TestExtendsABrokenProfile(t *testing.T) {
-	_, err := config.Load(write(t, map[string]string{"profiles/base.yaml": "coresx: 1\ncores: 3", "profiles/p.yaml": "extends: base"}))
+	_, err := config.LoadAll(write(t, map[string]string{"profiles/base.yaml": "coresx: 1\ncores: 3", "profiles/p.yaml": "extends: base"}))
 	if err == nil || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), `base.yaml:1: unknown key "coresx"`) {
 		t.Errorf("error %v, want one line, of base.yaml", err)
 	}

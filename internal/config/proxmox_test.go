@@ -37,7 +37,7 @@ proxmox_power_off_after: 1h
 `
 
 func TestProxmoxIsSet(t *testing.T) {
-	got, err := config.Load(write(t, map[string]string{"config.yaml": setProxmox}))
+	got, err := config.LoadAll(write(t, map[string]string{"config.yaml": setProxmox}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestProxmoxIsSet(t *testing.T) {
 }
 
 func TestProfilesOfProxmox(t *testing.T) {
-	got, err := config.Load(write(t, map[string]string{
+	got, err := config.LoadAll(write(t, map[string]string{
 		"config.yaml":         "proxmox_template: debian",
 		"profiles/plain.yaml": "backend: proxmox\n",
 		"profiles/full.yaml":  "backend: proxmox\nclone: full\n",
@@ -86,13 +86,13 @@ func TestProfilesOfProxmox(t *testing.T) {
 
 func TestMistakesOfProxmoxAreNamed(t *testing.T) {
 	for _, tt := range []struct{ name, config, profile, want string }{
-		{"backend", "proxmox_backend: ssh", "", `config.yaml: proxmox_backend: got "ssh", want api or shell`},
+		{"backend", "proxmox_backend: ssh", "", `config.yaml:1: proxmox_backend: got "ssh", want api or shell`},
 		{"near-key", "proxmox_url: x", "", `config.yaml:1: unknown key "proxmox_url"; did you mean "proxmox_api_url"?`},
 		{"http", "proxmox_api_url: http://pve:8006", "", `proxmox_api_url: got "http://pve:8006", want https://HOST:8006`},
 		{"page", "proxmox_api_url: https://pve:8006/#v1:0", "", `want https://HOST:8006`},
 		{"path", "proxmox_api_url: https://pve:8006/json", "", `want https://HOST:8006`},
 		{"user-in-url", "proxmox_api_url: https://root@pve:8006", "", `want https://HOST:8006`},
-		{"token-form", "proxmox_api_token: hunter2hunter2", "", `config.yaml: proxmox_api_token: want USER@REALM!NAME=SECRET`},
+		{"token-form", "proxmox_api_token: hunter2hunter2", "", `config.yaml:1: proxmox_api_token: want USER@REALM!NAME=SECRET`},
 		{"token-header", "proxmox_api_token: PVEAPIToken=" + testToken, "", `proxmox_api_token: want USER@REALM!NAME=SECRET`},
 		{"token-list", "proxmox_api_token: [hunter2hunter2]", "", `config.yaml:1: proxmox_api_token: want a text`},
 		{"token-not-yaml", "proxmox_api_token: \"hunter2hunter2", "", `config.yaml:1: `},
@@ -112,19 +112,19 @@ func TestMistakesOfProxmoxAreNamed(t *testing.T) {
 		{"node-path", "proxmox_node: ../x", "", `proxmox_node: got "../x", want the name of a node`},
 		{"bridge-path", "proxmox_bridge: ../x", "", `proxmox_bridge: got "../x", want the name of a bridge`},
 		{"range-form", "proxmox_vmid_range: 5000", "", `config.yaml:1: proxmox_vmid_range: got "5000", want the first and the last VMID such as 10000-19999`},
-		{"range-order", "proxmox_vmid_range: 6000-5000", "", `config.yaml: proxmox_vmid_range: got 6000-5000, want FIRST-LAST from 100 to 999999999`},
+		{"range-order", "proxmox_vmid_range: 6000-5000", "", `config.yaml:1: proxmox_vmid_range: got 6000-5000, want FIRST-LAST from 100 to 999999999`},
 		{"range-low", "proxmox_vmid_range: 99-200", "", `proxmox_vmid_range: got 99-200`},
 		{"range-high", "proxmox_vmid_range: 100-1000000000", "", `proxmox_vmid_range: got 100-1000000000`},
 		{"template", "proxmox_template: debian,full=1", "", `proxmox_template: got "debian,full=1", want the name or the VMID of a template`},
 		{"bridge", "proxmox_bridge: vmbr0,tag=3", "", `proxmox_bridge: got "vmbr0,tag=3", want the name of a bridge`},
 
-		{"power-off-soon", "proxmox_power_off_after: 59s", "", `config.yaml: proxmox_power_off_after: got 59s, want 1m0s to 24h0m0s`},
+		{"power-off-soon", "proxmox_power_off_after: 59s", "", `config.yaml:1: proxmox_power_off_after: got 59s, want 1m0s to 24h0m0s`},
 		{"power-off-late", "proxmox_power_off_after: 25h", "", `proxmox_power_off_after: got 25h0m0s`},
 
-		{"root-key", "", "backend: proxmox\nroot: /x", `p.yaml: root: got "/x", but backend proxmox has no such key; it is one of backend local`},
-		{"max-procs", "", "backend: proxmox\nmax_procs: 100", `p.yaml: max_procs: got "100", but backend proxmox has no such key`},
-		{"template-key", "", "template: debian", `p.yaml: template: got "debian", but backend local has no such key; it is one of backend proxmox`},
-		{"channel-key", "", "channel: ssh", `p.yaml: channel: got "ssh", but backend local has no such key`},
+		{"root-key", "", "backend: proxmox\nroot: /x", `p.yaml:2: root: got "/x", but backend proxmox has no such key; it is one of backend local`},
+		{"max-procs", "", "backend: proxmox\nmax_procs: 100", `p.yaml:2: max_procs: got "100", but backend proxmox has no such key`},
+		{"template-key", "", "template: debian", `p.yaml:1: template: got "debian", but backend local has no such key; it is one of backend proxmox`},
+		{"channel-key", "", "channel: ssh", `p.yaml:1: channel: got "ssh", but backend local has no such key`},
 		{"profile-template", "", "backend: proxmox\ntemplate: a/b", `template: got "a/b", want the name or the VMID of a template`},
 		{"clone", "", "backend: proxmox\nclone: link", `clone: got "link", want linked or full`},
 		{"storage", "", "backend: proxmox\nclone: full\nstorage: a b", `storage: got "a b", want the name of a storage`},
@@ -137,7 +137,7 @@ func TestMistakesOfProxmoxAreNamed(t *testing.T) {
 		{"network-of-local", "", "network: internet", `network: got "internet", want one that backend local has: none`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := config.Load(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
+			_, err := config.LoadAll(write(t, map[string]string{"config.yaml": tt.config, "profiles/p.yaml": tt.profile}))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v\nwant one with %s", err, tt.want)
 			}
@@ -183,13 +183,13 @@ func TestASecretInTheWrongPlaceIsNotShown(t *testing.T) {
 			"proxmox_tls_insecure", "log_level", "idle_exit", "quota_sandboxes", "local_runsc",
 		} {
 			for _, text := range []string{key + ": " + value, key + ":" + value, value + ": " + key} {
-				_, err := config.Load(write(t, map[string]string{"config.yaml": text}))
+				_, err := config.LoadAll(write(t, map[string]string{"config.yaml": text}))
 				if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), secret[:8]) || strings.Contains(err.Error(), secret[24:])) {
 					t.Errorf("%s\nthe error shows it: %v", text, err)
 				}
 			}
 		}
-		_, err := config.Load(write(t, map[string]string{"config.yaml": "", "profiles/p.yaml": "backend: proxmox\ntemplate: " + value}))
+		_, err := config.LoadAll(write(t, map[string]string{"config.yaml": "", "profiles/p.yaml": "backend: proxmox\ntemplate: " + value}))
 		if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), secret[24:])) {
 			t.Errorf("template %s in a profile: %v", value, err)
 		}
