@@ -17,9 +17,9 @@ func (s *Server) happened(ctx context.Context, w work, start time.Time, sandbox,
 	if w.record == nil || w.quiet && outcome != tools.OutcomeRefused {
 		return
 	}
-	what := "call"
+	what := sessions.EventCall
 	if w.kind != "tool" {
-		what = "read"
+		what = sessions.EventRead
 	}
 	named, arguments := w.record()
 	who, _ := sessions.PrincipalFrom(ctx)

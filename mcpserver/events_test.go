@@ -28,7 +28,7 @@ func TestCallsAreEvents(t *testing.T) {
 		if e.At.IsZero() || e.Duration <= 0 {
 			t.Errorf("%s: at %v, took %v", e.Tool, e.At, e.Duration)
 		}
-		kept = append(kept, strings.Join([]string{e.What, e.Tool, e.Principal, e.Sandbox, e.Detail, e.Arguments}, "|"))
+		kept = append(kept, strings.Join([]string{string(e.What), e.Tool, e.Principal, e.Sandbox, e.Detail, e.Arguments}, "|"))
 		return full
 	}}
 	record := func(args json.RawMessage) (string, string) { return "sb-said", strings.ToUpper(string(args)) }

@@ -67,7 +67,7 @@ func (e *excess) due(principal string, end bool) (events []sessions.Event) {
 			delete(e.byLimit, limit)
 		default:
 			events = append(events, sessions.Event{
-				At: r.first, Principal: principal, What: "refused", Detail: limit, Duration: time.Since(r.first),
+				At: r.first, Principal: principal, What: sessions.EventRefused, Detail: limit, Duration: time.Since(r.first),
 				Arguments: string(mustJSON(map[string]int{"count": r.count})),
 			})
 			*r = refusals{told: time.Now()}

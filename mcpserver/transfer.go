@@ -147,7 +147,7 @@ func (t *transfer) over() {
 		"bytes", t.bytes, "outcome", outcome, "ms", took.Milliseconds())
 	t.srv.Watch.Transfer(direction, outcome, t.bytes, took)
 	t.srv.keep(t.ctx, sessions.Event{
-		At: t.start, Sandbox: short(t.ticket.Sandbox), Principal: t.ticket.Principal, What: "transfer", Detail: outcome, Duration: took,
+		At: t.start, Sandbox: short(t.ticket.Sandbox), Principal: t.ticket.Principal, What: sessions.EventTransfer, Detail: outcome, Duration: took,
 		Tool: direction, Arguments: string(mustJSON(map[string]any{"path": redact.Text(t.ticket.Path), "bytes": t.bytes})),
 	})
 }

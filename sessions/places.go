@@ -35,7 +35,7 @@ func (m *Manager) tellMoved(ctx context.Context, before places, seen []provision
 		}
 		detail := fmt.Sprintf("from %s to %s, but not by AgentLab", was.place, is.place)
 		m.Log.Info("machine was moved", "id", mach.Sandbox, "from", was.place, "to", is.place)
-		if err := m.Store.Log(ctx, Event{At: m.now(), Sandbox: mach.Sandbox, What: "migrate", Detail: detail}); err != nil {
+		if err := m.Store.Log(ctx, Event{At: m.now(), Sandbox: mach.Sandbox, What: EventMigrate, Detail: detail}); err != nil {
 			m.Log.Warn("record that a machine was moved", "id", mach.Sandbox, "err", err)
 			now[mach.Sandbox] = was // and tell it with the next look
 		}

@@ -17,9 +17,9 @@ const (
 	Starting     State = "STARTING"     // it is being switched on again
 	Suspended    State = "SUSPENDED"    // it is held still in memory
 	Timeout      State = "TIMEOUT"      // its time was up
-	Failed       State = "FAILED"
-	Destroying   State = "DESTROYING"
-	Destroyed    State = "DESTROYED" // its machine is gone, too
+	Failed       State = "FAILED"       // it could not be made, or its machine is gone; the reason is kept
+	Destroying   State = "DESTROYING"   // it is to be destroyed, and its machine removed
+	Destroyed    State = "DESTROYED"    // its machine is gone, too
 )
 
 // next holds every legal move. All else about states follows from it.

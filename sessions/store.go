@@ -139,6 +139,26 @@ type EventQuery struct {
 	Wait      time.Duration // for the first
 }
 
+// What is the kind of an [Event]. The comments are what docs/reference.md says.
+type What string
+
+// What happens.
+const (
+	EventCreate      What = "create"       // a sandbox was asked for and recorded, or found by its machine; the detail says if so
+	EventClaim       What = "claim"        // a machine that was made ahead became somebody's; the detail is its pool
+	EventTrust       What = "trust"        // a record that was older than its machine was corrected by the machine's papers
+	EventState       What = "state"        // the state of a sandbox changed, for the reason in the detail
+	EventExtend      What = "extend"       // a sandbox got another end, later or sooner, which the detail is
+	EventResize      What = "resize"       // a sandbox got other cores or memory, or more disk, as the detail says
+	EventMigrate     What = "migrate"      // its machine was moved to another node, but not by AgentLab
+	EventTokenCreate What = "token_create" // a token was made; the detail is its id and name
+	EventTokenRevoke What = "token_revoke" // a token was revoked; the detail is its id and name
+	EventCall        What = "call"         // a tool was called, or a terminal opened; the detail is the outcome
+	EventRead        What = "read"         // a resource was read; the detail is the outcome
+	EventTransfer    What = "transfer"     // a file was moved by URL; the detail is the outcome
+	EventRefused     What = "refused"      // a principal was refused calls for a limit, which the detail is; the arguments say how many
+)
+
 // Event is one line of the record of what happened. It never holds what a
 // command or a file contained.
 type Event struct {
@@ -147,7 +167,7 @@ type Event struct {
 	At        time.Time
 	Sandbox   string
 	Principal string // empty for ourselves
-	What      string // "create", "claim", "trust", "state", "extend", "resize", "migrate", "token_create", "token_revoke", "call", "read", "transfer" or "refused"
+	What      What
 	From, To  State  // of a change of state
 	Detail    string // reason or outcome; of what was refused, the limit
 	Duration  time.Duration

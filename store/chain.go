@@ -36,7 +36,7 @@ func (r row) chained(prev []byte) []byte {
 	text(string(prev))
 	number(r.Seq)
 	number(stamp(r.At))
-	for _, s := range []string{r.Sandbox, r.Principal, r.What, string(r.From), string(r.To), r.Detail} {
+	for _, s := range []string{r.Sandbox, r.Principal, string(r.What), string(r.From), string(r.To), r.Detail} {
 		text(s)
 	}
 	number(int64(r.Duration))

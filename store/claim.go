@@ -60,7 +60,7 @@ func (db *DB) handOver(ctx context.Context, tx *sql.Tx, member, to sessions.Sand
 		return kept, err
 	}
 	return kept, db.addEvent(ctx, tx, sessions.Event{
-		At: ch.At, Sandbox: kept.ID, Principal: ch.By, What: "claim", From: sessions.Ready, To: kept.State, Detail: pool,
+		At: ch.At, Sandbox: kept.ID, Principal: ch.By, What: sessions.EventClaim, From: sessions.Ready, To: kept.State, Detail: pool,
 	})
 }
 
@@ -88,7 +88,7 @@ func (db *DB) Trust(ctx context.Context, sb sessions.Sandbox, ch sessions.Change
 		if kept, err = find(ctx, tx, sb.ID); err != nil {
 			return err
 		}
-		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, What: "trust", From: was.State, To: sb.State, Detail: ch.Reason})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, What: sessions.EventTrust, From: was.State, To: sb.State, Detail: ch.Reason})
 	})
 	return kept, err
 }

@@ -25,7 +25,7 @@ const pruneBatch = 2000
 
 // Log appends an event.
 func (db *DB) Log(ctx context.Context, e sessions.Event) error {
-	return db.tx(ctx, "log "+e.What, func(tx *sql.Tx) error { return db.addEvent(ctx, tx, e) })
+	return db.tx(ctx, "log "+string(e.What), func(tx *sql.Tx) error { return db.addEvent(ctx, tx, e) })
 }
 
 // addEvent appends an event in the transaction of the change that it is of.

@@ -33,7 +33,7 @@ func (db *DB) Resize(ctx context.Context, id string, size sessions.Size, quota s
 		if ch.Reason != "" {
 			detail += ": " + ch.Reason
 		}
-		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "resize", Detail: detail})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: sessions.EventResize, Detail: detail})
 	})
 	return sb, err
 }

@@ -55,7 +55,7 @@ func (db *DB) insert(ctx context.Context, tx *sql.Tx, sb sessions.Sandbox, ch se
 	if err != nil {
 		return sb, err
 	}
-	return sb, db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: "create", To: sb.State, Detail: ch.Reason})
+	return sb, db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: sb.ID, Principal: ch.By, What: sessions.EventCreate, To: sb.State, Detail: ch.Reason})
 }
 
 // Sandbox returns one record.
@@ -162,7 +162,7 @@ func (db *DB) Move(ctx context.Context, id string, to sessions.State, ch session
 		if err != nil {
 			return err
 		}
-		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "state", From: from, To: to, Detail: ch.Reason})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: sessions.EventState, From: from, To: to, Detail: ch.Reason})
 	})
 	return sb, err
 }
@@ -207,7 +207,7 @@ func (db *DB) SetEnd(ctx context.Context, id string, end time.Time, ch sessions.
 		if sb, err = find(ctx, tx, id); err != nil {
 			return err
 		}
-		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: "extend", Detail: end.Format(time.RFC3339)})
+		return db.addEvent(ctx, tx, sessions.Event{At: ch.At, Sandbox: id, Principal: ch.By, What: sessions.EventExtend, Detail: end.Format(time.RFC3339)})
 	})
 	return sb, err
 }

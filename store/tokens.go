@@ -34,7 +34,7 @@ func (db *DB) AddToken(ctx context.Context, t auth.Token, by string) error {
 		if err != nil {
 			return err
 		}
-		return db.addEvent(ctx, tx, tokenEvent(t, "token_create", t.Created, by))
+		return db.addEvent(ctx, tx, tokenEvent(t, sessions.EventTokenCreate, t.Created, by))
 	})
 }
 
@@ -72,7 +72,7 @@ func (db *DB) RevokeTokens(ctx context.Context, ref string, at time.Time, by str
 			if _, err := tx.ExecContext(ctx, "UPDATE tokens SET revoked_at = ? WHERE id = ?", stamp(at), t.ID); err != nil {
 				return err
 			}
-			if err := db.addEvent(ctx, tx, tokenEvent(t, "token_revoke", at, by)); err != nil {
+			if err := db.addEvent(ctx, tx, tokenEvent(t, sessions.EventTokenRevoke, at, by)); err != nil {
 				return err
 			}
 		}
@@ -92,7 +92,7 @@ func (db *DB) TokenUsed(ctx context.Context, id string, at time.Time) error {
 	})
 }
 
-func tokenEvent(t auth.Token, what string, at time.Time, by string) sessions.Event {
+func tokenEvent(t auth.Token, what sessions.What, at time.Time, by string) sessions.Event {
 	return sessions.Event{At: at, Principal: by, What: what, Detail: t.ID + " " + t.Name}
 }
 

@@ -26,7 +26,7 @@ type Event struct {
 
 func viewEvent(e sessions.Event) Event {
 	return Event{
-		Seq: e.Seq, Time: e.At.UTC().Format(time.RFC3339Nano), Principal: e.Principal, Sandbox: e.Sandbox, What: e.What, Tool: e.Tool,
+		Seq: e.Seq, Time: e.At.UTC().Format(time.RFC3339Nano), Principal: e.Principal, Sandbox: e.Sandbox, What: string(e.What), Tool: e.Tool,
 		From: string(e.From), To: string(e.To), Detail: e.Detail, Micros: e.Duration.Microseconds(), Arguments: e.Arguments, Hash: hex.EncodeToString(e.Hash),
 	}
 }

@@ -59,7 +59,7 @@ func (s store) Resize(ctx context.Context, id string, size sessions.Size, quota 
 }
 
 func (s store) Log(ctx context.Context, e sessions.Event) error {
-	return s.points.Around("store log "+strings.ReplaceAll(e.What, "_", " "), func() error { return s.Store.Log(ctx, e) })
+	return s.points.Around("store log "+strings.ReplaceAll(string(e.What), "_", " "), func() error { return s.Store.Log(ctx, e) })
 }
 
 func (s store) Prune(ctx context.Context, before time.Time, keepEvents int) (bool, error) {
