@@ -9,9 +9,13 @@ import (
 // Pool says how many machines of a profile are kept ready for whoever asks next.
 // The tags are the keys of its YAML, below pool.
 type Pool struct {
-	Size   int           `yaml:"size"`    // 0 is none
-	MaxAge time.Duration `yaml:"max_age"` // from the beginning of its making; then a machine that nobody wanted is replaced
-	Burst  int           `yaml:"burst"`   // how many may be made at once
+	// machines of this profile that are kept ready for whoever asks next, 0 to 64; docs/pool.md says what that costs
+	// and gives
+	Size int `yaml:"size"`
+	// after which one that nobody wanted is replaced, `1m` to `168h`
+	MaxAge time.Duration `yaml:"max_age"`
+	// how many of them may be made at once, 1 to 64
+	Burst int `yaml:"burst"`
 }
 
 // maxPool is the largest Size.

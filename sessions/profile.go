@@ -9,27 +9,50 @@ import (
 	"time"
 )
 
-// Profile is a named recipe for sandboxes. The tags are the keys of its YAML.
+// Profile is a named recipe for sandboxes. The tags are the keys of its YAML, and
+// the comments what docs/configuration.md says of them. Root is in the syntax of the
+// backend; User is whom commands run as that don't say.
 type Profile struct {
-	Name        string        `yaml:"name"`
-	Description string        `yaml:"description"` // one line, shown to agents
-	Backend     string        `yaml:"backend"`     // "local"
-	Root        string        `yaml:"root"`        // what its machines are made from, in the backend's syntax; empty is its default
-	Cores       int           `yaml:"cores"`
-	MemoryMB    int           `yaml:"memory_mb"`
-	DiskMB      int           `yaml:"disk_mb"`
-	MaxCores    int           `yaml:"max_cores"` // the most that a request may ask for
-	MaxMemoryMB int           `yaml:"max_memory_mb"`
-	MaxDiskMB   int           `yaml:"max_disk_mb"`
-	MaxProcs    int           `yaml:"max_procs"`    // processes and threads in the guest
-	Network     string        `yaml:"network"`      // "none"
-	TTL         time.Duration `yaml:"ttl"`          // lifetime when the request names none
-	MinTTL      time.Duration `yaml:"min_ttl"`      // the shortest that a request may ask for
-	MaxTTL      time.Duration `yaml:"max_ttl"`      // from creation; extensions never pass it
-	IdleTimeout time.Duration `yaml:"idle_timeout"` // it ends when nobody has used it for that long; 0 is never
-	User        string        `yaml:"user"`         // whom commands run as that don't say
-	Shell       []string      `yaml:"shell"`        // what a command line is given to as last argument
-	Pool        Pool          `yaml:"pool"`
+	// must be that of the file. By default the file's.
+	Name string `yaml:"name"`
+	// one line, shown to agents
+	Description string `yaml:"description"`
+	// who makes the machine: `local` or `proxmox`
+	Backend string `yaml:"backend"`
+	// what it is made from; empty is the host's `/usr /bin /sbin /lib*`, read-only. Else the absolute path of a
+	// directory or a tar
+	Root string `yaml:"root"`
+	// CPUs
+	Cores int `yaml:"cores"`
+	// memory in MiB
+	MemoryMB int `yaml:"memory_mb"`
+	// what it may write, in MiB
+	DiskMB int `yaml:"disk_mb"`
+	// the most that a request may ask for. By default 4 x `cores`.
+	MaxCores int `yaml:"max_cores"`
+	// the most that a request may ask for. By default 4 x `memory_mb`.
+	MaxMemoryMB int `yaml:"max_memory_mb"`
+	// the most that a request may ask for. By default 4 x `disk_mb`.
+	MaxDiskMB int `yaml:"max_disk_mb"`
+	// processes and threads
+	MaxProcs int `yaml:"max_procs"`
+	// `none`; of `proxmox` also `internet`, a card on the bridge with an address from DHCP
+	Network string `yaml:"network"`
+	// lifetime when the request names none
+	TTL time.Duration `yaml:"ttl"`
+	// the shortest that a request may ask for
+	MinTTL time.Duration `yaml:"min_ttl"`
+	// lifetime from creation that no extension passes
+	MaxTTL time.Duration `yaml:"max_ttl"`
+	// a sandbox that nobody has used for that long is destroyed, though its end has not come; at least `1s`, at most
+	// `max_ttl`, `0s` is never. See docs/configuration.md#idle-sandboxes
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// the user that cloud-init makes and SSH logs in as
+	User string `yaml:"user"`
+	// what a command line is given to as last argument
+	Shell []string `yaml:"shell"`
+	// what is kept ready
+	Pool Pool `yaml:"pool"`
 
 	// Problem is why it can't be used: what is wrong with its file, and where.
 	// Then it has but a name besides.

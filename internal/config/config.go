@@ -21,40 +21,37 @@ import (
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
-// Config is the content of config.yaml. docs/configuration.md explains each key.
+// Config is the content of config.yaml. The comments of fields with keys, here and
+// below, are what docs/configuration.md says of them: see internal/reference.
 type Config struct {
-	// LogLevel is the least level that is logged: debug, info, warn or error.
+	// `debug`, `info`, `warn` or `error`
 	LogLevel string `yaml:"log_level"`
-	// IdleExit is how long a daemon that was started by a client stays when it
-	// has neither sandbox nor client. At least 1s.
+	// how long a daemon that was started by a client stays when it has neither sandbox nor client, nor machines made
+	// ahead; at least `1s`
 	IdleExit time.Duration `yaml:"idle_exit"`
-	// Grace is how long calls may go on when the daemon ends, up to 2m.
+	// how long calls may go on when the daemon ends, while it refuses new ones; more than `0s`, at most `2m`
 	Grace time.Duration `yaml:"grace"`
-	// ReconcileEvery is how often the records are compared with the machines
-	// there are. At least 1s.
+	// how often records are compared with the machines there are, to remove what a crash left; at least `1s`
 	ReconcileEvery time.Duration `yaml:"reconcile_every"`
-	// DefaultProfile names the profile of a sandbox that asks for none.
+	// the profile of a sandbox that asks for none
 	DefaultProfile string `yaml:"default_profile"`
 
-	// QuotaSandboxes limits the sandboxes of one user at a time. 0 is no limit.
+	// sandboxes of one user at a time; `0` is no limit
 	QuotaSandboxes int `yaml:"quota_sandboxes"`
-	// QuotaMemoryMB limits the memory in MiB of all sandboxes of one user
-	// together, by their profiles. 0 is no limit.
+	// memory of all sandboxes of one user together in MiB, by their profiles; `0` is no limit
 	QuotaMemoryMB int `yaml:"quota_memory_mb"`
-	// SandboxMaxCalls limits the calls that work in one sandbox at a time, 1 to
-	// 10000.
+	// calls that work in one sandbox at a time, 1 to 10000; a command in the background is none
 	SandboxMaxCalls int `yaml:"sandbox_max_calls"`
 
-	// LocalRunsc is the path of gVisor's runsc. Empty is the one beside our
-	// binary, else the one on PATH.
+	// path of gVisor's `runsc`; empty is the one beside `agentlab`, else the one on `PATH`
 	LocalRunsc string `yaml:"local_runsc"`
-	// LocalGuest is the path of agentlab-guest. Empty is as for LocalRunsc.
+	// path of `agentlab-guest`; empty is as for `local_runsc`
 	LocalGuest string `yaml:"local_guest"`
-	// LocalPlatform is gVisor's platform: systrap, kvm or ptrace.
+	// gVisor's platform: `systrap`, `kvm` (needs `/dev/kvm`) or `ptrace` (slow)
 	LocalPlatform string `yaml:"local_platform"`
 
-	// MetricsListen is the IP:PORT, of the loopback, of /healthz, /readyz and
-	// /metrics. Empty is nowhere.
+	// `IP:PORT` of the loopback, such as `127.0.0.1:9464`, for `/healthz`, `/readyz` and `/metrics`, which
+	// docs/metrics.md explains; empty is none
 	MetricsListen string `yaml:"metrics_listen"`
 
 	// Traces is where traces are sent.

@@ -3,7 +3,6 @@ package config_test
 import (
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -183,28 +182,6 @@ func TestALongFileIsRefused(t *testing.T) {
 	if _, err := config.Load(file); err == nil || !strings.Contains(err.Error(), "at most 1 MiB") {
 		t.Errorf("error %v, want one that says the most", err)
 	}
-}
-
-func TestTheDocumentNamesEveryKey(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "configuration.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var check func(reflect.Type, string)
-	check = func(typ reflect.Type, within string) {
-		for field := range typ.Fields() {
-			switch key := field.Tag.Get("yaml"); {
-			case key == ",inline":
-				check(field.Type, within)
-			case field.Type == reflect.TypeFor[sessions.Pool]():
-				check(field.Type, key+".")
-			case key != "-" && !strings.Contains(string(doc), "| `"+within+key+"` |"):
-				t.Errorf("docs/configuration.md has no row for %s%s of %s", within, key, typ.Name())
-			}
-		}
-	}
-	check(reflect.TypeFor[config.Config](), "")
-	check(reflect.TypeFor[config.Profile](), "")
 }
 
 func TestOAuth(t *testing.T) {

@@ -10,33 +10,40 @@ import (
 	"time"
 )
 
-// HTTP is how the daemon serves over HTTP, which it does if Listen is set.
+// HTTP is how the daemon serves over HTTP, which it does if Listen is set. All
+// requests of one principal that are being served have 96 MiB, so that one of more
+// than that would never be.
 type HTTP struct {
-	// Listen is HOST:PORT.
+	// `HOST:PORT`. An address that is not of the loopback needs TLS and tokens, or the daemon does not start
 	Listen string `yaml:"http_listen"`
-	// Auth is "token", or "none" for whoever can connect to a loopback address.
+	// who may ask: `token`, whoever has one of `agentlab token` or of `oauth_issuer`, or `none`, whoever can
+	// connect, who is then taken for the daemon's user. That may be any user of this machine, and is possible on the
+	// loopback only
 	Auth string `yaml:"http_auth"`
-	// TLSCert and TLSKey are the absolute paths of files in PEM: our certificate
-	// with those between it and one that clients trust, and its private key.
+	// absolute path of the certificate in PEM, with those between it and one that clients trust; read anew when it
+	// changes
 	TLSCert string `yaml:"http_tls_cert"`
-	TLSKey  string `yaml:"http_tls_key"`
-	// PublicURL is where clients find us, without the path of an endpoint.
+	// absolute path of its private key; one that others can read is refused
+	TLSKey string `yaml:"http_tls_key"`
+	// where clients find us, without `/mcp`, if a proxy stands between: `https://agentlab.example.org`
 	PublicURL string `yaml:"http_public_url"`
-	// AllowedHosts are the names that we may be asked for, with or without a port.
+	// names that clients may ask for, `HOST` or `HOST:PORT`, beside that of `http_public_url`. On the loopback
+	// `localhost` and its addresses always are; elsewhere an empty list is any
 	AllowedHosts []string `yaml:"http_allowed_hosts"`
-	// AllowedOrigins are the origins of web pages that may ask: SCHEME://HOST[:PORT].
+	// web pages of others that may ask: `https://app.example.org`
 	AllowedOrigins []string `yaml:"http_allowed_origins"`
 
-	// RateLimit limits the requests a second of one principal. 0 is no limit.
+	// requests a second of one principal on average, ten times as many at once; `0` is no limit. What comes faster
+	// than five times as often waits for its turn, also what is then refused, so that others don't notice
 	RateLimit int `yaml:"http_rate_limit"`
-	// MaxCalls limits the calls of one principal at a time. 0 is no limit.
+	// calls of one principal at a time; `0` is no limit
 	MaxCalls int `yaml:"http_max_calls"`
-	// MaxBodyMB limits a request in MiB. All that are being served of one
-	// principal have 96 MiB, so that one of more would never be.
+	// size of a request in MiB, at most `96`
 	MaxBodyMB int `yaml:"http_max_body_mb"`
-	// MaxConnections limits the connections at a time. On more all is refused.
+	// connections at a time; what is asked on more is refused with 503. Half of them can be streams that one
+	// principal listens to
 	MaxConnections int `yaml:"http_max_connections"`
-	// SessionTTL is for how long a session lives that is not used.
+	// for how long a session that is not used lives
 	SessionTTL time.Duration `yaml:"http_session_ttl"`
 }
 

@@ -17,16 +17,14 @@ import (
 // OAuth is whose tokens count beside those of the installation. Nothing of it
 // needs to be set: then no others do.
 type OAuth struct {
-	// Issuer is the URL of an identity provider, exactly as it stands in the
-	// claim iss of its tokens.
+	// URL of an identity provider, exactly as it stands in the claim `iss` of its tokens; empty is none
 	Issuer string `yaml:"oauth_issuer"`
-	// Audience is what its tokens for this installation have in the claim aud.
+	// what the claim `aud` of a token must be or have; needed with `oauth_issuer`
 	Audience string `yaml:"oauth_audience"`
-	// Scopes says which of its scopes is which of ours, each as THEIRS=OURS.
-	// Empty is that they have the same names.
+	// which of its scopes is which of ours: `["labs.use=sandbox:write", "labs.look=sandbox:read"]`; all others are
+	// ignored. By default same names.
 	Scopes []string `yaml:"oauth_scopes"`
-	// TLSCA is the absolute path of a file of PEM certificates, one of which
-	// must have signed the issuer's. Empty is what the system trusts.
+	// absolute path of a file of PEM certificates for the issuer; empty is what the system trusts
 	TLSCA string `yaml:"oauth_tls_ca"`
 }
 

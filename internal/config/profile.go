@@ -17,12 +17,19 @@ import (
 type Profile struct {
 	sessions.Profile `yaml:",inline"`
 
-	Extends string `yaml:"extends"` // name of the profile whose keys it has that it does not name
+	// the profile that it stands on
+	Extends string `yaml:"extends"`
 
-	Template string `yaml:"template"` // name or VMID; empty is proxmox_template
-	Clone    string `yaml:"clone"`    // linked or full
-	Storage  string `yaml:"storage"`  // of a full clone; empty is the template's
-	Channel  string `yaml:"channel"`  // ssh, agent or auto
+	// what machines are clones of: a name, which may be that of several templates on several nodes, or a VMID. By
+	// default `proxmox_template`.
+	Template string `yaml:"template"`
+	// `linked`, or `full`, which copies the disk
+	Clone string `yaml:"clone"`
+	// storage of a full clone. By default the template's.
+	Storage string `yaml:"storage"`
+	// how the inside is reached: `ssh`, `agent` (the QEMU guest agent, which needs no network) or `auto`, SSH if it
+	// can be reached
+	Channel string `yaml:"channel"`
 }
 
 // backendKeys are the keys that only one backend has.
@@ -30,6 +37,9 @@ var backendKeys = map[string]string{
 	"root": "local", "max_procs": "local",
 	"template": "proxmox", "clone": "proxmox", "storage": "proxmox", "channel": "proxmox", "user": "proxmox",
 }
+
+// BackendOf returns the backend that alone has a key of profiles; empty is that all have.
+func BackendOf(key string) string { return backendKeys[key] }
 
 // backendNetworks are the network modes of each backend.
 var backendNetworks = map[string][]string{"local": {"none"}, "proxmox": {"none", "internet"}}

@@ -19,49 +19,47 @@ import (
 const TokenEnv = "AGENTLAB_PROXMOX_API_TOKEN"
 
 // Proxmox is how a Proxmox VE is reached and which part of it is for
-// sandboxes. Nothing of it needs to be set as long as no profile uses it.
+// sandboxes. Nothing of it needs to be set as long as no profile uses it. The token
+// may be elsewhere than in APIToken: ask [Proxmox.Token] for it.
 type Proxmox struct {
-	// Backend is how calls are made: api, over HTTPS with a token, or shell, by
-	// pvesh as root on a node.
+	// how Proxmox is reached: `api`, over HTTPS with a token, or `shell`, by `pvesh` as root on a node
 	Backend string `yaml:"proxmox_backend"`
 
-	// APIURL is that of any node: https://HOST:8006.
+	// `https://HOST:8006` of any node; the whole cluster is used through it
 	APIURL string `yaml:"proxmox_api_url"`
-	// APIToken is USER@REALM!NAME=SECRET. Ask Token for it: it may be elsewhere.
+	// `USER@REALM!NAME=SECRET`; a file with it that others can read is refused
 	APIToken redact.String `yaml:"proxmox_api_token"`
-	// APITokenFile is the absolute path of a file with nothing but the token.
+	// absolute path of a file with nothing but the token; one that others can read is refused
 	APITokenFile string `yaml:"proxmox_api_token_file"`
 
-	// TLSCA is the absolute path of a file of PEM certificates, one of which
-	// must have signed the server's.
+	// absolute path of a file of PEM certificates, such as a copy of `/etc/pve/pve-root-ca.pem`; of this and the
+	// next two only one can be set, none is what the system trusts
 	TLSCA string `yaml:"proxmox_tls_ca"`
-	// TLSFingerprint is the SHA-256 of the server's certificate in hex.
+	// SHA-256 of the node's certificate as Proxmox shows it: *node*, System, Certificates
 	TLSFingerprint string `yaml:"proxmox_tls_fingerprint"`
-	// TLSInsecure takes any certificate: whoever is on the way gets the token.
+	// `true` takes any certificate, so that anybody on the way gets the token; it is warned of at each start
 	TLSInsecure bool `yaml:"proxmox_tls_insecure"`
 
-	// SSH is the node on which the shell is, [root@]HOST[:PORT]. Empty is this host.
+	// of `shell`: the node, as `HOST`, `HOST:PORT` or `root@HOST`; empty is this host, where the daemon must be root
 	SSH string `yaml:"proxmox_ssh"`
-	// SSHKey is the absolute path of our private key, which has no passphrase.
-	// Empty is id_ed25519 in .ssh of our home directory.
+	// absolute path of a private key without passphrase; empty is `~/.ssh/id_ed25519`
 	SSHKey string `yaml:"proxmox_ssh_key"`
-	// SSHKnownHosts is the absolute path of the file with the node's host key.
-	// Empty is known_hosts in .ssh of our home directory.
+	// absolute path of the file with the node's host key; empty is `~/.ssh/known_hosts`
 	SSHKnownHosts string `yaml:"proxmox_ssh_known_hosts"`
 
-	// Node is the only one on which machines are made; empty is all.
+	// the only node on which sandboxes are made; empty is all that have the template. It does not matter for how
+	// Proxmox is reached
 	Node string `yaml:"proxmox_node"`
-	// Pool is where machines are made.
+	// the pool that sandboxes are made in
 	Pool string `yaml:"proxmox_pool"`
-	// VMIDs are what machines get their ids from.
+	// where they get their VMIDs from
 	VMIDs VMIDs `yaml:"proxmox_vmid_range"`
-	// Template is that of profiles that name none: a name or a VMID.
+	// template of the profiles that name none: a name or a VMID
 	Template string `yaml:"proxmox_template"`
-	// Bridge is what the first network card of machines that have a network is
-	// connected to; empty is the template's.
+	// what sandboxes with a network are connected to; empty is the template's
 	Bridge string `yaml:"proxmox_bridge"`
-	// PowerOffAfter is how long after its end a machine powers itself off if it was
-	// neither destroyed nor given another end, 1m to 24h.
+	// how long after its end a sandbox powers itself off if nobody came to destroy it, `1m` to `24h`:
+	// docs/proxmox.md#when-nobody-comes
 	PowerOffAfter time.Duration `yaml:"proxmox_power_off_after"`
 }
 

@@ -11,8 +11,8 @@ import (
 
 // Traces is where traces of requests are sent.
 type Traces struct {
-	// Endpoint is the http:// or https:// address of an OTLP collector, without
-	// /v1/traces. Empty is what OpenTelemetry's own variables say, or nowhere.
+	// address of a collector of OpenTelemetry that traces of requests are sent to, such as `http://127.0.0.1:4318`;
+	// empty is what its own variables say, or none: docs/traces.md
 	Endpoint string `yaml:"otlp_endpoint"`
 }
 
