@@ -41,20 +41,26 @@ var (
 
 func newCounts(r *prometheus.Registry) counts {
 	c := counts{
-		calls:     measure(r, "agentlab_tool_call", "Calls of tools", callBuckets, "tool"),
-		transfers: measure(r, "agentlab_transfer", "Requests that move files by URL", transferBuckets, "direction"),
-		moved:     count("agentlab_transfer_bytes_total", "Bytes of files that were moved by URL.", "direction"),
-		creates:   measure(r, "agentlab_sandbox_create", "Makings of sandboxes", machineBuckets, "backend"),
-		destroys:  measure(r, "agentlab_sandbox_destroy", "Tries to remove the machine of a sandbox", machineBuckets, "backend"),
-		requests:  measure(r, "agentlab_backend_request", "Calls of the API of a backend", callBuckets, "backend", "call"),
-		steps:     measure(r, "agentlab_sandbox_step", "Steps of the making of sandboxes", machineBuckets, "backend", "step"),
-		moves:     count("agentlab_sandbox_state_changes_total", "Changes of the state of sandboxes.", "backend", "state"),
+		calls: measure(r, "agentlab_tool_call", "calls of tools that have ended. What was refused before it reached a tool, such as a call of one that there is not, is none",
+			"how long calls of tools took, from 5 ms to 2 min", callBuckets, "tool"),
+		transfers: measure(r, "agentlab_transfer", "requests that move files by URL, `upload` or `download`, and have ended; a part is one. The outcome may also be `interrupted` (the client went away, or sent or read nothing for too long) or `revoked`",
+			"how long requests that move files by URL took, from 10 ms to 30 min", transferBuckets, "direction"),
+		moved: count("agentlab_transfer_bytes_total", "bytes of files that were moved by URL, also by requests that failed then", "direction"),
+		creates: measure(r, "agentlab_sandbox_create", "makings of sandboxes that have ended; `not_found` is that it was destroyed meanwhile",
+			"from the request for a sandbox until it was ready or that had failed, from 0.1 s to 5 min", machineBuckets, "backend"),
+		destroys: measure(r, "agentlab_sandbox_destroy", "tries to remove a machine; one that fails is repeated, except for `not_ours`",
+			"how long tries to remove a machine took, from 0.1 s to 5 min", machineBuckets, "backend"),
+		requests: measure(r, "agentlab_backend_request", "calls of the API of a Proxmox, each time that one is made; a call is such as `POST nodes/qemu/clone`, without the names of nodes, machines, tasks and volumes. The outcome is `ok`, or what kind of failure it was, such as `permission denied`, `not authenticated`, `unreachable`, `certificate not trusted`, `no quorum`. `not found` need not be one: that is how a machine is seen to be gone",
+			"how long calls of the API of a Proxmox took, from 5 ms to 2 min", callBuckets, "backend", "call"),
+		steps: measure(r, "agentlab_sandbox_step", "steps of making sandboxes that have ended: the `wait` for a slot, to `provision` the machine and start it, the `boot` until a command could be run in it; of one that was made ahead only the `handover`",
+			"how long the steps of making sandboxes took, from 0.1 s to 5 min", machineBuckets, "backend", "step"),
+		moves: count("agentlab_sandbox_state_changes_total", "changes of the state of sandboxes, by the new one, those of pools too. A request (`REQUESTED`) and a claim from a pool (`BOOTING`) are no change", "backend", "state"),
 		lives: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "agentlab_sandbox_lifetime_seconds", Help: "From the request for a sandbox to its end.", Buckets: lifeBuckets,
+			Name: "agentlab_sandbox_lifetime_seconds", Help: "from the request for a sandbox to its end, from 1 min to a week; the state is that in which it ended: `TIMEOUT`, `FAILED` or `DESTROYING`. Those of pools are among them", Buckets: lifeBuckets,
 		}, []string{"backend", "state"}),
-		refusals:  count("agentlab_limit_refusals_total", "Requests refused for a limit of who asks.", "limit"),
-		strangers: count("agentlab_authentication_failures_total", "Requests over HTTP of somebody unknown.", "reason"),
-		claims:    count("agentlab_pool_claims_total", "Requests that a machine made ahead would do for.", "profile", "outcome"),
+		refusals:  count("agentlab_limit_refusals_total", "requests refused for a limit of who asks: `rate`, `calls`, `connection_calls`, `streams`, `bodies`, `subscriptions`, `connections`. A quota of sandboxes is an outcome of `create_sandbox`", "limit"),
+		strangers: count("agentlab_authentication_failures_total", "requests over HTTP of somebody unknown: with a token that is `missing` or `invalid`, or that could not be checked (`unavailable`), or with a URL of a file that is not valid (`ticket`)", "reason"),
+		claims:    count("agentlab_pool_claims_total", "requests that a machine of the profile's pool would do for: `warm`, with one that was handed over, `cold`, since there was none, or `failed`, with one that could not be handed over and was replaced by another", "profile", "outcome"),
 	}
 	r.MustRegister(c.moves, c.lives, c.moved, c.refusals, c.strangers, c.claims)
 	return c
@@ -65,11 +71,11 @@ func count(name, help string, labels ...string) *prometheus.CounterVec {
 }
 
 // measure returns what is measured under a name in the singular.
-func measure(r *prometheus.Registry, name, what string, buckets []float64, labels ...string) measured {
+func measure(r *prometheus.Registry, name, ended, took string, buckets []float64, labels ...string) measured {
 	m := measured{
-		ended: count(name+"s_total", what+" that have ended.", append(labels, "outcome")...),
+		ended: count(name+"s_total", ended, append(labels, "outcome")...),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: name + "_duration_seconds", Help: what + ": how long they took.", Buckets: buckets,
+			Name: name + "_duration_seconds", Help: took, Buckets: buckets,
 		}, labels),
 	}
 	r.MustRegister(m.ended, m.took)

@@ -3,17 +3,15 @@ package obs_test
 import (
 	"context"
 	"net/http"
-	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/agentlab-mcp/agentlab/internal/reference"
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
 
@@ -205,21 +203,10 @@ func everything(t *testing.T) string {
 	return f.metrics()
 }
 
-// The document has every metric, with type and labels, and no other.
-func TestTheDocumentNamesEveryMetric(t *testing.T) {
+// The document says of every metric what it says of itself when it is scraped.
+func TestReferenceOfMetrics(t *testing.T) {
 	body := everything(t)
-	doc, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `(agentlab_\\w+)` \\| (\\w+) \\|([^|]*)\\|").FindAllStringSubmatch(string(doc), -1) {
-		want = append(want, strings.Join(strings.Fields(row[1]+" "+row[2]+" "+strings.NewReplacer("`", "", ",", "").Replace(row[3])), " "))
-	}
-	slices.Sort(want)
-	if diff := cmp.Diff(want, families(body)); diff != "" {
-		t.Errorf("metrics (-documented +served):\n%s", diff)
-	}
+	reference.Keep(t, "../..", "metrics.md", "metrics", families(body))
 	for _, library := range []string{"go_goroutines", "process_resident_memory_bytes"} {
 		if !strings.Contains(body, "\n"+library+" ") {
 			t.Errorf("there is no %s", library)
@@ -231,23 +218,19 @@ func TestTheDocumentNamesEveryMetric(t *testing.T) {
 	}
 }
 
-// families returns what a scrape has, as "name type label...", without what
-// libraries measure of a process.
-func families(body string) []string {
-	var all []string
-	for _, typ := range regexp.MustCompile(`(?m)^# TYPE (\w+) (\w+)$`).FindAllStringSubmatch(body, -1) {
-		if strings.HasPrefix(typ[1], "go_") || strings.HasPrefix(typ[1], "process_") {
-			continue
-		}
-		family := typ[1] + " " + typ[2]
-		sample := regexp.MustCompile(`(?m)^` + typ[1] + `(?:_count)?(?:\{(.*)\})? `).FindStringSubmatch(body)
+// families is a table of what a scrape has, without what libraries measure of a
+// process.
+func families(body string) string {
+	table := reference.Head("metric", "type", "labels", "meaning")
+	for _, m := range regexp.MustCompile(`(?m)^# HELP (agentlab_\w+) (.+)\n# TYPE \w+ (\w+)$`).FindAllStringSubmatch(body, -1) {
+		sample := regexp.MustCompile(`(?m)^` + m[1] + `(?:_count)?(?:\{(.*)\})? `).FindStringSubmatch(body)
+		var labels []string
 		for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(sample[1], -1) {
-			family += " " + label[1]
+			labels = append(labels, "`"+label[1]+"`")
 		}
-		all = append(all, family)
+		table += reference.Row("`"+m[1]+"`", m[3], strings.Join(labels, ", "), m[2])
 	}
-	slices.Sort(all)
-	return all
+	return table
 }
 
 // Scrapes that take long don't pile up.

@@ -74,13 +74,13 @@ func New(d Daemon) *Watch {
 	w := &Watch{daemon: d, registry: prometheus.NewRegistry()}
 	w.counts = newCounts(w.registry)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "agentlab_build_info", Help: "1, with the version of the daemon.", ConstLabels: prometheus.Labels{"version": d.Version},
+		Name: "agentlab_build_info", Help: "1, with the version of the daemon", ConstLabels: prometheus.Labels{"version": d.Version},
 	})
 	build.Set(1)
 	w.registry.MustRegister(build, records{w}, room{d},
-		gauge("agentlab_clients", "MCP clients connected.", d.Clients.Conns),
-		gauge("agentlab_http_connections", "Connections over HTTP that are open.", d.Clients.HTTPConns),
-		gauge("agentlab_http_sessions", "Sessions over HTTP that have not ended.", d.Clients.HTTPSessions),
+		gauge("agentlab_clients", "MCP clients connected: over the socket, and over HTTP streams of 2024, sessions that have not ended, and from 2026-07-28 on, where there are none, requests being served", d.Clients.Conns),
+		gauge("agentlab_http_connections", "connections over HTTP that are open", d.Clients.HTTPConns),
+		gauge("agentlab_http_sessions", "sessions over HTTP that have not ended; from 2026-07-28 on there are none", d.Clients.HTTPSessions),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return w
 }

@@ -52,12 +52,12 @@ func (w *Watch) read(ctx context.Context, q sessions.Query) ([]sessions.Sandbox,
 type records struct{ *Watch }
 
 var (
-	readyDesc     = prometheus.NewDesc("agentlab_ready", "1 if the installation is open and its store can be read, else 0.", nil, nil)
-	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "Sandboxes that have or may have a machine.", []string{"backend", "state"}, nil)
-	overdueDesc   = prometheus.NewDesc("agentlab_sandboxes_overdue", "Sandboxes that have ended or should have, and whose machine is not removed yet.", []string{"backend"}, nil)
-	stuckDesc     = prometheus.NewDesc("agentlab_sandboxes_stuck", "Sandboxes that have ended and whose machine could not be removed when that was tried last.", []string{"backend", "reason"}, nil)
-	membersDesc   = prometheus.NewDesc("agentlab_pool_members", "Sandboxes that were made ahead and nobody has claimed yet.", []string{"profile", "state"}, nil)
-	lateDesc      = prometheus.NewDesc("agentlab_sandbox_overdue_seconds", "For how long the one of them that ended first is overdue.", []string{"backend"}, nil)
+	readyDesc     = prometheus.NewDesc("agentlab_ready", "1 if `/readyz` would say `200`, else 0", nil, nil)
+	sandboxesDesc = prometheus.NewDesc("agentlab_sandboxes", "sandboxes of all users, without those in pools, that have or may have a machine, as the store has them at the scrape; a state that none is in is left out, and all are while `agentlab_ready` is 0", []string{"backend", "state"}, nil)
+	overdueDesc   = prometheus.NewDesc("agentlab_sandboxes_overdue", "sandboxes that have ended, or should have, and whose machine is not removed yet", []string{"backend"}, nil)
+	stuckDesc     = prometheus.NewDesc("agentlab_sandboxes_stuck", "sandboxes whose machine could not be removed when that was tried last: `no_answer` (within 30 s), `unavailable`, `not_ours` (the machine does not bear our papers and is left alone), `store` (our own records can't be written) or `failed`. The log has a line when one becomes stuck, when the reason changes, and when it is gone; how long a try waits for the next is up to five minutes", []string{"backend", "reason"}, nil)
+	membersDesc   = prometheus.NewDesc("agentlab_pool_members", "machines made ahead that nobody has claimed yet; a state that none is in is left out", []string{"profile", "state"}, nil)
+	lateDesc      = prometheus.NewDesc("agentlab_sandbox_overdue_seconds", "for how long the sandbox that ended first is overdue; 0 if none is", []string{"backend"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

@@ -10,10 +10,10 @@ import (
 type room struct{ daemon Daemon }
 
 var (
-	waitingDesc = prometheus.NewDesc("agentlab_create_waiting", "Sandboxes that wait for a slot of their backend to be made.", []string{"backend"}, nil)
-	slotsDesc   = prometheus.NewDesc("agentlab_create_slots_free", "Slots of a backend in which nothing is made.", []string{"backend"}, nil)
-	freeDesc    = prometheus.NewDesc("agentlab_state_free_bytes", "What is free of the file system of the state directory.", nil, nil)
-	sizeDesc    = prometheus.NewDesc("agentlab_state_size_bytes", "How large the file system of the state directory is.", nil, nil)
+	waitingDesc = prometheus.NewDesc("agentlab_create_waiting", "sandboxes that are requested and stand in line for a slot of the backend", []string{"backend"}, nil)
+	slotsDesc   = prometheus.NewDesc("agentlab_create_slots_free", "how many more sandboxes the backend would begin to make at once", []string{"backend"}, nil)
+	freeDesc    = prometheus.NewDesc("agentlab_state_free_bytes", "what is free of the file system that the state directory is on, to the daemon's user", nil, nil)
+	sizeDesc    = prometheus.NewDesc("agentlab_state_size_bytes", "how large the file system is that the state directory is on", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
