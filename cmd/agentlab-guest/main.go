@@ -14,7 +14,17 @@
 //
 //	agentlab-guest dial DIR
 //
-// joins standard input and output to DIR/ssh.sock.
+// joins standard input and output to DIR/ssh.sock. What it serves can run more of
+// it as [guest.Program]:
+//
+//	agentlab-guest port N
+//
+// joins standard input and output to what listens on TCP port N of the machine
+// itself, after an empty line that says that something does, and
+//
+//	agentlab-guest sftp DIR
+//
+// speaks SFTP there; relative paths begin in DIR.
 package main
 
 import (
@@ -72,11 +82,15 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 		return daemon(ctx, dir, os.Stdin, log)
 	case "dial":
 		return dial(ctx, dir)
+	case "port":
+		return port(ctx, args[1])
+	case "sftp":
+		return serveFiles(ctx, dir)
 	}
 	return errUsage
 }
 
-var errUsage = errors.New("usage: agentlab-guest serve|start|dial DIR")
+var errUsage = errors.New("usage: agentlab-guest serve|start|dial|sftp DIR, or port N")
 
 // serveSocket serves whoever connects to the socket in dir until ctx ends.
 func serveSocket(ctx context.Context, dir string, seed guest.Seed, table *keep.Table, log *slog.Logger) error {

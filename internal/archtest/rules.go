@@ -104,7 +104,7 @@ func Architecture() Rules {
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},
 			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/guest/sshboot provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
-			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
+			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
 			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},
 			{"github.com/golang-jwt/jwt", "internal/auth", "who asks is found out in one place"},

@@ -127,6 +127,11 @@ const (
 	MaxStdin = 1 << 20  // bytes of StartOptions.Stdin and Input.Stdin
 )
 
+// Program is the name by which Run finds agentlab-guest itself, for what a machine
+// may lack a program for. In a machine without it that is ErrNoCommand, before
+// anything was read of Streams.Stdin.
+const Program = "agentlab-guest"
+
 // Cmd says what to run.
 type Cmd struct {
 	Args []string // the program, looked up on the guest's PATH, and its arguments

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,6 +94,32 @@ func testNoStart(t *testing.T, h Harness) {
 			}
 		})
 	}
+}
+
+// Where there is no agentlab-guest, that is said before any input is lost.
+func testOwnProgram(t *testing.T, h Harness) {
+	var errOut bytes.Buffer
+	in := &noted{}
+	exit, err := h.Conn.Run(within(t), guest.Cmd{Args: []string{guest.Program, "port", "none"}}, guest.Streams{Stdin: in, Stderr: &errOut})
+	if h.Own || err == nil {
+		check(t, err)
+		if exit.Code != 1 || !strings.Contains(errOut.String(), `port \"none\"`) {
+			t.Errorf("exit %+v, stderr %q", exit, errOut.String())
+		}
+		return
+	}
+	wantErr(t, err, guest.ErrNoCommand)
+	if in.read.Load() {
+		t.Error("input was read")
+	}
+}
+
+// noted is input that knows whether it was read.
+type noted struct{ read atomic.Bool }
+
+func (n *noted) Read([]byte) (int, error) {
+	n.read.Store(true)
+	return 0, io.EOF
 }
 
 func testStdin(t *testing.T, h Harness) {

@@ -25,6 +25,7 @@ type Harness struct {
 	Full   string // a directory of the guest with room for some 64 kB; empty if there is none
 	PID    int    // of the guest's server, if it runs on this machine: its memory is watched
 	Big    int64  // bytes of a big file; 0 is 1 GiB
+	Own    bool   // it has agentlab-guest
 	NoTTY  string // what the guest lacks to have terminals, as the error must say; empty if it has them
 }
 
@@ -41,6 +42,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"Streams", testStreams},
 		{"Environment", testEnvironment},
 		{"NoStart", testNoStart},
+		{"OwnProgram", testOwnProgram},
 		{"User", testUser},
 		{"StdinIsFed", testStdin},
 		{"Background", testBackground},

@@ -11,7 +11,7 @@ import (
 func TestContract(t *testing.T) {
 	guesttest.Run(t, func(t *testing.T) guesttest.Harness {
 		m := boot(t)
-		h := guesttest.Harness{Conn: m.conn(t), Dir: m.home, Break: m.cut}
+		h := guesttest.Harness{Conn: m.conn(t), Dir: m.home, Break: m.cut, Own: true}
 		check(t, run(t, h.Conn, "true"))
 		h.PID = m.guestPID(t)
 		if os.Getuid() == 0 {

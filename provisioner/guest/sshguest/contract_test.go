@@ -16,7 +16,7 @@ func TestContract(t *testing.T) {
 			uid = nobody
 		}
 		m := start(t, uid)
-		h := guesttest.Harness{Conn: m.conn(t), Dir: m.home, Break: m.cut, PID: m.pid, Denied: filepath.Join(m.dir, "..", "denied")}
+		h := guesttest.Harness{Conn: m.conn(t), Dir: m.home, Break: m.cut, PID: m.pid, Own: true, Denied: filepath.Join(m.dir, "..", "denied")}
 		check(t, os.WriteFile(h.Denied, []byte("secret"), 0o000))
 		if os.Getuid() == 0 {
 			h.Full = fullDisk(t, m)

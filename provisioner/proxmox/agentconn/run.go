@@ -30,6 +30,9 @@ func (c *Conn) Run(ctx context.Context, cmd guest.Cmd, std guest.Streams) (guest
 	if err := ctx.Err(); err != nil {
 		return guest.Exit{}, err
 	}
+	if len(cmd.Args) > 0 && cmd.Args[0] == guest.Program { // its input would be read before the guest says so
+		return guest.Exit{}, fmt.Errorf("run: %w: %s", guest.ErrNoCommand, guest.Program)
+	}
 	j := job{key: "r_" + newKey(), mode: "run", cmd: cmd, input: "none", tty: std.TTY}
 	if std.Stdin != nil {
 		j.input = "open"

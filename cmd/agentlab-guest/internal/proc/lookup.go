@@ -61,7 +61,11 @@ func (h *Host) prepare(cmd Cmd) (launch, error) {
 	}
 	l.mark = h.nonce + "-" + strconv.FormatInt(h.commands.Add(1), 10) + ";"
 	l.env = environment(user, cmd, l.mark)
-	l.path, err = lookPath(cmd.Args[0], l.dir, l.env)
+	if cmd.Args[0] == guest.Program {
+		l.path, err = os.Executable()
+	} else {
+		l.path, err = lookPath(cmd.Args[0], l.dir, l.env)
+	}
 	return l, err
 }
 
