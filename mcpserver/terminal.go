@@ -51,11 +51,14 @@ func (s *Server) terminal(ctx context.Context, src io.Reader, nc io.Writer) {
 
 func readRequest(src io.Reader) (req terminal.Request, err error) {
 	kind, part, err := terminal.Read(src)
-	if err == nil && kind != terminal.Start {
-		err = fmt.Errorf("kind %d, want %d first", kind, terminal.Start)
+	if err == nil && kind != terminal.Start && kind != terminal.Serve {
+		err = fmt.Errorf("kind %d, want %d or %d first", kind, terminal.Start, terminal.Serve)
 	}
 	if err == nil {
 		req, err = terminal.Decode[terminal.Request](part)
+	}
+	if err == nil && (kind == terminal.Serve) != (req.Service != nil) {
+		err = fmt.Errorf("kind %d, and its request is of the other", kind)
 	}
 	if err != nil {
 		return req, fmt.Errorf("terminal: %w", err)

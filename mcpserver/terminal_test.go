@@ -32,7 +32,8 @@ func TestTerminalIsGuarded(t *testing.T) {
 	}{
 		{sessions.ScopeRead, start, "refused", "terminal needs the scope sandbox:write", " refused"},
 		{sessions.ScopeWrite, start, "unavailable", "not usable until its operator mends it", " begun unavailable"},
-		{sessions.ScopeWrite, ask(func(w *terminal.Writer) { _ = w.Send(terminal.Input, nil) }).Bytes(), "invalid", "want 1 first", ""},
+		{sessions.ScopeWrite, ask(func(w *terminal.Writer) { _ = w.Send(terminal.Input, nil) }).Bytes(), "invalid", "want 1 or 10 first", ""},
+		{sessions.ScopeWrite, ask(func(w *terminal.Writer) { _ = w.SendJSON(terminal.Serve, terminal.Request{Sandbox: "sb-x"}) }).Bytes(), "invalid", "of the other", ""},
 		{sessions.ScopeWrite, ask(func(w *terminal.Writer) { _ = w.Send(terminal.Start, []byte("x")) }).Bytes(), "invalid", "malformed", ""},
 		{sessions.ScopeWrite, []byte("GET / HTTP/1.1\r\n\r\n"), "invalid", "malformed", ""},
 	} {

@@ -99,10 +99,14 @@ func (p *param) recordVariables(raw json.RawMessage) any {
 	if err != nil {
 		return digestOf(string(raw))
 	}
+	return recordSizes(values)
+}
+
+func recordSizes(variables map[string]string) any {
 	sizes := map[string]int{}
-	for name, v := range values {
+	for name, v := range variables {
 		if len(name) > enumLimit || !utf8.ValidString(name) {
-			return digestOf(string(raw))
+			return digestOf(string(mustMarshal(variables)))
 		}
 		sizes[redact.Text(name)] = len(v)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
+	"strconv"
 
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -35,16 +37,19 @@ func (t *Terminals) Run(ctx context.Context, req terminal.Request, std TerminalS
 	err = m.Use(ctx, req.Sandbox, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel() // ends the translation of sizes
-		cmd := guest.Cmd{Args: append(shell(m, sb), req.Command), Dir: absolute(sb, ""), User: req.User}
-		if req.Command == "" {
-			cmd.Args = []string{shell(m, sb)[0], "-l"}
+		programs, err := terminalPrograms(shell(m, sb), absolute(sb, ""), req)
+		if err != nil {
+			return err
+		}
+		cmd := guest.Cmd{Dir: absolute(sb, ""), User: req.User}
+		if cmd.Env, err = environment(req.Env); err != nil {
+			return err
 		}
 		streams := guest.Streams{Stdin: std.Stdin, Stdout: std.Stdout, Stderr: std.Stderr}
 		if req.TTY != nil {
 			streams.TTY = &guest.TTY{Term: req.TTY.Term, Cols: req.TTY.Cols, Rows: req.TTY.Rows, Resize: sizes(ctx, std.Resize)}
 		}
-		e, err := conn.Run(ctx, cmd, streams)
-		exit.Code = e.Code
+		exit.Code, err = runFirst(ctx, conn, cmd, programs, streams)
 		if errors.Is(err, guest.ErrNoUser) {
 			return noUser(req.User, user(m, sb))
 		}
@@ -57,6 +62,50 @@ func (t *Terminals) Run(ctx context.Context, req terminal.Request, std TerminalS
 		return exit, failureOf(s.present(ctx, "terminal", err))
 	}
 	return exit, nil
+}
+
+// runFirst runs the first of some programs that the machine has.
+func runFirst(ctx context.Context, conn guest.Conn, cmd guest.Cmd, programs [][]string, streams guest.Streams) (code int, err error) {
+	for _, cmd.Args = range programs {
+		var e guest.Exit
+		if e, err = conn.Run(ctx, cmd, streams); !errors.Is(err, guest.ErrNoCommand) {
+			return e.Code, err
+		}
+	}
+	return 0, err
+}
+
+// Programs of an image for what agentlab-guest does where there is one: a port is
+// $0, and what is said once it is open is as internal/terminal has it.
+const (
+	imagePort = `exec 3<>"/dev/tcp/127.0.0.1/$0" || exit; echo; exec 4<&0; cat <&4 >&3 & cat <&3; kill $! 2>/dev/null`
+	imageSFTP = `for p in /usr/lib/openssh/sftp-server /usr/libexec/openssh/sftp-server /usr/lib/ssh/sftp-server /usr/libexec/sftp-server; do
+	[ -x "$p" ] && exec "$p"
+done
+echo "this sandbox has no sftp-server, which copying files by SSH needs here; agentlab sandbox cp works without one" >&2
+exit 127`
+)
+
+// terminalPrograms returns the programs that do what req says. The first that a
+// machine has is to be run: only the last reads its input before it is known to be there.
+func terminalPrograms(shell []string, home string, req terminal.Request) ([][]string, error) {
+	s := req.Service
+	switch {
+	case s == nil && req.Command == "":
+		return [][]string{{shell[0], "-l"}}, nil
+	case s == nil:
+		return [][]string{append(shell, req.Command)}, nil
+	case req.Command != "" || req.TTY != nil || s.Files && s.Port != 0:
+		return nil, invalid("service: want one alone, without a command or a terminal")
+	case *s == terminal.Service{}:
+		return nil, nil
+	case s.Files:
+		return [][]string{{guest.Program, "sftp", home}, {"sh", "-c", imageSFTP}}, nil
+	case s.Port < 1 || s.Port > math.MaxUint16:
+		return nil, invalid("port: got %d, want 1 to %d", s.Port, math.MaxUint16)
+	}
+	port := strconv.Itoa(s.Port)
+	return [][]string{{guest.Program, "port", port}, {"bash", "-c", imagePort, port}}, nil
 }
 
 // sizes passes on changes of size until ctx ends.
@@ -86,6 +135,12 @@ func failureOf(res Result) *terminal.Failure {
 // RecordTerminal is what is kept of a request: never what is typed.
 func RecordTerminal(req terminal.Request) (sandbox, arguments string) {
 	kept := map[string]any{"command": recordText(req.Command), "tty": req.TTY != nil}
+	if req.Service != nil {
+		kept = map[string]any{"service": req.Service}
+	}
+	if len(req.Env) > 0 {
+		kept["env"] = recordSizes(req.Env)
+	}
 	if req.User != "" {
 		kept["user"] = recordText(req.User)
 	}

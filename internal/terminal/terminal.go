@@ -1,8 +1,8 @@
 // Package terminal is what a program of a person's and the daemon say to each
 // other about one command in a sandbox, with its streams and, if wanted, a
 // terminal: what the request and response of a tool can't carry. Both sides send
-// parts of a [Kind]. The first is a [Request], the last an [Exit] or a
-// [Failure]; without either, it broke off. To close the connection is to kill the
+// parts of a [Kind]. The first is a [Request], for a command or for a [Service],
+// the last an [Exit] or a [Failure]; without either, it broke off. To close the connection is to kill the
 // command. The daemon makes input wait by asking for no more of it, so that it
 // always reads and sees the end.
 package terminal
@@ -21,7 +21,7 @@ type Kind byte
 
 // Kinds of parts.
 const (
-	Start   Kind = iota + 1 // to the daemon: Request, the first
+	Start   Kind = iota + 1 // to the daemon: Request for a command, the first
 	Input                   // to the daemon, one for each More: standard input
 	EOF                     // to the daemon, for a More: there is no more standard input
 	Resize                  // to the daemon: Size
@@ -30,7 +30,8 @@ const (
 	ErrOut                  // from the daemon: standard error, where there is no terminal
 	Exited                  // from the daemon: Exit, the last
 	Failed                  // from the daemon: Failure, the last
-	highest = Failed
+	Serve                   // to the daemon: Request for a service, the first instead of Start
+	highest = Serve
 )
 
 // MaxPart is the longest part, in bytes.
@@ -42,6 +43,22 @@ type Request struct {
 	Command string `json:"command,omitempty"` // a line for the profile's shell; empty is that shell itself
 	User    string `json:"user,omitempty"`    // empty is the sandbox's
 	TTY     *TTY   `json:"tty,omitempty"`     // nil is none
+
+	// Env are variables in addition to those that the user starts with.
+	Env map[string]string `json:"env,omitempty"`
+	// Service is run instead of a command. A daemon that knows none would run a
+	// shell, were such a request not of a kind of its own.
+	Service *Service `json:"service,omitempty"`
+}
+
+// Service is a program of ours in a sandbox. With none of its fields nothing is run,
+// and it is only seen whether something could be.
+type Service struct {
+	// Port is a TCP port of the sandbox's own loopback. The streams are joined to
+	// what listens there, after one line that says that something does.
+	Port int `json:"port,omitempty"`
+	// Files is to speak SFTP.
+	Files bool `json:"files,omitempty"`
 }
 
 // TTY is a terminal.
@@ -66,6 +83,9 @@ type Failure struct {
 	Kind string `json:"kind"` // a sessions.Kind, or "refused"
 	Text string `json:"text"` // for people
 }
+
+// Error returns the text.
+func (f Failure) Error() string { return f.Text }
 
 const headSize = 4 // the kind, and the length in three bytes
 

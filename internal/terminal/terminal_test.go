@@ -44,3 +44,11 @@ func TestParts(t *testing.T) {
 		t.Error("a number is no size")
 	}
 }
+
+// What JSON would change is not sent.
+func TestStartNeedsText(t *testing.T) {
+	var b bytes.Buffer
+	if err := terminal.NewClient(&b).Start(terminal.Request{Command: "ls \xff"}); err == nil || b.Len() > 0 {
+		t.Errorf("got %v, %d bytes", err, b.Len())
+	}
+}
