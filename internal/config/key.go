@@ -26,7 +26,7 @@ func InstanceKey(dir *os.File) (provisioner.Key, error) {
 		if err := neverUsed(dir); err != nil {
 			return provisioner.Key{}, err
 		}
-		if err := makeKey(dir); err != nil {
+		if err := makeKey(dir, KeyFile); err != nil {
 			return provisioner.Key{}, fmt.Errorf("make instance key: %w", err)
 		}
 		secret, err = KeyBytes(dir)
@@ -40,7 +40,10 @@ func InstanceKey(dir *os.File) (provisioner.Key, error) {
 // KeyBytes returns the key of the installation whose state directory is dir,
 // and makes none.
 func KeyBytes(dir *os.File) ([]byte, error) {
-	secret, err := readKey(dir)
+	secret, err := readKey(dir, KeyFile)
+	if errors.Is(err, errKeySize) {
+		err = fmt.Errorf("%w; put it back from a backup", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("instance key %s/%s: %w", dir.Name(), KeyFile, err)
 	}
@@ -56,8 +59,11 @@ func InstanceID(k provisioner.Key) (string, error) {
 	return hex.EncodeToString(id[:8]), nil
 }
 
-func readKey(dir *os.File) ([]byte, error) {
-	f, err := os.OpenFile(At(dir, KeyFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+// errKeySize: a file is no key.
+var errKeySize = fmt.Errorf("want a file of %d bytes", provisioner.KeySize)
+
+func readKey(dir *os.File, name string) ([]byte, error) {
+	f, err := os.OpenFile(At(dir, name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, Cause(err)
 	}
@@ -70,7 +76,7 @@ func readKey(dir *os.File) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() != provisioner.KeySize {
-		return nil, fmt.Errorf("want a file of %d bytes, got %d; put it back from a backup", provisioner.KeySize, info.Size())
+		return nil, fmt.Errorf("%w, got %d", errKeySize, info.Size())
 	}
 	secret := make([]byte, provisioner.KeySize)
 	_, err = io.ReadFull(f, secret)
@@ -91,8 +97,8 @@ func neverUsed(dir *os.File) error {
 
 // makeKey writes the whole key under another name first. Link, unlike rename,
 // never replaces a file.
-func makeKey(dir *os.File) error {
-	draft := At(dir, KeyFile+".new")
+func makeKey(dir *os.File, name string) error {
+	draft := At(dir, name+".new")
 	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a start that was killed
 		return Cause(err)
 	}
@@ -102,7 +108,7 @@ func makeKey(dir *os.File) error {
 	if err := durable.WriteNew(draft, secret); err != nil {
 		return Cause(err)
 	}
-	if err := os.Link(draft, At(dir, KeyFile)); err != nil {
+	if err := os.Link(draft, At(dir, name)); err != nil {
 		return Cause(err)
 	}
 	return dir.Sync()

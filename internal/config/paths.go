@@ -24,7 +24,9 @@ const (
 	LogFile      = "agentlab.log"  // of a daemon that a client started
 	KeyFile      = "instance.key"
 	DatabaseFile = "agentlab.db"
-	MachinesDir  = "local" // of the local backend
+	SSHKeyFile   = "ssh.key"         // of the SSH server that the command line is
+	SSHKnownFile = "ssh_known_hosts" // with the public half
+	MachinesDir  = "local"           // of the local backend
 )
 
 // Modes of our directories. Root's machines run as nobody and must be able to
