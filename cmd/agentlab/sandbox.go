@@ -19,7 +19,7 @@ import (
 // newSandboxCommand returns the commands that use sandboxes.
 func newSandboxCommand(locate func() (config.Paths, error)) *cobra.Command {
 	host := &host{locate: locate}
-	cmd := cli.NewSandboxCommand(cli.Host{Version: version(), Join: host.join})
+	cmd := cli.NewSandboxCommand(cli.Host{Version: version(), Join: host.join, Self: host.self, SSHKey: host.sshKey})
 	host.addFlags(cmd.PersistentFlags())
 	return cmd
 }
@@ -31,6 +31,9 @@ func newStatusCommand(locate func() (config.Paths, error)) *cobra.Command {
 	host.addFlags(cmd.Flags())
 	return cmd
 }
+
+// errNoFarTerminal is why ssh does not work with --server.
+var errNoFarTerminal = fail(exitUsage, errors.New("--server: there are no terminals on a server elsewhere yet; agentlab sandbox --server URL exec runs commands there"))
 
 // host joins commands to the daemon of this user or to a server elsewhere.
 type host struct {
@@ -50,7 +53,7 @@ func (h *host) join(ctx context.Context, want cli.Want, warn io.Writer) (io.Read
 		return nil, fail(exitUsage, errors.New("--server: files of this machine are not copied to a server elsewhere; its tools upload_url and download_url do that"))
 	}
 	if want.Terminal {
-		return nil, fail(exitUsage, errors.New("--server: there are no terminals on a server elsewhere yet; agentlab sandbox --server URL exec runs commands there"))
+		return nil, errNoFarTerminal
 	}
 	h.far.Token = farToken(h.tokenFile)
 	b, err := h.far.Open()

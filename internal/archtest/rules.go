@@ -85,7 +85,8 @@ func Architecture() Rules {
 			{"tools", "internal/terminal internal/auth internal/redact internal/hosttree internal/keylock sessions provisioner/guest"},
 			{"mcpserver", "internal/terminal internal/auth internal/redact internal/hosttree internal/span tools sessions"},
 			{"internal/pvesim", "provisioner/proxmox/pvetest provisioner/proxmox/pvetest/qemuguest"},
-			{"cmd/agentlab/internal/cli", "internal/terminal mcpserver tools"},
+			{"cmd/agentlab/internal/sshd", "internal/terminal provisioner/guest/wire"},
+			{"cmd/agentlab/internal/cli", "cmd/agentlab/internal/sshd internal/terminal mcpserver tools"},
 			{"cmd/agentlab", "*"},
 			// What drives the built program from outside, as a user would.
 			{"internal/dist", "sessions tools"},
@@ -103,7 +104,7 @@ func Architecture() Rules {
 			{"github.com/mattn/go-sqlite3", "store", "SQL stays in store"},
 			{"modernc.org/sqlite", "store", "SQL stays in store"},
 			{"database/sql", "store", "SQL stays in store"},
-			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/guest/sshboot provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know"},
+			{"golang.org/x/crypto/ssh", "provisioner/guest/sshguest provisioner/guest/sshboot provisioner/local provisioner/proxmox provisioner/proxmox/pve provisioner/proxmox/pvetest cmd/agentlab-guest/internal/serve cmd/agentlab/internal/sshd internal/bench", "SSH is how a guest is reached, and nobody above guest.Conn may know; sshd speaks to clients of others"},
 			{"github.com/pkg/sftp", "provisioner/guest/sshguest cmd/agentlab-guest cmd/agentlab-guest/internal/serve", "SFTP is how a guest is reached, and nobody above guest.Conn may know"},
 			{"github.com/opencontainers/runtime-spec", "provisioner/local internal/bench", "containers are the local backend's"},
 			{"github.com/goccy/go-yaml", "internal/config", "files are decoded strictly, in one place"},

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// ErrBroke: the connection ended before the command was said to have.
+// ErrBroke is that the connection ended before the command was said to have.
 var ErrBroke = errors.New("the daemon went away, and with it the command")
 
 // Client runs one command over a connection to the daemon.

@@ -6,6 +6,7 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"os"
@@ -21,6 +22,12 @@ type Host struct {
 	// Join connects to the daemon. What is to be said to the user goes to warn.
 	Join    func(ctx context.Context, want Want, warn io.Writer) (io.ReadWriteCloser, error)
 	Version string
+	// Self is a command line that runs this program for the daemon that cmd is run
+	// for, up to the name of a command.
+	Self func(cmd *cobra.Command) ([]string, error)
+	// SSHKey returns the key that we show to SSH clients, and the path of a
+	// known_hosts file that has it under a name.
+	SSHKey func(name string) (key ed25519.PrivateKey, known string, err error)
 }
 
 // Want is what a command wants of its connection.
