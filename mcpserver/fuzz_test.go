@@ -102,7 +102,7 @@ func FuzzSocket(f *testing.F) {
 			_, err := got.Write(line)
 			return err
 		}}
-		if err := c.readLines(bytes.NewReader(sent), io.Discard); err != nil {
+		if err := c.readLines(bytes.NewReader(sent), &listener{}); err != nil {
 			t.Fatal(err)
 		}
 		c.endListening()

@@ -41,7 +41,7 @@ type Server struct {
 	Prompts      []tools.Prompt
 	Completer    *tools.Completer // nil proposes nothing
 	Files        *tools.Files     // for who has a URL
-	Terminals    *tools.Terminals // nil is none
+	Terminals    Terminals        // nil is none
 	Instructions string
 	Version      string
 	Log          *slog.Logger

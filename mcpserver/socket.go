@@ -74,7 +74,7 @@ func (c *conn) broadcasts() {
 
 // readLines serves messages until the client sends no more. The first line may
 // be a [Hello].
-func (c *conn) readLines(src io.Reader, nc io.Writer) error {
+func (c *conn) readLines(src io.Reader, nc reader) error {
 	lines := &lineReader{src: bufio.NewReaderSize(src, 64<<10), max: maxLine}
 	ctx := c.ctx
 	for first := true; ; first = false {

@@ -17,9 +17,20 @@ const terminalName = "terminal"
 // terminalNeed is what who asks for a terminal must have.
 const terminalNeed = sessions.ScopeWrite
 
+// Terminals run commands with their streams; see [tools.Terminals].
+type Terminals interface {
+	Run(ctx context.Context, req terminal.Request, std tools.TerminalStreams) (terminal.Exit, *terminal.Failure)
+}
+
+// reader is who a terminal is for, at the other end of a connection.
+type reader interface {
+	io.Writer
+	SetWriteDeadline(t time.Time) error
+}
+
 // terminal serves a connection whose [Hello] has asked for one: a command with its
 // streams, which ends with the connection.
-func (s *Server) terminal(ctx context.Context, src io.Reader, nc io.Writer) {
+func (s *Server) terminal(ctx context.Context, src io.Reader, nc reader) {
 	start := time.Now()
 	ctx, leave := s.enter(ctx)
 	defer leave()
@@ -34,7 +45,9 @@ func (s *Server) terminal(ctx context.Context, src io.Reader, nc io.Writer) {
 	exit, failed := terminal.Exit{}, s.refusal(ctx)
 	if failed == nil {
 		s.happened(ctx, what, start, "", "begun") // its end may be hours away, and never come
-		exit, failed = s.runTerminal(ctx, req, src, out)
+		exit, failed = s.runTerminal(ctx, req, src, out, func() {
+			_ = nc.SetWriteDeadline(time.Now().Add(s.writeTimeout())) // fails when closed, as Write then does
+		})
 	}
 	outcome := "ok"
 	if failed != nil {
@@ -78,7 +91,7 @@ func (s *Server) refusal(ctx context.Context) *terminal.Failure {
 }
 
 // runTerminal runs the command.
-func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.Reader, out *terminal.Writer) (exit terminal.Exit, failed *terminal.Failure) {
+func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.Reader, out *terminal.Writer, ending func()) (exit terminal.Exit, failed *terminal.Failure) {
 	defer func() {
 		if r := recover(); r != nil {
 			failed = &terminal.Failure{Kind: sessions.Internal.String(), Text: "internal error (ref " + s.panicked(ctx, r) + ")"}
@@ -92,7 +105,7 @@ func (s *Server) runTerminal(ctx context.Context, req terminal.Request, src io.R
 		keys.follow(src)
 	}()
 	exit, failed = s.Terminals.Run(ctx, req, tools.TerminalStreams{
-		Stdin: keys, Stdout: out.Stream(terminal.Output), Stderr: out.Stream(terminal.ErrOut), Resize: keys.resize,
+		Stdin: keys, Stdout: out.Stream(terminal.Output), Stderr: out.Stream(terminal.ErrOut), Resize: keys.resize, Ending: ending,
 	})
 	return exit, failed
 }

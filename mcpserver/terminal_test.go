@@ -3,10 +3,14 @@ package mcpserver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
 	"github.com/agentlab-mcp/agentlab/sessions"
@@ -38,7 +42,7 @@ func TestTerminalIsGuarded(t *testing.T) {
 		{sessions.ScopeWrite, []byte("GET / HTTP/1.1\r\n\r\n"), "invalid", "malformed", ""},
 	} {
 		events := ""
-		var out bytes.Buffer
+		var out listener
 		log := slog.New(slog.DiscardHandler)
 		s := &Server{Log: log, Terminals: &tools.Terminals{Log: log, Open: func(context.Context) (*sessions.Manager, error) { return nil, io.ErrUnexpectedEOF }}}
 		s.Record = func(_ context.Context, e sessions.Event) error {
@@ -61,5 +65,37 @@ func TestTerminalIsGuarded(t *testing.T) {
 		if events != tt.events {
 			t.Errorf("%s: events %q", tt.text, events)
 		}
+	}
+}
+
+// listener is who a terminal is for, and listens.
+type listener struct{ bytes.Buffer }
+
+func (*listener) SetWriteDeadline(time.Time) error { return nil }
+
+// eager are terminals whose command writes until nobody takes it any more, and whose
+// sandbox ends meanwhile.
+type eager struct{ err error }
+
+func (b *eager) Run(_ context.Context, _ terminal.Request, std tools.TerminalStreams) (terminal.Exit, *terminal.Failure) {
+	std.Ending()
+	_, b.err = io.WriteString(std.Stdout, "y")
+	return terminal.Exit{}, &terminal.Failure{Text: "it has ended"}
+}
+
+// Who does not read what a command wrote keeps nothing when its sandbox ends.
+func TestTerminalOfWhoDoesNotRead(t *testing.T) {
+	b := &eager{}
+	s := &Server{Log: slog.New(slog.DiscardHandler), Terminals: b, WriteTimeout: time.Millisecond}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	var start bytes.Buffer
+	if err := terminal.NewWriter(&start).SendJSON(terminal.Start, terminal.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx := sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "p", Scopes: []sessions.Scope{sessions.ScopeWrite}})
+	s.terminal(ctx, io.MultiReader(&start, ours), ours)
+	if !errors.Is(b.err, os.ErrDeadlineExceeded) {
+		t.Errorf("the command's output: %v", b.err)
 	}
 }

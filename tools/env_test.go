@@ -172,6 +172,7 @@ type env struct {
 	completer *tools.Completer
 	home      string
 	conn      *hooked
+	terminals *tools.Terminals
 	sandbox   string
 }
 
@@ -205,7 +206,7 @@ func newEnv(t testing.TB) *env {
 		t: t, tools: map[string]tools.Tool{}, home: home, conn: conn,
 		resources: tools.AllResources(open, log), completer: tools.NewCompleter(open, log),
 	}
-	e.files.Open = open
+	e.files.Open, e.terminals = open, &tools.Terminals{Open: open, Log: log}
 	for _, tool := range tools.All(open, m.Profiles, log) {
 		e.tools[tool.Name] = tool
 	}

@@ -24,6 +24,9 @@ type TerminalStreams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Resize         <-chan terminal.Size
+	// Ending is called when the command is being ended, since its sandbox is. Whoever
+	// has not read what it wrote may keep it waiting till then, and not for long any more.
+	Ending func()
 }
 
 // Run runs what req says in a sandbox of the caller's until it ends, or ctx, which
@@ -35,6 +38,7 @@ func (t *Terminals) Run(ctx context.Context, req terminal.Request, std TerminalS
 		return exit, failureOf(s.broken("terminal", err))
 	}
 	err = m.Use(ctx, req.Sandbox, bootWait(0), func(ctx context.Context, sb sessions.Sandbox, conn guest.Conn) error {
+		defer context.AfterFunc(ctx, std.Ending)()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel() // ends the translation of sizes
 		programs, err := terminalPrograms(shell(m, sb), absolute(sb, ""), req)

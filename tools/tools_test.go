@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/agentlab-mcp/agentlab/internal/terminal"
 	"github.com/agentlab-mcp/agentlab/sessions"
 	"github.com/agentlab-mcp/agentlab/tools"
 )
@@ -187,6 +189,34 @@ func TestCancelledExecKillsItsProcess(t *testing.T) {
 		t.Errorf("result %s", textOf(res))
 	}
 	e.wantText("exec", args{"command": "while kill -0 $(cat pid) 2>/dev/null; do sleep 0.01; done"}, "exit_code: 0")
+}
+
+// held takes nothing until the command is being ended.
+type held struct {
+	wrote  chan struct{}
+	ending chan struct{}
+}
+
+func (h *held) Write([]byte) (int, error) {
+	close(h.wrote)
+	<-h.ending
+	return 0, io.ErrClosedPipe
+}
+
+func TestTerminalEndsWithItsSandbox(t *testing.T) {
+	e := newEnv(t)
+	h := &held{make(chan struct{}), make(chan struct{})}
+	done := make(chan *terminal.Failure, 1)
+	go func() {
+		_, failed := e.terminals.Run(as(t.Context(), "local:1"), terminal.Request{Sandbox: e.sandbox, Command: "yes"},
+			tools.TerminalStreams{Stdout: h, Ending: func() { close(h.ending) }})
+		done <- failed
+	}()
+	<-h.wrote
+	e.call("destroy", args{})
+	if failed := <-done; failed == nil || !strings.Contains(failed.Text, "destroyed by its owner") {
+		t.Errorf("it ended with %+v", failed)
+	}
 }
 
 func TestLifecycle(t *testing.T) {
