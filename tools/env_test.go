@@ -174,6 +174,7 @@ type env struct {
 	conn      *hooked
 	terminals *tools.Terminals
 	sandbox   string
+	moved     tools.Moved // what the transfer of allowed has told last
 }
 
 func newEnv(t testing.TB) *env {

@@ -104,7 +104,8 @@ func uploadOne(ctx context.Context, conn guest.Conn, file *hosttree.File, to str
 	if file.Info.Size() > hosttree.MaxBytes {
 		return hosttree.Stats{}, hosttree.ErrTooMuch
 	}
-	wrote, err := conn.WriteFile(ctx, to, io.LimitReader(file, hosttree.MaxBytes), guest.WriteOptions{Mode: file.Info.Mode().Perm()})
+	content := io.TeeReader(io.LimitReader(file, hosttree.MaxBytes), newTally(ctx, file.Info.Size))
+	wrote, err := conn.WriteFile(ctx, to, content, guest.WriteOptions{Mode: file.Info.Mode().Perm()})
 	if err != nil {
 		return hosttree.Stats{}, fileError(ctx, conn, to, err)
 	}
@@ -127,9 +128,13 @@ func uploadTree(ctx context.Context, conn guest.Conn, dirs hosttree.Dirs, from, 
 	r, w := io.Pipe()
 	var stats hosttree.Stats
 	packed := make(chan error, 1)
+	moved := newTally(ctx, func() int64 {
+		size, _ := dirs.PackedSize(ctx, from) // what is wrong with it, Pack says
+		return size
+	})
 	go func() {
 		var err error
-		stats, err = dirs.Pack(ctx, from, w)
+		stats, err = dirs.Pack(ctx, from, io.MultiWriter(w, moved))
 		_ = w.CloseWithError(err)
 		packed <- err
 	}()
@@ -238,7 +243,7 @@ func downloadOne(ctx context.Context, conn guest.Conn, dirs hosttree.Dirs, from,
 		return hosttree.Stats{}, fileError(ctx, conn, from, err)
 	}
 	defer r.Close()
-	return dirs.Save(ctx, to, r, info.Mode, overwrite)
+	return dirs.Save(ctx, to, io.TeeReader(r, newTally(ctx, func() int64 { return info.Size })), info.Mode, overwrite)
 }
 
 // downloadTree receives a directory as a tar.
@@ -254,7 +259,8 @@ func downloadTree(ctx context.Context, conn guest.Conn, dirs hosttree.Dirs, from
 		_ = r.CloseWithError(errors.Join(err, errStopped))
 		unpacked <- err
 	}()
-	err := inShell(ctx, conn, guest.Streams{Stdout: w}, `cd "$1" && exec tar -cf - .`, from)
+	moved := newTally(ctx, func() int64 { return 0 })
+	err := inShell(ctx, conn, guest.Streams{Stdout: io.MultiWriter(w, moved)}, `cd "$1" && exec tar -cf - .`, from)
 	_ = w.CloseWithError(err)
 	if uerr := <-unpacked; uerr != nil && (err == nil || !errors.Is(uerr, err)) {
 		err = uerr

@@ -27,7 +27,8 @@ func (e *env) allowed(files map[string]string) (dir string, call func(tool strin
 		a["sandbox_id"] = e.sandbox
 		raw, err := json.Marshal(a)
 		check(e.t, err)
-		return e.tools[tool].Call(tools.WithHostDirs(as(e.t.Context(), "local:1"), dirs), raw)
+		ctx := tools.WithMoved(as(e.t.Context(), "local:1"), func(m tools.Moved) { e.moved = m })
+		return e.tools[tool].Call(tools.WithHostDirs(ctx, dirs), raw)
 	}
 }
 
@@ -53,6 +54,30 @@ func TestTransfersAreOfferedOnlyWhereAllowed(t *testing.T) {
 	e.wantError("download_file", args{"path": "x", "local_path": host}, "not in an allowed directory")
 	if _, err := os.Lstat(host); err == nil {
 		t.Error("written")
+	}
+}
+
+// Whoever waits is told how much there is, but for directories of a sandbox.
+func TestTransfersTellHowFarTheyAre(t *testing.T) {
+	e := newEnv(t)
+	dir, call := e.allowed(map[string]string{"p/a": strings.Repeat("a", 100_000), "f": "file"})
+	for _, tt := range []struct {
+		tool        string
+		args        args
+		done, total int64 // a total of -1 is what is done
+	}{
+		{"upload_file", args{"local_path": dir + "/f"}, 4, 4},
+		{"upload_file", args{"local_path": dir + "/p"}, 100_000, -1},
+		{"download_file", args{"path": "p/a", "local_path": dir + "/a"}, 100_000, 100_000},
+		{"download_file", args{"path": "p", "local_path": dir + "/q"}, 100_000, 0},
+	} {
+		wantOutcome(t, call(tt.tool, tt.args), false, "copied to")
+		if tt.total < 0 {
+			tt.total = e.moved.Done
+		}
+		if e.moved.Done < tt.done || e.moved.Total != tt.total {
+			t.Errorf("%s %v: told %+v at last", tt.tool, tt.args, e.moved)
+		}
 	}
 }
 

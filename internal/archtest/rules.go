@@ -114,6 +114,7 @@ func Architecture() Rules {
 			{"go.opentelemetry.io/otel", "internal/span internal/otlp", "what is traced is told by span, and whoever traces needs no library"},
 			{"github.com/prometheus/procfs", "internal/obs internal/stage", "only what measures reads what the kernel counts"},
 			{"pgregory.net/rapid", "internal/histories", "what is random is told and shrunk in one place"},
+			{"github.com/schollz/progressbar", "cmd/agentlab/internal/cli", "what is copied is shown in one way"},
 			{"github.com/spf13/cobra", "cmd/agentlab cmd/agentlab/internal/cli", "only the command line has a command line"},
 		},
 	}

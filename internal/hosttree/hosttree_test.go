@@ -92,6 +92,23 @@ func TestPackLeavesOutWhatGitIgnores(t *testing.T) {
 	}
 }
 
+// The size is told without reading what is in files.
+func TestPackedSize(t *testing.T) {
+	dir, dirs := allow(t, map[string]string{"a": strings.Repeat("a", 1000), "sub/b": "b", "link": "-> a", "x.log": "left out", ".gitignore": "*.log\n"})
+	check(t, os.Truncate(filepath.Join(dir, "a"), 1<<20))
+	var packed bytes.Buffer
+	_, err := dirs.Pack(t.Context(), dir, &packed)
+	check(t, err)
+	size, err := dirs.PackedSize(t.Context(), dir)
+	check(t, err)
+	if size != int64(packed.Len()) || size < 1<<20 {
+		t.Errorf("size %d, and it is %d", size, packed.Len())
+	}
+	if _, err := dirs.PackedSize(t.Context(), filepath.Dir(dir)); !errors.Is(err, hosttree.ErrNotAllowed) {
+		t.Errorf("of a directory that is not allowed: %v", err)
+	}
+}
+
 func TestPackedIsUnpackedAsItWas(t *testing.T) {
 	files := map[string]string{"a/": "", "a/b": "1", "a/empty/": "", "ünï cödé\n": "2", "l": "-> a/b", "x.sh": "3"}
 	dir, dirs := allow(t, map[string]string{"from/": ""})

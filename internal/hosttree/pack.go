@@ -48,6 +48,27 @@ func (d Dirs) Open(path string) (*File, error) {
 //
 // Errors: as Open, ErrTooMuch, ctx.Err, and those of w.
 func (d Dirs) Pack(ctx context.Context, path string, w io.Writer) (Stats, error) {
+	return d.pack(ctx, path, packer{tar: tar.NewWriter(w)})
+}
+
+// PackedSize returns how many bytes Pack would write now, without reading files.
+//
+// Errors: as Pack.
+func (d Dirs) PackedSize(ctx context.Context, path string) (int64, error) {
+	var size size
+	_, err := d.pack(ctx, path, packer{tar: tar.NewWriter(&size), hollow: true})
+	return int64(size), err
+}
+
+// size counts what is written to it.
+type size int64
+
+func (s *size) Write(p []byte) (int, error) {
+	*s += size(len(p))
+	return len(p), nil
+}
+
+func (d Dirs) pack(ctx context.Context, path string, k packer) (Stats, error) {
 	p, err := d.open(path)
 	if err != nil {
 		return Stats{}, err
@@ -58,7 +79,7 @@ func (d Dirs) Pack(ctx context.Context, path string, w io.Writer) (Stats, error)
 		return Stats{}, fmt.Errorf("%s: %w", path, cause(err))
 	}
 	defer root.Close()
-	k := packer{ctx: ctx, root: root, tar: tar.NewWriter(w)}
+	k.ctx, k.root = ctx, root
 	if err := fs.WalkDir(root.FS(), ".", k.visit); err != nil {
 		return k.stats, err
 	}
@@ -66,11 +87,20 @@ func (d Dirs) Pack(ctx context.Context, path string, w io.Writer) (Stats, error)
 }
 
 type packer struct {
-	ctx   context.Context
-	root  *os.Root
-	tar   *tar.Writer
-	rules []ignoreRule // of all .gitignore files so far
-	stats Stats
+	ctx    context.Context
+	root   *os.Root
+	tar    *tar.Writer
+	hollow bool         // files have their size, and nothing in them
+	rules  []ignoreRule // of all .gitignore files so far
+	stats  Stats
+}
+
+// nothing is what is in hollow files.
+type nothing struct{}
+
+func (nothing) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // visit packs one file. WalkDir gives a directory before what is in it.
@@ -183,7 +213,11 @@ func (k *packer) file(name string) error {
 	if err := k.tar.WriteHeader(head); err != nil {
 		return err
 	}
-	if _, err := io.CopyN(k.tar, reader{k.ctx, f}, info.Size()); err != nil {
+	content := reader{k.ctx, f}
+	if k.hollow {
+		content.Reader = nothing{}
+	}
+	if _, err := io.CopyN(k.tar, content, info.Size()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil

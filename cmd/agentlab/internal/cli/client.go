@@ -20,7 +20,8 @@ import (
 type Client struct {
 	conn    io.Closer
 	session *mcp.ClientSession
-	step    func(step string) // is told each step of a call; nil is nobody
+	step    func(step string)   // is told each step of a call; nil is nobody
+	moved   func(m tools.Moved) // is told how much a call has copied; nil is nobody
 }
 
 // NewClient speaks to the daemon at the other end of conn, which is closed with
@@ -55,6 +56,11 @@ func (c *Client) progress(_ context.Context, req *mcp.ProgressNotificationClient
 	if step, ok := req.Params.Meta[mcpserver.StepKey].(string); ok && c.step != nil {
 		c.step(step)
 	}
+	if moved, ok := req.Params.Meta[mcpserver.MovedKey].(map[string]any); ok && c.moved != nil {
+		done, _ := moved["bytes"].(float64)
+		total, _ := moved["total"].(float64)
+		c.moved(tools.Moved{Done: int64(done), Total: int64(total)})
+	}
 }
 
 // args are those of a tool.
@@ -65,7 +71,7 @@ type args map[string]any
 // tool says, without its name.
 func (c *Client) Call(ctx context.Context, tool string, a args, out any) error {
 	params := &mcp.CallToolParams{Name: tool, Arguments: a, Meta: mcp.Meta{tools.BytesKey: true}}
-	if c.step != nil {
+	if c.step != nil || c.moved != nil {
 		params.SetProgressToken(tool)
 	}
 	res, err := c.session.CallTool(ctx, params)

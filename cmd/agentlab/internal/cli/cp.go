@@ -9,7 +9,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -23,7 +22,8 @@ below the home directory. A path on this machine with a colon is written ./a:b.
 
 Of a directory, what .gitignore files in it name stays where it is, and so does .git. A
 directory that exists is added to. Outside a sandbox nothing is replaced without
---force. What fails or is interrupted leaves nothing.
+--force. What fails or is interrupted leaves nothing. In a terminal, standard error
+shows how far it is.
 `
 
 // transfer is what cp is asked for.
@@ -54,7 +54,7 @@ func newCpCommand(host Host) *cobra.Command {
 				if asJSON {
 					return writeJSON(cmd.OutOrStdout(), done)
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "files: %v, bytes: %v, left out: %v\n", done["files"], done["bytes"], done["skipped"])
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "files: %.0f, bytes: %.0f, left out: %.0f\n", done["files"], done["bytes"], done["skipped"])
 				return err
 			})(cmd, given)
 		},
@@ -105,39 +105,13 @@ func (t transfer) do(ctx context.Context, c *Client, force bool, stderr io.Write
 		return nil, err
 	}
 	t.sandbox = ids[0]
-	defer patient(stderr)()
+	b := newBar(stderr)
+	defer b.clear()
+	c.moved = b.moved
 	tool, a := "download_file", args{"sandbox_id": t.sandbox, "path": t.remote, "local_path": t.local, "overwrite": force}
 	if t.upload {
 		tool, a = "upload_file", args{"sandbox_id": t.sandbox, "local_path": t.local, "path": t.remote}
 	}
 	err = c.Call(ctx, tool, a, &done)
 	return done, err
-}
-
-// patient tells a person each second how long something has taken, until what
-// it returns is called.
-func patient(stderr io.Writer) (stop func()) {
-	if !isTerminal(stderr) {
-		return func() {}
-	}
-	start := time.Now()
-	tick := time.NewTicker(time.Second)
-	end, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		told := false
-		for {
-			select {
-			case <-tick.C:
-				told = true
-				_, _ = fmt.Fprintf(stderr, "\rcopying, %.0f s", time.Since(start).Seconds())
-			case <-end:
-				if told {
-					_, _ = fmt.Fprintln(stderr)
-				}
-				return
-			}
-		}
-	}()
-	return func() { tick.Stop(); close(end); <-ended }
 }
