@@ -1,6 +1,7 @@
 package mcpserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -17,14 +18,14 @@ import (
 	"github.com/agentlab-mcp/agentlab/tools"
 )
 
-// callMost is how long a call may take; then it is given up.
+// callMost is how long a call may take if its tool doesn't say; then it is given up.
 const callMost = 2 * time.Minute
 
 // handler answers the calls of a tool.
 func (s *Server) handler(t tools.Tool) server.ToolHandlerFunc {
 	return func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return toResult(s.perform(ctx, work{
-			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, meta: req.Params.Meta,
+			kind: "tool", name: t.Name, need: s.needOfTool(ctx, t.Name), doing: t.Doing, most: t.Most, meta: req.Params.Meta,
 			do: func(ctx context.Context) tools.Result {
 				return t.Call(withBytes(ctx, req.Params.Meta), req.Params.RawArguments)
 			},
@@ -47,6 +48,7 @@ type work struct {
 	kind, name string         // for the log
 	need       sessions.Scope // of who asks
 	doing      string         // for progress
+	most       time.Duration  // that it may take; 0 is callMost
 	meta       *mcp.Meta      // of the request
 	do         func(ctx context.Context) tools.Result
 	record     func() (sandbox, arguments string) // for the event of it; nil is that it is none
@@ -70,7 +72,7 @@ func (s *Server) performed(ctx context.Context, w work) (res tools.Result, outco
 		s.happened(ctx, w, start, "", res.Outcome)
 		return res, res.Outcome
 	}
-	ctx, cancel := context.WithTimeout(ctx, callMost)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(w.most, callMost))
 	defer cancel()
 	working, stop := s.progress(ctx, w)
 	res = s.attempt(working, w)

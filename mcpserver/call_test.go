@@ -63,6 +63,25 @@ func TestCallThatHangs(t *testing.T) {
 	})
 }
 
+// A tool may say that its calls take longer.
+func TestCallThatMayTakeLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		long := tools.Tool{Name: "long", Scope: sessions.ScopeRead, Most: time.Hour, Call: func(ctx context.Context, _ json.RawMessage) tools.Result {
+			<-ctx.Done()
+			return tools.Result{Outcome: "over"}
+		}}
+		s := &Server{Log: slog.New(slog.DiscardHandler), Tools: []tools.Tool{long}}
+		s.build()
+		if _, err := s.handler(long)(withLocalPrincipal(t.Context(), 1), mcp.CallToolRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != time.Hour {
+			t.Errorf("given up after %v, want 1h", took)
+		}
+	})
+}
+
 // Who did not ask for progress gets none.
 func TestNoProgressUnasked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

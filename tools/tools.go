@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/sessions"
 )
@@ -29,8 +30,9 @@ type Tool struct {
 	Output      *Schema // of Result.Structured; nil if there is none
 	Annotations Annotations
 	Meta        map[string]any
-	Doing       string // what a call does while it lasts, for progress: "running the command"
-	Urgent      bool   // must get through when many other calls are running
+	Doing       string        // what a call does while it lasts, for progress: "running the command"
+	Urgent      bool          // must get through when many other calls are running
+	Most        time.Duration // that a call may take; 0 is two minutes
 
 	// Scope is what a caller must have, or the tool is neither shown to it nor
 	// called for it. Without one it is for nobody.

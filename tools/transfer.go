@@ -34,6 +34,10 @@ func hostDirs(ctx context.Context) hosttree.Dirs {
 
 func hasHostDirs(ctx context.Context) bool { return len(hostDirs(ctx).Paths()) > 0 }
 
+// transferMost is how long a transfer may take: as much as there may be, over the
+// slowest channel.
+const transferMost = time.Hour
+
 type uploadIn struct {
 	target
 	LocalPath string `arg:"local_path,required" bytes:"4095" doc:"Absolute, in a directory that the user allowed"`
@@ -57,6 +61,7 @@ func (s *service) uploadFile() Tool {
 		Annotations: Annotations{Destructive: true},
 		Meta:        hint("copy local files or a project into the sandbox"),
 		Doing:       "uploading",
+		Most:        transferMost,
 	}, func(ctx context.Context, m *sessions.Manager, in uploadIn) (Result, error) {
 		dirs := hostDirs(ctx)
 		file, err := dirs.Open(in.LocalPath)
@@ -214,6 +219,7 @@ func (s *service) downloadFile() Tool {
 		Annotations: Annotations{Destructive: true},
 		Meta:        hint("copy results out of the sandbox to local files"),
 		Doing:       "downloading",
+		Most:        transferMost,
 	}, func(ctx context.Context, m *sessions.Manager, in downloadIn) (Result, error) {
 		dirs := hostDirs(ctx)
 		var out downloadOut

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/hosttree"
 	"github.com/agentlab-mcp/agentlab/tools"
@@ -47,6 +48,9 @@ func TestTransfersAreOfferedOnlyWhereAllowed(t *testing.T) {
 		}
 		if e.tools[name].Offered(tools.WithHostDirs(t.Context(), hosttree.Dirs{})) {
 			t.Errorf("%s is offered to who allows nothing", name)
+		}
+		if most := e.tools[name].Most; most < time.Hour {
+			t.Errorf("%s may take %v, and 2 GiB take longer over a slow channel", name, most)
 		}
 	}
 	host := filepath.Join(t.TempDir(), "f")
