@@ -231,7 +231,9 @@ func checkCall(call *syntax.CallExpr, makefile string, whole bool) error {
 }
 
 func checkOurs(words []string, whole bool) error {
-	cmd, rest, err := newRootCommand().Find(words)
+	root := newRootCommand()
+	root.InitDefaultHelpCmd()
+	cmd, rest, err := root.Find(words)
 	if err != nil {
 		return err
 	}
@@ -279,6 +281,7 @@ func notRun() map[string]map[string]string {
 			"make lint": ci, "make packages": "who changes packages runs it, as root", "make bench": ci, ".ci/run": "it runs the tests",
 			"AGENTLAB_PVE_URL=https://pve:8006":          "it wants a Proxmox VE; the same suite runs on the simulated one",
 			"make build && go test":                      "a test of internal/crashtest",
+			"go test -run Reference":                     "tests of internal/reference and internal/obs",
 			"CGO_ENABLED=0 go test ./internal/histories": "tests of internal/histories",
 		},
 		"docs/upgrade.md": {

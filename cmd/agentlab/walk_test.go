@@ -186,8 +186,8 @@ func (w *walker) narrow(c command) {
 		w.errorf(c, "exit code %d, want %d: %s", code, c.code, seen)
 	}
 	wide := false
-	for line := range strings.Lines(string(seen)) {
-		wide = wide || utf8.RuneCountInString(strings.TrimRight(line, "\r\n")) > columns
+	for line := range strings.FieldsFuncSeq(string(seen), func(r rune) bool { return r == '\r' || r == '\n' }) {
+		wide = wide || utf8.RuneCountInString(line) > columns
 	}
 	if wide && c.wide == "" {
 		w.errorf(c, "wider than the terminal:\n%s", seen)
