@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
@@ -29,9 +30,10 @@ type reader interface {
 }
 
 // terminal serves a connection whose [Hello] has asked for one: a command with its
-// streams, which ends with the connection.
+// streams, which ends with the connection. Who reads it may take any time for that.
 func (s *Server) terminal(ctx context.Context, src io.Reader, nc reader) {
 	start := time.Now()
+	_ = nc.SetWriteDeadline(time.Time{}) // that of the greeting holds for all that follows
 	ctx, leave := s.enter(ctx)
 	defer leave()
 	out := terminal.NewWriter(nc)
@@ -54,6 +56,7 @@ func (s *Server) terminal(ctx context.Context, src io.Reader, nc reader) {
 		outcome = failed.Kind
 	}
 	s.happened(ctx, what, start, "", outcome)
+	_ = nc.SetWriteDeadline(time.Now().Add(s.writeTimeout()))
 	if failed != nil {
 		err = out.SendJSON(terminal.Failed, failed)
 	} else {
@@ -117,7 +120,8 @@ type keyboard struct {
 	parts  chan []byte // of input, closed at its end
 	resize chan terminal.Size
 
-	rest []byte // of a part; only Read uses it
+	mu   sync.Mutex // of Read: a guest that lies may have us read twice at once
+	rest []byte     // of a part
 }
 
 // follow reads what is sent until nothing comes any more.
@@ -159,6 +163,8 @@ func (k *keyboard) follow(src io.Reader) {
 
 // Read asks for input when there is none.
 func (k *keyboard) Read(b []byte) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if len(k.rest) == 0 {
 		if err := k.out.Send(terminal.More, nil); err != nil {
 			return 0, err

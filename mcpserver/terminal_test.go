@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,5 +99,68 @@ func TestTerminalOfWhoDoesNotRead(t *testing.T) {
 	s.terminal(ctx, io.MultiReader(&start, ours), ours)
 	if !errors.Is(b.err, os.ErrDeadlineExceeded) {
 		t.Errorf("the command's output: %v", b.err)
+	}
+}
+
+// late are terminals whose command says something when it is let go.
+type late struct{ begun, release chan struct{} }
+
+func (b late) Run(_ context.Context, _ terminal.Request, std tools.TerminalStreams) (terminal.Exit, *terminal.Failure) {
+	close(b.begun)
+	<-b.release
+	_, err := io.WriteString(std.Stdout, "late")
+	if err != nil {
+		return terminal.Exit{}, &terminal.Failure{Text: err.Error()}
+	}
+	return terminal.Exit{Code: 3}, nil
+}
+
+// A command may run for longer than a client has to read one message.
+func TestTerminalOutlivesTheWriteTimeout(t *testing.T) {
+	b := late{make(chan struct{}), make(chan struct{})}
+	s := &Server{Log: slog.New(slog.DiscardHandler), Terminals: b, WriteTimeout: time.Minute}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	passed := time.Now() // as the greeting's deadline has when the command is done
+	if err := ours.SetWriteDeadline(passed); err != nil {
+		t.Fatal(err)
+	}
+	var start bytes.Buffer
+	if err := terminal.NewWriter(&start).SendJSON(terminal.Start, terminal.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx := sessions.WithPrincipal(t.Context(), sessions.Principal{Name: "p", Scopes: []sessions.Scope{sessions.ScopeWrite}})
+	go s.terminal(ctx, io.MultiReader(&start, ours), ours)
+	<-b.begun
+	close(b.release)
+	for _, want := range []terminal.Kind{terminal.Output, terminal.Exited} {
+		if kind, part, err := terminal.Read(theirs); err != nil || kind != want {
+			t.Fatalf("kind %d, %q, %v; want kind %d", kind, part, err, want)
+		}
+	}
+}
+
+// Who reads twice at once gets each byte once.
+func TestKeyboardIsReadTwice(t *testing.T) {
+	const parts = 200
+	k := &keyboard{ctx: t.Context(), out: terminal.NewWriter(io.Discard), parts: make(chan []byte, parts)}
+	for range parts {
+		k.parts <- []byte("abcdefg")
+	}
+	close(k.parts)
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for range 2 {
+		wg.Go(func() {
+			n, err := io.Copy(io.Discard, struct{ io.Reader }{k})
+			total.Add(n)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if total.Load() != 7*parts {
+		t.Errorf("%d bytes were read, %d sent", total.Load(), 7*parts)
 	}
 }
