@@ -166,7 +166,6 @@ func TestLineHasRoomForOthers(t *testing.T) {
 // destroys what waits gives the place back.
 func TestPlaceOfOneWhoGoesAway(t *testing.T) {
 	inLine(t, time.Minute, func(t *testing.T, l *lab) {
-		l.MaxOwnLine = 2
 		l.ask(t, "alice")
 		synctest.Wait()
 		gone := l.ask(t, "alice")
@@ -186,5 +185,5 @@ func TestPlaceOfOneWhoGoesAway(t *testing.T) {
 		if err != nil || !existing || sb.State != sessions.Ready {
 			t.Errorf("asked for again: %+v, existing %v, %v", sb, existing, err)
 		}
-	})
+	}, func(l *lab) { l.MaxOwnLine = 2 })
 }

@@ -34,6 +34,7 @@ type play struct {
 	using   int
 	used    time.Time
 	claimed map[string]string // by whom, by id
+	late    bool              // the clock was set
 }
 
 func newPlay(t *testing.T, inner sessions.Store) *play {
@@ -150,9 +151,9 @@ func (p *play) step(ctx context.Context, op, id string, do func() error) error {
 func (p *play) moved(sb sessions.Sandbox) {
 	p.mu.Lock()
 	asked, using, used := p.asked, p.using, p.used
+	late := p.member && p.late // what was being made or handed over may have taken too long
 	p.mu.Unlock()
 	idle := sb.State == sessions.Timeout && sb.Reason == "idle"
-	late := p.member && slices.Contains(p.trace, "clock") // what was being made or handed over took too long
 	switch {
 	case idle && sb.Ended.Before(sb.End) && (using > 0 || sb.Ended.Sub(used) < idleTimeout):
 		p.fault("ended as idle with %d uses, the last %v ago", using, sb.Ended.Sub(used))
@@ -246,7 +247,7 @@ func (p *play) noteUse(n int) {
 func (p *play) begin(s scenario) {
 	p.n++
 	now := time.Now().UTC().Round(0)
-	p.scenario, p.full, p.trace, p.asked, p.used = s, s.broken, nil, false, now
+	p.scenario, p.full, p.trace, p.asked, p.used, p.late = s, s.broken, nil, false, now, false
 	p.sb = sessions.Sandbox{
 		ID: fmt.Sprintf("sb-%d", p.n), Owner: "alice", Profile: "small", Backend: "mem", State: sessions.Running,
 		Handle: fmt.Sprintf("h-%d", p.n), Created: now, Ready: now, End: now.Add(time.Hour), MaxEnd: now.Add(4 * time.Hour),
@@ -314,6 +315,9 @@ func (p *play) play(s scenario, choose func(n int) int) (widths []int) {
 		}
 		p.trace = append(p.trace, step)
 		if step == "clock" {
+			p.mu.Lock()
+			p.late = true
+			p.mu.Unlock()
 			time.Sleep(time.Until(p.sb.Created.Add(clock[0])))
 			clock = clock[1:]
 			continue

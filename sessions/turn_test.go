@@ -15,7 +15,7 @@ import (
 
 // inLine runs a test as inLab does, with a backend that makes one machine at a
 // time and takes that long for each.
-func inLine(t *testing.T, each time.Duration, f func(t *testing.T, l *lab)) {
+func inLine(t *testing.T, each time.Duration, f func(t *testing.T, l *lab), edits ...func(l *lab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{step: func(ctx context.Context, op, _ string, do func() error) error {
@@ -30,6 +30,9 @@ func inLine(t *testing.T, each time.Duration, f func(t *testing.T, l *lab)) {
 		}}
 		l := newLab(t, w, filepath.Join(t.TempDir(), "agentlab.db"))
 		l.Parallel, l.MaxLine, l.MaxOwnLine = map[string]int{"mem": 1}, 5, 5
+		for _, edit := range edits {
+			edit(l)
+		}
 		l.run()
 		defer func() { l.stop() }()
 		f(t, l)
