@@ -43,16 +43,20 @@ func redirect(to *os.File, fds ...int) error {
 // is said in its answers.
 func openLog(state *os.File) (*os.File, error) {
 	if state != nil {
-		path := config.At(state, config.LogFile)
-		if info, err := os.Lstat(path); err == nil && info.Size() > maxLog {
-			_ = os.Rename(path, path+".1")
-		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
-		if err == nil {
+		if f, err := nextLog(state); err == nil {
 			return f, nil
 		}
 	}
 	return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+}
+
+// nextLog opens the log, and puts one that is too long aside before.
+func nextLog(state *os.File) (*os.File, error) {
+	path := config.At(state, config.LogFile)
+	if info, err := os.Lstat(path); err == nil && info.Size() > maxLog {
+		_ = os.Rename(path, path+".1")
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 }
 
 // keepLog puts the log aside whenever it has become too long, until ctx ends.
@@ -70,13 +74,14 @@ func keepLog(ctx context.Context, state, log *os.File) {
 }
 
 // renewLog puts the log aside if it is too long. What is written to it, or to the
-// other descriptors, then goes to a new one.
+// other descriptors, then goes to a new one; if there can be none now, all goes on
+// in what was put aside until there can.
 func renewLog(state, log *os.File, others ...int) error {
 	info, err := log.Stat()
 	if err != nil || !info.Mode().IsRegular() || info.Size() <= maxLog {
 		return err
 	}
-	next, err := openLog(state)
+	next, err := nextLog(state)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -50,5 +51,48 @@ func TestRenewLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		sizes(4, maxLog+1+round)
+	}
+}
+
+// Where no new log can be made, the old one goes on, until one can.
+func TestRenewLogLater(t *testing.T) {
+	dir := t.TempDir()
+	state, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	log, err := openLog(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	if err := log.Truncate(maxLog + 1); err != nil {
+		t.Fatal(err)
+	}
+	path := config.At(state, config.LogFile)
+	if err := errors.Join(os.Rename(path, path+".1"), os.Symlink("nowhere", path)); err != nil { // which is not followed
+		t.Fatal(err)
+	}
+	if err := renewLog(state, log); err == nil {
+		t.Error("a log was opened through a link")
+	}
+	if _, err := log.WriteString("kept"); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path + ".1"); err != nil || info.Size() != maxLog+1+4 {
+		t.Errorf("what was written meanwhile is lost: %v, %v", info, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := renewLog(state, log); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.WriteString("new"); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != 3 {
+		t.Errorf("the new log: %v, %v", info, err)
 	}
 }
