@@ -81,12 +81,12 @@ func (db *DB) events(ctx context.Context, q sessions.EventQuery) (list []session
 		return nil, q.After, err
 	}
 	after := q.After
-	if !q.Since.IsZero() {
+	if after == 0 && !q.Since.IsZero() { // who goes on has come past it, and need not look for it again
 		first, err := db.firstSince(ctx, q.Since, last)
 		if err != nil {
 			return nil, q.After, err
 		}
-		after = max(after, first-1)
+		after = first - 1
 	}
 	query, args := eventQuery(q, after, last)
 	rows, err := readRows(ctx, db.r, query, args...)
