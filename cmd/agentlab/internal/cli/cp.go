@@ -78,6 +78,9 @@ func parseTransfer(source, target string) (t transfer, err error) {
 	default:
 		t = transfer{local: target, sandbox: from, remote: fromPath}
 	}
+	if !t.upload && path.Base(t.remote) == ".." { // would be the parent of the target; "." and "/" have no name either, and are the target
+		return t, fmt.Errorf("%q: a path in the sandbox that ends in .. has no name to be copied to; give the directory itself", source)
+	}
 	dir := strings.HasSuffix(t.local, "/")
 	if t.local, err = filepath.Abs(t.local); err != nil {
 		return t, err
