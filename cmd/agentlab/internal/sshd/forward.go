@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -27,7 +27,7 @@ func (c *client) forward(ctx context.Context, cancel context.CancelFunc, nc ssh.
 	case err != nil:
 		_ = nc.Reject(ssh.ConnectionFailed, "malformed request") // as below, fails with the connection
 		return
-	case !isLoopback(to.Host):
+	case to.Host != "localhost" && to.Host != "127.0.0.1" && to.Host != "::1": // others of 127.0.0.0/8 are other services
 		_ = nc.Reject(ssh.Prohibited, fmt.Sprintf("host %.100q: only ports of the sandbox itself can be reached, as localhost", to.Host))
 		return
 	case to.Port == 0 || to.Port > math.MaxUint16:
@@ -49,16 +49,14 @@ func (c *client) forward(ctx context.Context, cancel context.CancelFunc, nc ssh.
 	_ = nc.Reject(ssh.ConnectionFailed, c.Explain(err))
 }
 
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
+// lastWords is how long what a client said before it closed has to get to the port.
+const lastWords = time.Second
 
 // port is the connection on the client's side. Its channel is opened when the port
 // is: before, the client may be told that it can't be.
 type port struct {
 	ctx     context.Context
-	cancel  context.CancelFunc // is called when the client has closed it
+	cancel  context.CancelFunc // is called soon after the client has closed it
 	channel ssh.NewChannel
 	open    chan struct{} // closed when ch is set
 	ch      ssh.Channel
@@ -79,7 +77,7 @@ func (p *port) Write(b []byte) (n int, err error) {
 		}
 		go func() {
 			ssh.DiscardRequests(requests)
-			p.cancel()
+			time.AfterFunc(lastWords, p.cancel)
 		}()
 		p.ch = ch
 		close(p.open)
@@ -89,6 +87,9 @@ func (p *port) Write(b []byte) (n int, err error) {
 		return n, nil
 	}
 	m, err := p.ch.Write(b)
+	if errors.Is(err, io.EOF) { // it is closed, and what it said before still has to get there
+		m, err = len(b), nil
+	}
 	return n + m, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/crypto/ssh"
 
@@ -242,6 +243,7 @@ func TestForward(t *testing.T) {
 		{"localhost:80", "not a line", "nothing answers on port 80"},
 		{"10.0.0.1:80", "", "only ports of the sandbox"},
 		{"example.com:80", "", "only ports of the sandbox"},
+		{"127.0.0.2:80", "", "only ports of the sandbox"},
 		{"0.0.0.0:80", "", "only ports of the sandbox"},
 		{"[::ffff:10.0.0.1]:80", "", "only ports of the sandbox"},
 		{"localhost:0", "", "port 0"},
@@ -271,5 +273,39 @@ func TestForwardEnds(t *testing.T) {
 	}).Dial("tcp", "localhost:80")
 	check(t, err)
 	check(t, conn.Close())
+	<-ended
+}
+
+// What a client said before it closed a connection gets to the port, and what that
+// says no longer matters.
+func TestForwardLastWords(t *testing.T) { synctest.Test(t, testForwardLastWords) }
+
+func testForwardLastWords(t *testing.T) {
+	closed, ended := make(chan struct{}), make(chan string)
+	client := connect(t, "x", func(t *testing.T, _ terminal.Request, in io.Reader, out *terminal.Writer) {
+		defer close(ended)
+		note(t, out.Send(terminal.Output, []byte("\n")))
+		<-closed
+		note(t, out.Send(terminal.Output, []byte("to nobody")))
+		for range 2 {
+			note(t, out.Send(terminal.More, nil))
+			kind, part, err := terminal.Read(in)
+			note(t, err)
+			if kind == terminal.Input {
+				ended <- string(part)
+			}
+		}
+		note(t, out.SendJSON(terminal.Exited, terminal.Exit{}))
+	})
+	conn, err := client.Dial("tcp", "localhost:80")
+	check(t, err)
+	_, err = io.WriteString(conn, "last words")
+	check(t, err)
+	check(t, conn.Close())
+	synctest.Wait()
+	close(closed)
+	if got := <-ended; got != "last words" {
+		t.Errorf("got %q", got)
+	}
 	<-ended
 }
