@@ -32,7 +32,11 @@ func (c *Client) Start(req Request) error {
 	if !utf8.ValidString(req.Command) { // JSON would change it
 		return fmt.Errorf("command %.100q: it is not in UTF-8", req.Command)
 	}
-	if err := c.to.SendJSON(kind, req); err != nil {
+	err := c.to.SendJSON(kind, req)
+	if errors.Is(err, errTooLong) {
+		return fmt.Errorf("command of %d bytes: it is too long, with its variables %d KiB are allowed; give a script on standard input", len(req.Command), MaxPart>>10)
+	}
+	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)
 	}
 	return nil

@@ -98,10 +98,12 @@ type Writer struct {
 // NewWriter returns a Writer on out.
 func NewWriter(out io.Writer) *Writer { return &Writer{out: out} }
 
+var errTooLong = errors.New("part")
+
 // Send sends one part, of at most MaxPart bytes.
 func (w *Writer) Send(k Kind, b []byte) error {
 	if len(b) > MaxPart {
-		return fmt.Errorf("part of %d bytes, allowed: %d", len(b), MaxPart)
+		return fmt.Errorf("%w of %d bytes, allowed: %d", errTooLong, len(b), MaxPart)
 	}
 	part := make([]byte, headSize, headSize+len(b))
 	binary.BigEndian.PutUint32(part, uint32(k)<<24|uint32(len(b)))

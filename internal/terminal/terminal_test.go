@@ -52,3 +52,11 @@ func TestStartNeedsText(t *testing.T) {
 		t.Errorf("got %v, %d bytes", err, b.Len())
 	}
 }
+
+func TestStartTooLong(t *testing.T) {
+	var b bytes.Buffer
+	err := terminal.NewClient(&b).Start(terminal.Request{Command: strings.Repeat("x", terminal.MaxPart)})
+	if err == nil || !strings.Contains(err.Error(), "65536 bytes: it is too long, with its variables 64 KiB are allowed; give a script on standard input") || b.Len() > 0 {
+		t.Errorf("got %v, %d bytes", err, b.Len())
+	}
+}
