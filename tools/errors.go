@@ -22,6 +22,7 @@ var guestErrors = []struct {
 	kind sessions.Kind
 	text string
 }{
+	{guest.ErrNoBecome, sessions.Invalid, "to run as another user this sandbox needs setpriv (of util-linux), su or start-stop-daemon in it"},
 	{guest.ErrNoCommand, sessions.Invalid, "the shell of this profile is not in the sandbox; tell the operator"},
 	{guest.ErrNoProcess, sessions.NotFound, "no such process; list_sandboxes with this sandbox_id names the known ones"},
 	{guest.ErrExited, sessions.Conflict, "the process has ended; read_process gives its output"},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
 	"github.com/agentlab-mcp/agentlab/provisioner/guest"
@@ -57,10 +58,7 @@ func (t *Terminals) Run(ctx context.Context, req terminal.Request, std TerminalS
 		if errors.Is(err, guest.ErrNoUser) {
 			return noUser(req.User, user(m, sb))
 		}
-		if errors.Is(err, guest.ErrNoCommand) && req.TTY != nil {
-			return sessions.Errorf(sessions.Unavailable, "this sandbox can't have a terminal: it lacks its shell or, where only the guest agent of QEMU reaches it, the program script; exec works without one")
-		}
-		return err
+		return lacking(req, err)
 	})
 	if err != nil {
 		return exit, failureOf(s.present(ctx, "terminal", err))
@@ -68,21 +66,76 @@ func (t *Terminals) Run(ctx context.Context, req terminal.Request, std TerminalS
 	return exit, nil
 }
 
-// runFirst runs the first of some programs that the machine has.
-func runFirst(ctx context.Context, conn guest.Conn, cmd guest.Cmd, programs [][]string, streams guest.Streams) (code int, err error) {
+// lacking says what a sandbox lacks for a request.
+func lacking(req terminal.Request, err error) error {
+	switch {
+	case !errors.Is(err, guest.ErrNoCommand) || errors.Is(err, guest.ErrNoBecome):
+		return err
+	case req.TTY != nil:
+		return sessions.Errorf(sessions.Unavailable, "this sandbox can't have a terminal: it lacks its shell or, where only the guest agent of QEMU reaches it, the program script; exec works without one")
+	case req.Service != nil && req.Service.Port != 0:
+		return sessions.Errorf(sessions.Unavailable, "ports of this sandbox need bash or agentlab-guest in it, and it has neither")
+	}
+	return err
+}
+
+// runFirst runs the first of some programs that the machine has. One that has read
+// input is the last: there would be two readers, and the guest does not tell the truth.
+func runFirst(ctx context.Context, conn guest.Conn, cmd guest.Cmd, programs [][]string, streams guest.Streams) (code int, missing error) {
+	stdin := streams.Stdin
 	for _, cmd.Args = range programs {
-		var e guest.Exit
-		if e, err = conn.Run(ctx, cmd, streams); !errors.Is(err, guest.ErrNoCommand) {
+		in := &input{Reader: stdin}
+		if stdin != nil {
+			streams.Stdin = in
+		}
+		e, err := conn.Run(ctx, cmd, streams)
+		if !errors.Is(err, guest.ErrNoCommand) || !in.state.CompareAndSwap(inputUnread, inputGone) {
 			return e.Code, err
 		}
+		missing = err
 	}
-	return 0, err
+	return 0, missing
+}
+
+// input is standard input for one of several programs.
+type input struct {
+	io.Reader
+	state atomic.Int32
+}
+
+// States of an input.
+const (
+	inputUnread = iota
+	inputRead   // there is no other program
+	inputGone   // there may be
+)
+
+// Read gives nothing once another program may be run.
+func (in *input) Read(b []byte) (int, error) {
+	if !in.state.CompareAndSwap(inputUnread, inputRead) && in.state.Load() == inputGone {
+		return 0, io.EOF
+	}
+	return in.Reader.Read(b)
 }
 
 // Programs of an image for what agentlab-guest does where there is one: a port is
-// $0, and what is said once it is open is as internal/terminal has it.
+// $0, and what is said once it is open is as internal/terminal has it. It can't close
+// one direction, so that a service may not see the end of input: $1 seconds after that
+// the connection ends.
 const (
-	imagePort = `exec 3<>"/dev/tcp/127.0.0.1/$0" || exit; echo; exec 4<&0; cat <&4 >&3 & cat <&3; kill $! 2>/dev/null`
+	portPatience = "5"
+	imagePort    = `exec 3<>"/dev/tcp/127.0.0.1/$0" || exec 3<>"/dev/tcp/::1/$0" || exit
+echo
+exec 4<&0
+cat <&3 & out=$!
+cat <&4 >&3 & in=$!
+wait -n
+if kill -0 $out 2>/dev/null; then
+	sleep "$1" >/dev/null 2>&1 &
+	wait -n
+fi
+kill $out $in $! 2>/dev/null
+exit 0`
 	imageSFTP = `for p in /usr/lib/openssh/sftp-server /usr/libexec/openssh/sftp-server /usr/lib/ssh/sftp-server /usr/libexec/sftp-server; do
 	[ -x "$p" ] && exec "$p"
 done
@@ -109,7 +162,7 @@ func terminalPrograms(shell []string, home string, req terminal.Request) ([][]st
 		return nil, invalid("port: got %d, want 1 to %d", s.Port, math.MaxUint16)
 	}
 	port := strconv.Itoa(s.Port)
-	return [][]string{{guest.Program, "port", port}, {"bash", "-c", imagePort, port}}, nil
+	return [][]string{{guest.Program, "port", port}, {"bash", "-c", imagePort, port, portPatience}}, nil
 }
 
 // sizes passes on changes of size until ctx ends.

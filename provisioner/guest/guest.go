@@ -11,6 +11,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"time"
@@ -28,6 +29,8 @@ var (
 	ErrNoUser = errors.New("no such user in the guest")
 	// ErrNoCommand: the program to run is not in the guest.
 	ErrNoCommand = errors.New("no such command in the guest")
+	// ErrNoBecome: no program in the guest runs others as another user. It is an ErrNoCommand.
+	ErrNoBecome = fmt.Errorf("%w to become another user with", ErrNoCommand)
 	// ErrNoProcess: the guest knows no process of that id.
 	ErrNoProcess = errors.New("no such process")
 	// ErrExited: the process has ended, so it takes no input and no signal.

@@ -124,7 +124,7 @@ func (r record) startError(cmd guest.Cmd) error {
 	case "denied":
 		return fmt.Errorf("run as %q: %w", cmp.Or(cmd.User, "the user of the channel"), fs.ErrPermission)
 	case "become":
-		return fmt.Errorf("%w: to run as another user the guest needs setpriv (of util-linux), su or start-stop-daemon", guest.ErrNoCommand)
+		return fmt.Errorf("%w: the guest needs setpriv (of util-linux), su or start-stop-daemon", guest.ErrNoBecome)
 	case "tty":
 		return fmt.Errorf("%w: a terminal needs script (of util-linux) in the guest; run the command without one", guest.ErrNoCommand)
 	case "dir":
