@@ -24,7 +24,7 @@ const (
 	keyName = "agentlab"
 )
 
-// stanza is of an ssh_config, with the host, ProxyCommand, user, name of the key and
+// stanza is of an ssh_config, with the hosts, ProxyCommand, user, name of the key and
 // file that has it.
 const stanza = `# Sandboxes of AgentLab. ProxyCommand is the SSH server, and lets in who can run it.
 Host %s
@@ -43,7 +43,9 @@ Host %s
 // printSSHConfig prints what an SSH client needs to know of the sandbox that is
 // given, or of all.
 func printSSHConfig(cmd *cobra.Command, host Host, user string, given []string) error {
-	name, target := "*", "'%n'" // the host name as it was typed, in which ssh allows nothing that a shell takes apart
+	// The host name as it was typed. What a shell would take apart in it ssh refuses, but
+	// not before 9.6 (CVE-2023-51385): then a name that ends the quotes is no host of ours.
+	hosts, target := "*"+hostSuffix+` "!*'*"`, "'%n'"
 	if len(given) > 0 {
 		id, err := resolveOne(cmd.Context(), cmd, host, given[0])
 		if err == nil {
@@ -52,7 +54,7 @@ func printSSHConfig(cmd *cobra.Command, host Host, user string, given []string) 
 		if err != nil {
 			return inWords(err)
 		}
-		name, target = given[0], given[0]
+		hosts, target = given[0]+hostSuffix, given[0]
 	}
 	self, err := host.Self(cmd)
 	if err != nil {
@@ -70,7 +72,7 @@ func printSSHConfig(cmd *cobra.Command, host Host, user string, given []string) 
 		return Fail(ExitFailed, fmt.Errorf("%q: an ssh_config can have neither the end of a line nor ${ in it", said))
 	}
 	command := proxyCommand(append(self, "sandbox", "ssh", "--stdio")) + " " + target
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), stanza, name+hostSuffix, command, configWord(user), keyName, configWord(known))
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), stanza, hosts, command, configWord(user), keyName, configWord(known))
 	return Fail(ExitFailed, err)
 }
 
