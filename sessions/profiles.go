@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,11 @@ func (m *Manager) newPool(p Profile, old *pool) *pool {
 		old = nil
 	}
 	return newPool(m.ctx, p, old)
+}
+
+// broken says that there is a profile of that name and nobody can say what it is.
+func (set *profileSet) broken(name string) bool {
+	return slices.ContainsFunc(set.list, func(p Profile) bool { return p.Name == name && p.Problem != "" })
 }
 
 // SetProfiles replaces the profiles. The next create goes by the new ones, and

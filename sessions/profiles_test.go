@@ -152,6 +152,81 @@ func TestPoolFollowsItsProfile(t *testing.T) {
 	})
 }
 
+// begin replaces the Manager by one that finds the first profile broken, until it
+// is mended and has that pool.
+func (l *lab) begin() (mend func(sessions.Pool)) {
+	good := slices.Clone(l.Offered(context.Background()))
+	l.again(sessions.Pool{}, func() { l.Profiles[0] = sessions.Profile{Name: "small", Problem: "it is broken"} })
+	return func(pool sessions.Pool) {
+		good[0].Pool = pool
+		l.SetProfiles(good)
+		synctest.Wait()
+	}
+}
+
+// A profile that is broken from the beginning on costs no member either, and when
+// it is mended those that there are do.
+func TestBrokenFromTheBeginningCostsNoMember(t *testing.T) {
+	pool := sessions.Pool{Size: 2}
+	inPool(t, pool, func(t *testing.T, l *lab) {
+		before := l.members(t, "")
+		mend := l.begin()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if all := l.members(t, sessions.Ready); len(all) != 2 || all[0].ID != before[0].ID || all[1].ID != before[1].ID {
+			t.Fatalf("members are %+v\nand were %+v", all, before)
+		}
+		mend(pool)
+		if sb := l.create(t, sessions.CreateRequest{}); sb.ID != before[0].ID {
+			t.Errorf("got %s, want the member %s", sb.ID, before[0].ID)
+		}
+		mend = l.begin()
+		mend(sessions.Pool{})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if all := l.members(t, ""); len(all) != 0 {
+			t.Errorf("mended without a pool, there are %+v", all)
+		}
+	})
+}
+
+// What waits to be made goes on when its profile is mended, or ends in its time.
+func TestBrokenFromTheBeginningKeepsItsPlace(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		l.world.hang("create", "")
+		var waiting []sessions.Sandbox
+		for i := range 10 {
+			sb, _, err := l.Create(as(t, "alice"), sessions.CreateRequest{TTL: time.Duration(1+9*(i%2)) * 2 * time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting = append(waiting, sb)
+		}
+		synctest.Wait()
+		if sb := l.recorded(t, waiting[9].ID); sb.State != sessions.Requested {
+			t.Fatalf("the last one is %s", sb.State)
+		}
+		l.world.onStep(nil)
+		mend := l.begin()
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		made := l.world.count("create")
+		mend(sessions.Pool{})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for i, sb := range waiting {
+			want := []sessions.State{sessions.Destroyed, sessions.Ready}[i%2]
+			l.mustBe(t, sb.ID, want)
+			if reason := l.recorded(t, sb.ID).Reason; strings.Contains(reason, "failed") {
+				t.Errorf("%s has %s", sb.ID, reason)
+			}
+		}
+		if n := l.world.count("create") - made; n != 5 {
+			t.Errorf("%d were made when it was mended, want 5", n)
+		}
+	})
+}
+
 // A pool that is replaced lets go of the channels to its members: whoever claims
 // one has it closed when it was not used for long.
 func TestReplacedPoolLetsGo(t *testing.T) {

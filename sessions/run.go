@@ -212,7 +212,7 @@ func (m *Manager) do(ctx context.Context, backend string, a action) (err error) 
 		if m.busy(a.sb.ID) {
 			return nil
 		}
-		if sb, ok := m.unmade(ctx, a.sb.ID); ok {
+		if sb, ok := m.unmade(ctx, a.sb.ID); ok && !m.waits(sb) {
 			m.make(sb)
 		}
 	case doExpire:
@@ -273,6 +273,13 @@ func (m *Manager) makes(id string) bool {
 func (m *Manager) unmade(ctx context.Context, id string) (Sandbox, bool) {
 	sb, err := m.Store.Sandbox(ctx, id)
 	return sb, err == nil && sb.State.making()
+}
+
+// waits says that nobody can say what sb is to be made of until its profile, which
+// was broken when we began, is mended. What is claimed is made.
+func (m *Manager) waits(sb Sandbox) bool {
+	_, known := m.ProfileOf(sb)
+	return !known && !sb.claimed() && m.profiles.Load().broken(sb.Profile)
 }
 
 // adopt records a sandbox for a machine that has none, and goes on making it.

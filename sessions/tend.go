@@ -239,10 +239,11 @@ func (m *Manager) dissolve(ctx context.Context, p *pool) {
 	m.drainStrays(ctx, members)
 }
 
-// drainStrays destroys the members of pools that there are no more.
+// drainStrays destroys the members of pools that there are no more. Whether there
+// is one of a broken profile is not known.
 func (m *Manager) drainStrays(ctx context.Context, recorded []Sandbox) {
 	for _, sb := range recorded {
-		if sb.Pooled() && sb.State.Live() && m.poolOf(sb) == nil {
+		if sb.Pooled() && sb.State.Live() && m.poolOf(sb) == nil && !m.profiles.Load().broken(sb.Profile) {
 			if err := m.drain(ctx, sb, "pool: its profile has none any more"); err != nil {
 				m.Log.Error("drain", "id", sb.ID, "err", err)
 			}
