@@ -70,6 +70,8 @@ type Config struct {
 	// built-in ones that no file replaces. DefaultProfile comes first. One that
 	// can't be used has a Problem.
 	Profiles []Profile `yaml:"-"`
+
+	read look // what Profiles were read from
 }
 
 // Recipes are the profiles as the sessions know them.
@@ -118,9 +120,9 @@ func Load(file string) (Config, error) {
 			err = errors.Join(err, fmt.Errorf("%s: it holds proxmox_api_token: %w", file, perr))
 		}
 	}
-	files, perr := readFiles(profilesDir(file))
-	c.Profiles = c.profiles(file, files)
-	return c, errors.Join(err, perr)
+	c.read = lookAt(profilesDir(file))
+	c.Profiles = c.profiles(file, c.read.files)
+	return c, errors.Join(err, c.read.err)
 }
 
 // LoadAll is Load for who goes on with none of it as long as a profile is wrong.

@@ -106,7 +106,11 @@ func brokenProfile(name string, err error) Profile {
 func newDraft(f profileFile) draft {
 	d := draft{file: f.path, data: f.data, err: f.err}
 	d.Name = d.base()
-	if d.err == nil {
+	switch {
+	case d.err != nil:
+	case len(bytes.TrimSpace(d.data)) == 0: // as what is about to be written is at first
+		d.err = fmt.Errorf("%s: it is empty; write at least a comment if all defaults are meant", d.file)
+	default:
 		d.err = decode(d.file, d.data, &d.Profile)
 	}
 	return d

@@ -68,9 +68,9 @@ func TestExtendsBuiltin(t *testing.T) {
 func TestExtendsMistakes(t *testing.T) {
 	for name, tt := range map[string]struct{ base, p, want string }{
 		"two-levels": {"extends: default", "extends: base", `p.yaml:1: extends: got "base", which extends "default" itself; want a profile that extends none`},
-		"itself":     {"", "extends: p", `p.yaml:1: extends: got "p", which extends "p" itself`},
-		"unknown":    {"", "extends: bass", `p.yaml:1: extends: got "bass", want one of: `},
-		"nothing":    {"", "extends: [base]", `p.yaml:1: extends: got`},
+		"itself":     {"# all defaults", "extends: p", `p.yaml:1: extends: got "p", which extends "p" itself`},
+		"unknown":    {"# all defaults", "extends: bass", `p.yaml:1: extends: got "bass", want one of: `},
+		"nothing":    {"# all defaults", "extends: [base]", `p.yaml:1: extends: got`},
 		"of-backend": {"backend: proxmox\ntemplate: debian", "extends: base\nbackend: local", `p.yaml: template: got "debian", but backend local has no such key`},
 		"inherited":  {"max_ttl: 30m", "extends: base\nttl: 45m", `p.yaml:2: ttl is 45m0s, allowed: 1s to 30m0s`},
 	} {

@@ -17,10 +17,9 @@ type Watch struct {
 	config Config
 	file   string // config.yaml
 
-	mu     sync.Mutex
-	seen   look
-	looked bool
-	known  []Profile
+	mu    sync.Mutex
+	seen  look
+	known []Profile
 }
 
 // look is what there is at one time.
@@ -39,7 +38,9 @@ func (l look) same(other look) bool {
 }
 
 // Watch returns what follows the profiles beside the file that c was read from.
-func (c Config) Watch(file string) *Watch { return &Watch{config: c, file: file, known: c.Profiles} }
+func (c Config) Watch(file string) *Watch {
+	return &Watch{config: c, file: file, seen: c.read, known: c.Profiles}
+}
 
 const (
 	settling = 50 * time.Millisecond // for which files must stay the same that somebody is changing
@@ -56,13 +57,10 @@ func (w *Watch) Update(ctx context.Context, use func([]Profile)) {
 	defer w.mu.Unlock()
 	dir := profilesDir(w.file)
 	now := lookAt(dir)
-	if w.looked && now.same(w.seen) {
+	if now.same(w.seen) {
 		return
 	}
 	for range settled {
-		if !w.looked { // there was nothing yet that anybody could be changing
-			break
-		}
 		if !pause(ctx, settling) {
 			return
 		}
@@ -71,7 +69,7 @@ func (w *Watch) Update(ctx context.Context, use func([]Profile)) {
 			break
 		}
 	}
-	w.seen, w.looked = now, true
+	w.seen = now
 	w.known = w.profiles(now)
 	use(w.known)
 }

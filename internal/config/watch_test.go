@@ -28,8 +28,8 @@ func follow(t *testing.T, files map[string]string, f func(*followed)) {
 			t.Fatal(err)
 		}
 		w.watch = c.Watch(w.file)
-		if _, changed := w.update(); !changed {
-			t.Error("the first look is none")
+		if _, changed := w.update(); changed {
+			t.Error("the first look saw what was loaded")
 		}
 		f(w)
 	})
@@ -213,5 +213,42 @@ func TestWhatIsBeingWrittenIsWaitedFor(t *testing.T) {
 			t.Errorf("changed %v, after %v", changed, time.Since(start))
 		}
 		<-stop
+	})
+}
+
+// The first look after the start waits for it as well.
+func TestWhatIsBeingWrittenAtTheStartIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &followed{t: t, file: write(t, map[string]string{"profiles/a.yaml": "cores: 1\n"})}
+		c, err := config.Load(w.file)
+		w.do(err)
+		w.watch = c.Watch(w.file)
+		w.put("profiles/a.yaml", "cores: 2\n")
+		go func() {
+			time.Sleep(40 * time.Millisecond)
+			w.put("profiles/a.yaml", "cores: 2\nmax_procs: 99\n")
+		}()
+		if now, _ := w.update(); now["a"].MaxProcs != 99 {
+			t.Errorf("a is %+v", now["a"])
+		}
+	})
+}
+
+// A shell empties the file that a command is to write, and a slow one leaves it so.
+func TestAnEmptyFileIsNoProfile(t *testing.T) {
+	follow(t, map[string]string{"profiles/a.yaml": "cores: 1\n", "profiles/b.yaml": "extends: a\n"}, func(w *followed) {
+		for _, text := range []string{"", " \n\t\n"} {
+			w.put("profiles/a.yaml", text)
+			now, _ := w.update()
+			for _, name := range []string{"a", "b"} {
+				if p := now[name]; !strings.Contains(p.Problem, "profiles/a.yaml: it is empty; write at least a comment") {
+					t.Errorf("%s of %q is %+v", name, text, p)
+				}
+			}
+		}
+		w.put("profiles/a.yaml", "# all defaults\n")
+		if now, _ := w.update(); now["a"].Problem != "" || now["a"].Cores != 2 {
+			t.Errorf("a is %+v", now["a"])
+		}
 	})
 }
