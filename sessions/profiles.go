@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -199,27 +200,39 @@ func (m *Manager) vet(ctx context.Context, want Sandbox) error {
 	if own && k.sound.Load() {
 		return nil
 	}
+	err := m.ask(ctx, k, v, want)
+	if err == nil {
+		if own {
+			k.sound.Store(true)
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	m.Log.Warn("profile can't be used", "profile", want.Profile, "err", err)
+	if !own && errors.Is(err, provisioner.ErrInvalid) {
+		plain := m.ask(ctx, k, v, k.sandbox())
+		if plain == nil { // so it is what was asked for
+			return &Error{Invalid, fmt.Sprintf("profile %s makes no such sandbox: %s", want.Profile, quoted(unavailable(err), 1000)), err}
+		}
+		err = plain
+	}
+	return unusable(want.Profile, unavailable(err), err)
+}
+
+// ask asks a backend whether it can make that sandbox, once for all who want the
+// same meanwhile.
+func (m *Manager) ask(ctx context.Context, k *known, v provisioner.Vetter, want Sandbox) error {
 	what := fmt.Sprint(want.Cores, want.MemoryMB, want.DiskMB, want.Network)
-	var err error
 	select {
 	case result := <-k.asking.DoChan(what, func() (any, error) {
 		return nil, m.question(func(ctx context.Context) error { return v.Vet(ctx, m.specOf(k.Profile, want)) })
 	}):
-		err = result.Err
+		return result.Err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err != nil {
-		m.Log.Warn("profile can't be used", "profile", want.Profile, "err", err)
-		if !own {
-			return &Error{Invalid, fmt.Sprintf("profile %s makes no such sandbox: %s", want.Profile, quoted(unavailable(err), 1000)), err}
-		}
-		return unusable(want.Profile, unavailable(err), err)
-	}
-	if own {
-		k.sound.Store(true)
-	}
-	return nil
 }
 
 // sandbox is what the profile says of a sandbox that asks for nothing.

@@ -289,10 +289,14 @@ type vetted struct {
 	*world
 	asked   atomic.Int32
 	problem atomic.Pointer[string]
+	down    atomic.Bool
 }
 
 func (v *vetted) Vet(_ context.Context, spec provisioner.Spec) error {
 	v.asked.Add(1)
+	if v.down.Load() {
+		return fmt.Errorf("it does not answer: %w", provisioner.ErrUnavailable)
+	}
 	if spec.Cores > 6 {
 		return fmt.Errorf("%d cores are more than there are: %w", spec.Cores, provisioner.ErrInvalid)
 	}
@@ -334,6 +338,11 @@ func TestProfileIsVetted(t *testing.T) {
 		refused(sessions.CreateRequest{}, "there is no template y", sessions.Unavailable)
 		v.problem.Store(nil)
 		refused(sessions.CreateRequest{Cores: 7}, "profile small makes no such sandbox: 7 cores are more than there are", sessions.Invalid)
+		v.down.Store(true) // which is no fault of the sizes that are asked for
+		refused(sessions.CreateRequest{Cores: 5}, "profile small can't be used now: it does not answer", sessions.Unavailable)
+		v.down.Store(false)
+		v.problem.Store(new("there is no template z"))
+		refused(sessions.CreateRequest{Cores: 5}, "profile small can't be used now: there is no template z", sessions.Unavailable)
 		if list, err := l.db.List(ctx, sessions.Query{Ending: true}); err != nil || len(list) != 2 {
 			t.Errorf("%d are recorded, %v; want those two that were made", len(list), err)
 		}
