@@ -48,7 +48,9 @@ func (p *Property) take(profiles []sessions.Profile) {
 			}
 			least, most = min(least, int(f.MinTTL.Seconds())), max(most, int(f.MaxTTL.Seconds()))
 		}
-		p.Min, p.Max = &least, &most
+		if least <= most { // else none can be used, and creating one tells why
+			p.Min, p.Max = &least, &most
+		}
 	}
 }
 

@@ -404,6 +404,10 @@ func TestProfilesOfNow(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), `"enum":["c","d"]`) || !strings.Contains(string(text), "d: broken, ask the operator") {
 		t.Errorf("the definition is %s, %v", text, err)
 	}
+	next = []sessions.Profile{{Name: "d", Problem: "d.yaml:1: it is broken"}} // and there is no other
+	if got := call("create_sandbox", `{"ttl_seconds":600}`); !strings.Contains(got, "profile d can't be used now: d.yaml:1: it is broken") {
+		t.Error(got)
+	}
 	looks = 0
 	if call("read_file", `{}`); looks != 0 {
 		t.Errorf("a tool that has nothing to do with profiles has looked at them %d times", looks)
