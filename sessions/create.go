@@ -356,6 +356,8 @@ func (m *Manager) spec(sb Sandbox) (provisioner.Spec, error) {
 		return provisioner.Spec{}, err
 	case sb.Recipe != "" && !madeBy(p, sb):
 		return provisioner.Spec{}, Errorf(Conflict, "profile %s has changed", p.Name)
+	case sb.State != Booting && p.Backend != sb.Backend: // whose root is nothing to this backend
+		return provisioner.Spec{}, Errorf(Conflict, "profile %s is of another backend now; create it again", p.Name)
 	}
 	return m.specOf(p, sb), nil
 }

@@ -227,6 +227,67 @@ func TestBrokenFromTheBeginningKeepsItsPlace(t *testing.T) {
 	})
 }
 
+// What one backend makes machines of is nothing to another one: what has none yet
+// when its profile changes to that is not made, and what has one goes on.
+func TestNothingIsMadeOfAnotherBackend(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		backends := map[string]provisioner.Provisioner{"mem": l.world, "mem2": &world{}}
+		l.restartWith(backends)
+		move := func(p *sessions.Profile) { p.Backend = "mem2" }
+		there := l.create(t, sessions.CreateRequest{})
+		gate := make(chan struct{})
+		l.world.onStep(func(ctx context.Context, op, _ string, do func() error) error {
+			if op == "create" {
+				<-gate
+			}
+			if op == "dial" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return do()
+		})
+		var last sessions.Sandbox
+		var boots []string
+		for range 9 {
+			boots = append(boots, last.ID)
+			var err error
+			if last, _, err = l.Create(as(t, "alice"), sessions.CreateRequest{TTL: 3 * time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		l.set(move)
+		close(gate)
+		synctest.Wait()
+		l.mustBe(t, last.ID, sessions.Destroyed)
+		if reason := l.recorded(t, last.ID).Reason; reason != "failed: profile small is of another backend now; create it again" {
+			t.Errorf("it has %s", reason)
+		}
+		l.mustBe(t, boots[1], sessions.Booting)
+		l.world.onStep(nil)
+		l.stop()
+		*l = *newLab(t, l.world, l.path)
+		l.Backends = backends
+		move(&l.Profiles[0])
+		l.run()
+		synctest.Wait()
+		for _, id := range boots[1:] {
+			l.mustBe(t, id, sessions.Ready)
+		}
+		ctx := as(t, "alice")
+		if err := l.Use(ctx, there.ID, 0, nothing); err != nil {
+			t.Error(err)
+		}
+		if _, err := l.Extend(ctx, there.ID, 2*time.Hour); err != nil {
+			t.Error(err)
+		}
+		if _, err := l.Destroy(ctx, there.ID); err != nil {
+			t.Error(err)
+		}
+		l.mustBe(t, there.ID, sessions.Destroyed)
+	})
+}
+
 // A pool that is replaced lets go of the channels to its members: whoever claims
 // one has it closed when it was not used for long.
 func TestReplacedPoolLetsGo(t *testing.T) {
