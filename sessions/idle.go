@@ -30,7 +30,7 @@ func (m *Manager) idle(ctx context.Context) {
 	started := m.now()
 	wall, steady := started, time.Now()
 	asks := make(chan struct{}, idleAsks)
-	for m.awaitIdleLook(ctx) {
+	for m.awaitIdleLook(ctx, steady) {
 		before, passed := wall, time.Since(steady)
 		wall, steady = m.now(), time.Now()
 		if wall.Sub(before) > passed+time.Second {
@@ -42,13 +42,14 @@ func (m *Manager) idle(ctx context.Context) {
 	}
 }
 
-// awaitIdleLook waits until it is time for a look, and says false when ctx ends.
-func (m *Manager) awaitIdleLook(ctx context.Context) bool {
+// awaitIdleLook waits until it is time for a look, by the monotonic clock, however
+// often the profiles change, and says false when ctx ends.
+func (m *Manager) awaitIdleLook(ctx context.Context, last time.Time) bool {
 	for {
 		set := m.profiles.Load()
 		var due <-chan time.Time // never comes as long as no profile has an idle timeout
 		if period := set.idlePeriod(); period > 0 {
-			due = time.After(period)
+			due = time.After(period - time.Since(last))
 		}
 		select {
 		case <-due:

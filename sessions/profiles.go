@@ -96,6 +96,9 @@ func (m *Manager) SetProfiles(list []Profile) {
 	defer m.setting.Unlock()
 	old := m.profiles.Load()
 	set := m.newSet(list, old)
+	if reflect.DeepEqual(set.list, old.list) {
+		return
+	}
 	m.profiles.Store(set)
 	close(old.replaced)
 	for name, p := range old.pools {

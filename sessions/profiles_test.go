@@ -345,6 +345,25 @@ func TestIdleTimeoutChanges(t *testing.T) {
 	})
 }
 
+// However often the profiles change, idle sandboxes are looked for; and the same
+// profiles are no change.
+func TestIdleWhileProfilesChange(t *testing.T) {
+	inIdleLab(t, func(t *testing.T, l *lab) {
+		sb := l.used(t)
+		for i := range 200 {
+			time.Sleep(idleTimeout / 100)
+			l.set(func(p *sessions.Profile) { p.Description = fmt.Sprint(i) })
+		}
+		synctest.Wait()
+		l.mustBe(t, sb.ID, sessions.Destroyed)
+		list := l.Offered(t.Context())
+		l.set(func(*sessions.Profile) {})
+		if again := l.Offered(t.Context()); &again[0] != &list[0] {
+			t.Error("the same profiles were taken for others")
+		}
+	})
+}
+
 // vetted is a backend that is asked about profiles.
 type vetted struct {
 	*world
