@@ -113,7 +113,9 @@ func (m *Manager) tell(sb Sandbox, err error) {
 	case sb.claimed():
 		m.Watch.Claimed(sb.Profile, "failed")
 	case sb.Pooled() && p != nil:
-		p.made(err)
+		if recipe, _, _ := p.state(); recipe == sb.Recipe { // else it was made for a pool before, and drained
+			p.made(err)
+		}
 	}
 	m.wakePools(sb.Backend)
 }

@@ -306,6 +306,24 @@ func TestReplacedPoolLetsGo(t *testing.T) {
 	})
 }
 
+// What is drained while it is being made is no failure of the pool that comes next:
+// that does not rest.
+func TestDrainedWhileMadeIsNoFailure(t *testing.T) {
+	inPool(t, sessions.Pool{Size: 2, Burst: 2}, func(t *testing.T, l *lab) {
+		l.world.hang("create", "")
+		l.create(t, sessions.CreateRequest{})
+		l.create(t, sessions.CreateRequest{})
+		synctest.Wait()
+		before := l.members(t, sessions.Provisioning)
+		l.set(func(p *sessions.Profile) { p.Root = "/other" })
+		synctest.Wait() // and no time passes
+		now := l.members(t, sessions.Provisioning)
+		if len(before) != 2 || len(now) != 2 || now[0].Recipe == before[0].Recipe {
+			t.Errorf("being made are %+v\nand were %+v", now, before)
+		}
+	})
+}
+
 // One whose turn comes while its profile is another one must not be made as that:
 // when the profile is as it was again, it would be given away as what it is not.
 func TestMemberIsMadeAsItIsRecorded(t *testing.T) {
