@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // Watch follows the profiles while their files change. Of the rest of the
@@ -17,9 +19,11 @@ type Watch struct {
 	config Config
 	file   string // config.yaml
 
-	mu    sync.Mutex
-	seen  look
-	known []Profile
+	looking singleflight.Group // one look at a time that finds something new
+	known   []Profile          // as it was last
+
+	mu   sync.Mutex
+	seen look // what was used last
 }
 
 // look is what there is at one time.
@@ -50,28 +54,40 @@ const (
 // Update calls use with the profiles as they are now, in the order of
 // Config.Profiles, if they are not those of the time before. It returns when who
 // asked first has used them. What is being written is waited for up to a second,
-// so that half a file counts for no whole one. As long as the directory can't be
-// listed, no profile can be used. If ctx ends, nothing has changed yet.
+// so that half a file counts for no whole one: once for all who ask meanwhile. As
+// long as the directory can't be listed, no profile can be used. If ctx ends, it
+// returns, and they may change yet.
 func (w *Watch) Update(ctx context.Context, use func([]Profile)) {
+	now := lookAt(profilesDir(w.file))
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	dir := profilesDir(w.file)
-	now := lookAt(dir)
-	if now.same(w.seen) {
+	same := now.same(w.seen)
+	w.mu.Unlock()
+	if same {
 		return
 	}
+	select {
+	case <-w.looking.DoChan("", func() (any, error) { w.take(now, use); return nil, nil }):
+	case <-ctx.Done():
+	}
+}
+
+// take uses what there is when it has settled.
+func (w *Watch) take(now look, use func([]Profile)) {
 	for range settled {
-		if !pause(ctx, settling) {
-			return
-		}
+		time.Sleep(settling)
 		before := now
-		if now = lookAt(dir); now.same(before) {
+		if now = lookAt(profilesDir(w.file)); now.same(before) {
 			break
 		}
 	}
-	w.seen = now
+	if now.same(w.seen) {
+		return
+	}
 	w.known = w.profiles(now)
 	use(w.known)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = now
 }
 
 // profiles returns those that the look shows.
@@ -83,17 +99,6 @@ func (w *Watch) profiles(l look) (all []Profile) {
 		all = append(all, brokenProfile(p.Name, l.err))
 	}
 	return all
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func profilesDir(file string) string { return filepath.Join(filepath.Dir(file), "profiles") }

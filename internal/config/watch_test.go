@@ -1,10 +1,13 @@
 package config_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,6 +214,40 @@ func TestWhatIsBeingWrittenIsWaitedFor(t *testing.T) {
 		start := time.Now()
 		if _, changed := w.update(); !changed || time.Since(start) > 2*time.Second {
 			t.Errorf("changed %v, after %v", changed, time.Since(start))
+		}
+		<-stop
+	})
+}
+
+// However many ask while it is being written, it is waited for once, and by nobody
+// who has given up.
+func TestWhoAskTogetherWaitOnce(t *testing.T) {
+	follow(t, map[string]string{"profiles/a.yaml": "cores: 1\n"}, func(w *followed) {
+		start, end := time.Now(), time.Now().Add(3*time.Second)
+		stop := make(chan struct{})
+		w.put("profiles/a.yaml", "# 0\n")
+		go func() {
+			defer close(stop)
+			for i := 1; time.Now().Before(end); i++ {
+				time.Sleep(7 * time.Millisecond)
+				w.put("profiles/new", fmt.Sprintf("# %d\n", i))
+				w.do(os.Rename(w.path("profiles/new"), w.path("profiles/a.yaml")))
+			}
+		}()
+		var used atomic.Int32
+		ask := func(ctx context.Context) { w.watch.Update(ctx, func([]config.Profile) { used.Add(1) }) }
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() { ask(w.t.Context()) })
+		}
+		short, cancel := context.WithTimeout(w.t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if ask(short); time.Since(start) != 10*time.Millisecond {
+			w.t.Errorf("who has given up has waited %v", time.Since(start))
+		}
+		all.Wait()
+		if took := time.Since(start); took != time.Second || used.Load() != 1 {
+			w.t.Errorf("used %d times, after %v", used.Load(), took)
 		}
 		<-stop
 	})
