@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type pool struct {
 	asked   time.Time     // when the backend said so last, by the monotonic clock
 	backoff retry.Backoff // nil after a success
 	rests   time.Time     // until then nothing is made, by the monotonic clock
+	making  []string      // ids of members whose making has begun and not ended
 }
 
 func newPool(ctx context.Context, profile Profile, before *pool) *pool {
@@ -64,6 +66,29 @@ func (p *pool) made(err error) {
 	}
 	pause, _ := p.backoff.Next() // without a limit of tries it never stops
 	p.rests = time.Now().Add(pause)
+}
+
+// begins notes that a member is being made, which tells ends.
+func (p *pool) begins(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.making = append(p.making, id)
+}
+
+func (p *pool) tells(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.making = slices.DeleteFunc(p.making, func(begun string) bool { return begun == id })
+}
+
+// untold says that a member could not be made, of which the pool has not been told
+// yet: it rests then, and is not to try another one before.
+func (p *pool) untold(members []Sandbox) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.making, func(id string) bool {
+		return !slices.ContainsFunc(members, func(sb Sandbox) bool { return sb.ID == id && sb.State.Live() })
+	})
 }
 
 // state returns what a member is made of now, empty if that is not known, when
@@ -149,6 +174,7 @@ func (m *Manager) tend(ctx context.Context, p *pool) (look time.Time, err error)
 	for i, sb := range u.drain {
 		err = errors.Join(err, m.drain(ctx, sb, u.why[i]))
 	}
+	resting = resting || p.untold(members)
 	for range u.make {
 		if err != nil || resting || !m.slots[p.profile.Backend].make.Idle() {
 			break // those who wait for a machine come first
@@ -211,7 +237,10 @@ func (m *Manager) addMember(ctx context.Context, p *pool, recipe string) error {
 		return err
 	}
 	m.alarm.notice(sb.End)
-	m.make(sb)
+	p.begins(sb.ID)
+	if m.makeFor(m.ctx, sb) == nil { // the Manager is stopping
+		p.tells(sb.ID)
+	}
 	return nil
 }
 
