@@ -164,8 +164,10 @@ func newHostKey(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+	// The private half comes last: it says that there is a key, also to the next
+	// boot of a machine that was switched off in between.
+	if err := os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(key), 0o644); err != nil { //nolint:gosec // public
 		return err
 	}
-	return os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(key), 0o644) //nolint:gosec // public
+	return os.WriteFile(path, pem.EncodeToMemory(block), 0o600)
 }
