@@ -109,6 +109,7 @@ func TestPruneDecidesNothingUnseen(t *testing.T) {
 func TestPruneOfMachines(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		sb := l.create(t, sessions.CreateRequest{})
+		synctest.Wait() // the first look at the machines is over
 		past := time.Now().Add(-time.Minute)
 		orphan := func(id string) provisioner.Machine {
 			return provisioner.Machine{
