@@ -113,10 +113,7 @@ func (m *Manager) tell(sb Sandbox, err error) {
 	case sb.claimed():
 		m.Watch.Claimed(sb.Profile, "failed")
 	case sb.Pooled() && p != nil:
-		p.tells(sb.ID)
-		if recipe, _, _ := p.state(); recipe == sb.Recipe { // else it was made for a pool before, and drained
-			p.made(err)
-		}
+		p.end(sb, err)
 	}
 	m.wakePools(sb.Backend)
 }

@@ -52,11 +52,16 @@ func (p *pool) wake() {
 	}
 }
 
-// made notes how a making ended: after a failure the pool rests, the longer the
-// more of them there were in a row.
+// made notes how a try ended: after a failure the pool rests, the longer the more of
+// them there were in a row.
 func (p *pool) made(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.rest(err)
+}
+
+// rest is made with p.mu held.
+func (p *pool) rest(err error) {
 	if err == nil {
 		p.backoff, p.rests = nil, time.Time{}
 		return
@@ -68,17 +73,22 @@ func (p *pool) made(err error) {
 	p.rests = time.Now().Add(pause)
 }
 
-// begins notes that a member is being made, which tells ends.
-func (p *pool) begins(id string) {
+// begin notes that a member is being made, which end ends.
+func (p *pool) begin(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.making = append(p.making, id)
 }
 
-func (p *pool) tells(id string) {
+// end notes how the making of a member ended, in one: whoever sees that it has sees
+// the rest. One of another recipe was made for a pool before, and drained.
+func (p *pool) end(sb Sandbox, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.making = slices.DeleteFunc(p.making, func(begun string) bool { return begun == id })
+	p.making = slices.DeleteFunc(p.making, func(id string) bool { return id == sb.ID })
+	if sb.Recipe == p.recipe {
+		p.rest(err)
+	}
 }
 
 // untold says that a member could not be made, of which the pool has not been told
@@ -237,10 +247,8 @@ func (m *Manager) addMember(ctx context.Context, p *pool, recipe string) error {
 		return err
 	}
 	m.alarm.notice(sb.End)
-	p.begins(sb.ID)
-	if m.makeFor(m.ctx, sb) == nil { // the Manager is stopping
-		p.tells(sb.ID)
-	}
+	p.begin(sb.ID)
+	m.make(sb)
 	return nil
 }
 
