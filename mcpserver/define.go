@@ -24,8 +24,9 @@ func (s *Server) define(list []tools.Tool, instructions string) {
 	var defs []mcp.Tool
 	var all []server.ServerTool
 	for _, t := range list {
-		defs = append(defs, definition(t))
-		all = append(all, server.ServerTool{Tool: definition(t), Handler: s.handler(t)})
+		d := definition(t)
+		defs = append(defs, d)
+		all = append(all, server.ServerTool{Tool: d, Handler: s.handler(t)})
 	}
 	now := mustJSON(defs)
 	if bytes.Equal(now, s.defined) {
