@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentlab-mcp/agentlab/cmd/agentlab/internal/sshd"
 )
 
 // Host is what the program around gives the commands.
@@ -53,8 +55,8 @@ const (
 	exitNotFound    = 6
 	exitRefused     = 7
 	exitUnavailable = 8
-	exitNotRun      = 125 // of exec, whose others are the command's
-	exitSignal      = 128 // and the signal's number
+	exitNotRun      = sshd.ExitNotRun // of exec and ssh, whose others are the command's
+	exitSignal      = 128             // and the signal's number
 )
 
 const exitCodes = `

@@ -12,9 +12,9 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/terminal"
 )
 
-// exitNotRun is the exit code of a command that could not be run, or whose end is
+// ExitNotRun is the exit code of a command that could not be run, or whose end is
 // not known.
-const exitNotRun = 125
+const ExitNotRun = 125
 
 // session is a channel for one command (RFC 4254, section 6).
 type session struct {
@@ -152,7 +152,7 @@ func (s *session) exit(e terminal.Exit, err error) {
 	}
 	if err != nil {
 		_, _ = io.WriteString(s.ch.Stderr(), s.explain(err))
-		e.Code = exitNotRun
+		e.Code = ExitNotRun
 	}
 	_ = s.ch.CloseWrite()
 	_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{uint32(e.Code)}))
