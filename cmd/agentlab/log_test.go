@@ -8,19 +8,25 @@ import (
 	"github.com/agentlab-mcp/agentlab/internal/config"
 )
 
-// A log that has become too long while the daemon runs is put aside, with the one
-// before it forgotten, and what is written then is in a new one.
-func TestRenewLog(t *testing.T) {
+// newLog returns a state directory, and the log in it.
+func newLog(t *testing.T) (state, log *os.File) {
+	t.Helper()
 	state, err := os.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer state.Close()
-	log, err := openLog(state)
-	if err != nil {
+	t.Cleanup(func() { _ = state.Close() })
+	if log, err = openLog(state); err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
+	t.Cleanup(func() { _ = log.Close() })
+	return state, log
+}
+
+// A log that has become too long while the daemon runs is put aside, with the one
+// before it forgotten, and what is written then is in a new one.
+func TestRenewLog(t *testing.T) {
+	state, log := newLog(t)
 	path := config.At(state, config.LogFile)
 	sizes := func(wants ...int64) {
 		t.Helper()
@@ -56,17 +62,7 @@ func TestRenewLog(t *testing.T) {
 
 // Where no new log can be made, the old one goes on, until one can.
 func TestRenewLogLater(t *testing.T) {
-	dir := t.TempDir()
-	state, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer state.Close()
-	log, err := openLog(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
+	state, log := newLog(t)
 	if err := log.Truncate(maxLog + 1); err != nil {
 		t.Fatal(err)
 	}

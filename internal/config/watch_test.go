@@ -201,17 +201,7 @@ func TestWhatIsBeingWrittenIsWaitedFor(t *testing.T) {
 			t.Errorf("a is %+v", now["a"])
 		}
 		// One that never rests is taken as it is: whoever asks must be answered.
-		w.put("profiles/a.yaml", "# 0\n")
-		stop, end := make(chan struct{}), time.Now().Add(3*time.Second)
-		go func() {
-			defer close(stop)
-			for i := 1; time.Now().Before(end); i++ {
-				time.Sleep(7 * time.Millisecond)
-				w.put("profiles/new", fmt.Sprintf("# %d\n", i))
-				w.do(os.Rename(w.path("profiles/new"), w.path("profiles/a.yaml")))
-			}
-		}()
-		start := time.Now()
+		stop, start := w.restless(), time.Now()
 		if _, changed := w.update(); !changed || time.Since(start) > 2*time.Second {
 			t.Errorf("changed %v, after %v", changed, time.Since(start))
 		}
@@ -219,21 +209,26 @@ func TestWhatIsBeingWrittenIsWaitedFor(t *testing.T) {
 	})
 }
 
+// restless has a.yaml written anew all the time, for three seconds.
+func (w *followed) restless() (stop <-chan struct{}) {
+	done, end := make(chan struct{}), time.Now().Add(3*time.Second)
+	w.put("profiles/a.yaml", "# 0\n")
+	go func() {
+		defer close(done)
+		for i := 1; time.Now().Before(end); i++ {
+			time.Sleep(7 * time.Millisecond)
+			w.put("profiles/new", fmt.Sprintf("# %d\n", i))
+			w.do(os.Rename(w.path("profiles/new"), w.path("profiles/a.yaml")))
+		}
+	}()
+	return done
+}
+
 // However many ask while it is being written, it is waited for once, and by nobody
 // who has given up.
 func TestWhoAskTogetherWaitOnce(t *testing.T) {
 	follow(t, map[string]string{"profiles/a.yaml": "cores: 1\n"}, func(w *followed) {
-		start, end := time.Now(), time.Now().Add(3*time.Second)
-		stop := make(chan struct{})
-		w.put("profiles/a.yaml", "# 0\n")
-		go func() {
-			defer close(stop)
-			for i := 1; time.Now().Before(end); i++ {
-				time.Sleep(7 * time.Millisecond)
-				w.put("profiles/new", fmt.Sprintf("# %d\n", i))
-				w.do(os.Rename(w.path("profiles/new"), w.path("profiles/a.yaml")))
-			}
-		}()
+		start, stop := time.Now(), w.restless()
 		var used atomic.Int32
 		ask := func(ctx context.Context) { w.watch.Update(ctx, func([]config.Profile) { used.Add(1) }) }
 		var all sync.WaitGroup

@@ -56,19 +56,24 @@ func (p *player) look() error {
 	return nil
 }
 
+// recordsOf are those that name a VM as their machine.
+func (p *player) recordsOf(id int) []sessions.Sandbox {
+	all, err := p.records()
+	if err != nil {
+		p.broke("look for the records of VM %d: %v", id, err)
+	}
+	return slices.DeleteFunc(all, func(sb sessions.Sandbox) bool { return sb.Handle != fmt.Sprint(id) })
+}
+
 // deleting looks at each of our calls that deletes a machine: it must not be that
 // of a sandbox which is in time.
 func (p *player) deleting(id int) {
 	p.lab.free(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all, err := p.records()
-	if err != nil {
-		p.broke("at the end of VM %d: %v", id, err)
-	}
-	for _, sb := range all {
+	for _, sb := range p.recordsOf(id) {
 		ours := slices.ContainsFunc(p.lab.machines(sb.ID), func(vm pve.VM) bool { return vm.ID == id })
-		if ours && sb.Handle == fmt.Sprint(id) && (usable(sb) || atRest(sb)) && p.lab.now().Before(sb.End) && !p.passed(sb) {
+		if ours && (usable(sb) || atRest(sb)) && p.lab.now().Before(sb.End) && !p.passed(sb) {
 			p.broke("the machine %d of %s is deleted, which is %s until %v", id, sb.ID, sb.State, sb.End)
 		}
 	}
@@ -79,14 +84,10 @@ func (p *player) deleting(id int) {
 func (p *player) armed(id int, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all, err := p.records()
-	if err != nil {
-		p.broke("when the switch of VM %d was armed: %v", id, err)
-	}
-	for _, sb := range all {
+	for _, sb := range p.recordsOf(id) {
 		b, due := p.find(sb.ID), sb.End.Add(p.lab.powerOff-time.Second)
 		moved := p.leaps > 0 || b != nil && (b.extends > 0 || time.Since(b.extended) < 10*time.Second)
-		if sb.Handle == fmt.Sprint(id) && sb.State.Live() && !moved && p.lab.now().Add(after).Before(due) {
+		if sb.State.Live() && !moved && p.lab.now().Add(after).Before(due) {
 			p.broke("%s ends at %v, and is to power itself off in %v", sb.ID, sb.End, after)
 		}
 	}
@@ -101,12 +102,8 @@ func (p *player) fired(id int) bool {
 		return false
 	}
 	p.fires++
-	all, err := p.records()
-	if err != nil {
-		p.broke("when VM %d powered itself off: %v", id, err)
-	}
-	for _, sb := range all {
-		if b := p.find(sb.ID); b != nil && sb.Handle == fmt.Sprint(id) {
+	for _, sb := range p.recordsOf(id) {
+		if b := p.find(sb.ID); b != nil {
 			b.doubt = true // its end may have been moved, and no daemon was there to tell it
 		}
 	}
