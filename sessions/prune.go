@@ -117,17 +117,16 @@ func (m *Manager) problem(id string) string {
 func (m *Manager) pruneOne(ctx context.Context, backend string, a action) string {
 	ctx, cancel := context.WithTimeout(ctx, m.DestroyTimeout)
 	defer cancel()
-	key := a.sb.ID
-	if a.do == doTrim {
-		key = trimming(a.sb.Ref())
+	if a.do == doTrim { // which is tried once, and may have failed before we look for it
+		return m.hurryOn(ctx, trimming(a.sb.Ref()), m.trim(backend, a.sb.Ref()))
 	}
 	if err := m.do(ctx, backend, a); err != nil {
 		m.Log.Error("prune", "id", a.sb.ID, "do", a.do, "err", err)
 		_, problem := obstacle(err)
 		return problem
 	}
-	problem := m.hurry(ctx, key)
-	if cur, err := m.Store.Sandbox(ctx, a.sb.ID); problem == "" && a.do != doTrim && err == nil && cur.State.Live() {
+	problem := m.hurry(ctx, a.sb.ID)
+	if cur, err := m.Store.Sandbox(ctx, a.sb.ID); problem == "" && err == nil && cur.State.Live() {
 		return "it was not over after all, and goes on"
 	}
 	return problem

@@ -115,6 +115,11 @@ func (m *Manager) hurry(ctx context.Context, key string) string {
 	m.mu.Lock()
 	r := m.removing[key]
 	m.mu.Unlock()
+	return m.hurryOn(ctx, key, r)
+}
+
+// hurryOn is hurry of a removal that was under way, and may be over; nil is none.
+func (m *Manager) hurryOn(ctx context.Context, key string, r *remover) string {
 	if r == nil {
 		return ""
 	}
@@ -276,14 +281,15 @@ func (m *Manager) condemn(ctx context.Context, sb Sandbox) (cur Sandbox, unlock 
 }
 
 // trim begins to remove a machine that a living sandbox has besides its own,
-// unless that is under way. If it fails, the next look comes back to it.
-func (m *Manager) trim(backend string, spare provisioner.Ref) {
+// unless that is under way, and returns whoever does; nil if nobody can. If it fails,
+// the next look comes back to it.
+func (m *Manager) trim(backend string, spare provisioner.Ref) *remover {
 	t, ok := provisioner.As[provisioner.Trimmer](m.Backends[backend])
 	key := trimming(spare)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !ok || m.removing[key] != nil || m.ctx.Err() != nil {
-		return
+	if under := m.removing[key]; !ok || under != nil || m.ctx.Err() != nil {
+		return under
 	}
 	r := newRemover()
 	m.removing[key] = r
@@ -295,6 +301,7 @@ func (m *Manager) trim(backend string, spare provisioner.Ref) {
 		}
 		m.removed(key, r)
 	})
+	return r
 }
 
 // trimming is the key by which the removal of a second machine is known.
